@@ -1,0 +1,7 @@
+import os
+
+# Tests bring their own settings and database; none of the developer's may reach them.
+for variable in [name for name in os.environ if name.startswith("APP_")]:
+    del os.environ[variable]
+
+pytest_plugins = ["tests.fixtures"]

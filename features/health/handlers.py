@@ -1,0 +1,21 @@
+import asyncio
+
+from sqlalchemy import String, column, select, table
+
+from features.health.models import HealthPublic
+from features.kernel.errors import Unavailable
+from features.kernel.reader import Rows
+
+PATIENCE = 1  # second
+CURRENT_REVISION = select(column("version_num", String)).select_from(table("alembic_version"))
+
+
+async def check_readiness(probe: Rows, needed_revision: str) -> HealthPublic:
+    try:
+        async with asyncio.timeout(PATIENCE):
+            found = await probe.fetch(CURRENT_REVISION)
+    except TimeoutError:
+        raise Unavailable("the database does not answer") from None
+    if {"version_num": needed_revision} not in found:
+        raise Unavailable("the database's schema is behind")
+    return HealthPublic()

@@ -1,0 +1,7 @@
+from typing import Literal
+
+from sqlmodel import SQLModel
+
+
+class HealthPublic(SQLModel):
+    status: Literal["ok"] = "ok"

@@ -1,0 +1,70 @@
+from functools import cache
+from typing import Literal
+
+from sqlalchemy import bindparam
+from sqlmodel import col, select
+from sqlmodel.sql.expression import SelectOfScalar
+
+from features.items.models import Item, ItemCreate, ItemPublic, ItemUpdate
+from features.kernel.database import Session
+from features.kernel.errors import NotFound
+from features.kernel.identity import Principal
+from features.kernel.paging import Page, Pager, like
+from features.kernel.reader import ReadPool
+
+Order = Literal["id", "-id", "title", "-title"]
+BY_ID = select(Item).where(Item.id == bindparam("id"))
+
+
+@cache
+def _listed(everybodys: bool, searched: bool) -> SelectOfScalar[Item]:
+    items = select(Item)
+    if not everybodys:
+        items = items.where(Item.owner_id == bindparam("owner_id"))
+    return items.where(col(Item.title).ilike(bindparam("pattern"))) if searched else items
+
+
+async def get_item(reader: ReadPool, me: Principal, item_id: int) -> ItemPublic:
+    item = await reader.first(ItemPublic, BY_ID, id=item_id)
+    if item is None or not _may_see(me, item.owner_id):
+        raise NotFound("item", item_id)
+    return item
+
+
+async def list_items(
+    reader: ReadPool, me: Principal, pager: Pager, q: str | None, order: Order
+) -> Page[ItemPublic]:
+    items = _listed(me.is_admin, q is not None)
+    return await pager.fetch(reader, ItemPublic, items, order, owner_id=me.id, pattern=like(q))
+
+
+async def create_item(session: Session, me: Principal, data: ItemCreate) -> ItemPublic:
+    item = Item(**data.model_dump(), owner_id=me.id)
+    session.add(item)
+    await session.flush()
+    return ItemPublic.model_validate(item)
+
+
+async def update_item(
+    session: Session, me: Principal, item_id: int, data: ItemUpdate
+) -> ItemPublic:
+    item = await _find(session, me, item_id)
+    item.sqlmodel_update(data.model_dump(exclude_unset=True))
+    await session.flush()
+    return ItemPublic.model_validate(item)
+
+
+async def delete_item(session: Session, me: Principal, item_id: int) -> None:
+    await session.delete(await _find(session, me, item_id))
+    await session.flush()
+
+
+async def _find(session: Session, me: Principal, item_id: int) -> Item:
+    item = await session.get(Item, item_id)
+    if item is None or not _may_see(me, item.owner_id):
+        raise NotFound("item", item_id)
+    return item
+
+
+def _may_see(me: Principal, owner_id: int) -> bool:
+    return me.is_admin or me.id == owner_id

@@ -1,0 +1,40 @@
+from features.items import handlers
+from features.items.handlers import Order
+from features.items.models import ItemCreate, ItemPublic, ItemUpdate
+from features.kernel.boundary import Router
+from features.kernel.database import Session
+from features.kernel.identity import CurrentUser
+from features.kernel.models import Id
+from features.kernel.paging import Page, Paging, Search
+from features.kernel.reader import Reader
+
+router = Router(prefix="/items", tags=["items"])
+
+
+@router.post("", status_code=201)
+async def create_item(data: ItemCreate, me: CurrentUser, session: Session) -> ItemPublic:
+    return await handlers.create_item(session, me, data)
+
+
+@router.get("")
+async def list_items(
+    me: CurrentUser, reader: Reader, paging: Paging, q: Search = None, order: Order = "-id"
+) -> Page[ItemPublic]:
+    return await handlers.list_items(reader, me, paging, q, order)
+
+
+@router.get("/{item_id}")
+async def get_item(item_id: Id, me: CurrentUser, reader: Reader) -> ItemPublic:
+    return await handlers.get_item(reader, me, item_id)
+
+
+@router.patch("/{item_id}")
+async def update_item(
+    item_id: Id, data: ItemUpdate, me: CurrentUser, session: Session
+) -> ItemPublic:
+    return await handlers.update_item(session, me, item_id, data)
+
+
+@router.delete("/{item_id}", status_code=204)
+async def delete_item(item_id: Id, me: CurrentUser, session: Session) -> None:
+    await handlers.delete_item(session, me, item_id)

@@ -1,0 +1,124 @@
+"""Connections to Postgres, and `Session`: one unit of work, which the boundary commits."""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+
+import asyncpg
+from fastapi import Depends, Request
+from sqlalchemy import Connection, event
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from features.kernel.context import current_context
+from features.kernel.errors import Unavailable
+from features.kernel.settings import Settings
+from features.kernel.sqlstate import UNAVAILABLE, is_disconnect
+
+
+async def connect(
+    url: str, settings: Settings, *, read_only: bool = False, **options: Any
+) -> "asyncpg.Connection[asyncpg.Record]":
+    """Open one connection, with every wait on it bounded.
+
+    Raises:
+        Unavailable: whatever the reason. The causes are unalike (refused, no such host or socket,
+            starting up, too many connections), and none is the client's doing.
+    """
+    seconds = settings.statement_timeout
+    try:
+        return await asyncpg.connect(
+            url,
+            timeout=settings.connect_timeout,
+            # The server's own limit answers first; this one is for a server that is frozen.
+            command_timeout=seconds + 1,
+            server_settings={
+                "application_name": "julienne",
+                "timezone": "UTC",
+                "default_transaction_read_only": "on" if read_only else "off",
+                "statement_timeout": f"{seconds * 1000:.0f}",
+                "lock_timeout": f"{settings.lock_timeout * 1000:.0f}",
+                "idle_in_transaction_session_timeout": f"{seconds * 2000:.0f}",
+            },
+            **options,
+        )
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        raise Unavailable(UNAVAILABLE) from error
+
+
+@asynccontextmanager
+async def open_sessions(
+    url: str, settings: Settings
+) -> AsyncIterator[async_sessionmaker[AsyncSession]]:
+    """The maker of sessions. Its engine connects when it is first used, not before."""
+    engine = _make_engine(url, settings)
+    try:
+        yield async_sessionmaker(engine, class_=AsyncSession, expire_on_commit=False)
+    finally:
+        await engine.dispose()
+
+
+def _make_engine(url: str, settings: Settings) -> AsyncEngine:
+
+    async def open_connection(*_: Any, **__: Any) -> "asyncpg.Connection[asyncpg.Record]":
+        return await connect(url, settings)
+
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=open_connection,
+        pool_size=settings.pool_size,
+        max_overflow=settings.max_overflow,
+        pool_timeout=settings.pool_timeout,
+        pool_use_lifo=True,
+        hide_parameters=True,
+    )
+    event.listen(engine.sync_engine, "checkout", _refuse_closed)
+    event.listen(engine.sync_engine, "handle_error", _drop_pool_on_disconnect)
+    event.listen(engine.sync_engine, "before_cursor_execute", _start_timer)
+    event.listen(engine.sync_engine, "after_cursor_execute", _stop_timer)
+    return engine
+
+
+def _refuse_closed(connection: Any, *_: Any) -> None:
+    # Costs no round trip, unlike a ping: asyncpg has heard when the server hung up.
+    if connection.driver_connection.is_closed():
+        raise DisconnectionError
+
+
+def _drop_pool_on_disconnect(context: ExceptionContext) -> None:
+    # After a failover (25006) or a restart, every connection of the pool is as dead as this one.
+    if is_disconnect(context.original_exception):
+        context.is_disconnect = True
+
+
+def _start_timer(connection: Connection, *_: Any) -> None:
+    connection.info["started"] = time.perf_counter()
+    if context := current_context():
+        context.queries += 1
+
+
+def _stop_timer(connection: Connection, *_: Any) -> None:
+    if context := current_context():
+        context.database_time += time.perf_counter() - connection.info["started"]
+
+
+def get_session(request: Request) -> AsyncSession:
+    """The session of the request's unit of work.
+
+    Raises:
+        RuntimeError: in a GET, which has none; a GET reads through `Reader`.
+    """
+    session: AsyncSession | None = getattr(request.state, "session", None)
+    if session is None:
+        raise RuntimeError("a GET has no session: it reads through Reader and cannot write")
+    return session
+
+
+async def _session(request: Request) -> AsyncSession:
+    return get_session(request)
+
+
+Session = Annotated[AsyncSession, Depends(_session)]

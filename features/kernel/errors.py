@@ -1,0 +1,182 @@
+"""Every answer that is not a success, in one form: RFC 9457 problem details, and two words more.
+
+`error` and `message` are ours, `status`, `title` and `detail` are the RFC's, so that clients of
+both kinds find what they read. No answer repeats the client's input, but for ids and field names.
+"""
+
+import json
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import ClassVar
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Match
+
+from features.kernel.context import current_context
+
+# RFC 9110 §15 and RFC 6585; http.HTTPStatus renames some of these between Python versions.
+TITLES = {
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    409: "Conflict",
+    412: "Precondition Failed",
+    413: "Content Too Large",
+    415: "Unsupported Media Type",
+    422: "Unprocessable Content",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+}
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+
+
+class Mistake(BaseModel):
+    """One thing wrong with the request: where (`loc`), which rule (`type`), in words (`msg`)."""
+
+    loc: list[str | int]
+    type: str
+    msg: str
+
+
+class Problem(BaseModel):
+    """The body of every answer that is not a success (RFC 9457)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    error: str
+    message: str
+    status: int
+    title: str
+    detail: str
+    request_id: str
+    errors: list[Mistake] | None = None
+
+
+class ServiceError(Exception):
+    """An answer other than success; `extras` become further members of its body."""
+
+    status: ClassVar[int] = 500
+    default_headers: ClassVar[Mapping[str, str]] = MappingProxyType({})
+
+    def __init__(
+        self, message: str, *, headers: Mapping[str, str] | None = None, **extras: object
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.headers = {**self.default_headers, **(headers or {})}
+        self.extras = extras
+
+
+class Unauthorized(ServiceError):
+    status = 401
+    default_headers = MappingProxyType({"WWW-Authenticate": "Bearer"})
+
+
+class Forbidden(ServiceError):
+    status = 403
+
+
+class NotFound(ServiceError):
+    status = 404
+
+    def __init__(self, what: str, key: object) -> None:
+        super().__init__(f"{what} {key} not found")
+
+
+class Conflict(ServiceError):
+    status = 409
+
+
+class UnsupportedMediaType(ServiceError):
+    status = 415
+
+
+class Unprocessable(ServiceError):
+    status = 422
+
+
+class Unavailable(ServiceError):
+    status = 503
+    default_headers = MappingProxyType({"Retry-After": "1"})
+
+
+class Timeout(ServiceError):
+    status = 504
+
+
+def problem(
+    status: int, message: str, headers: Mapping[str, str] | None = None, **extras: object
+) -> Response:
+    """The answer for a failure; extras never override the members of the form."""
+    title = TITLES.get(status, "Error")
+    context = current_context()
+    form = {
+        "error": title.lower().replace(" ", "_"),
+        "message": message,
+        "status": status,
+        "title": title,
+        "detail": message,
+        "request_id": context.request_id if context else "",
+    }
+    # json's ASCII escapes carry even lone surrogates, which UTF-8 cannot.
+    return Response(
+        json.dumps(form | {name: extras[name] for name in extras.keys() - form.keys()}),
+        status,
+        headers,
+        media_type="application/problem+json",
+    )
+
+
+async def _on_service_error(_: Request, error: ServiceError) -> Response:
+    return problem(error.status, error.message, error.headers, **error.extras)
+
+
+async def _on_http_exception(request: Request, error: HTTPException) -> Response:
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        headers["Allow"] = ", ".join(_allowed_methods(request))
+    return problem(error.status_code, error.detail, headers)
+
+
+async def _on_invalid_request(_: Request, error: RequestValidationError) -> Response:
+    # Only these three members: `input` and `ctx` would send a password back.
+    mistakes = [
+        {
+            "loc": [_short(part) for part in each["loc"]],
+            "type": each["type"],
+            "msg": each["msg"].removeprefix("Value error, "),
+        }
+        for each in error.errors()
+    ]
+    return problem(422, "the request is not valid", errors=mistakes)
+
+
+def _short(part: str | int) -> str | int:
+    return part[:64] if isinstance(part, str) else part
+
+
+def _allowed_methods(request: Request) -> list[str]:
+    """All methods that the path answers to; Starlette's own Allow names one route's only."""
+    routes = request.app.router.routes
+
+    def answers(method: str) -> bool:
+        scope = {**request.scope, "method": method, "fastapi": {}}
+        return any(route.matches(scope)[0] == Match.FULL for route in routes)
+
+    methods = [method for method in METHODS if answers(method)]
+    return [*methods, "HEAD"] if "GET" in methods else methods
+
+
+def install_error_handlers(app: FastAPI) -> None:
+    """Give the framework's errors and the service's own the one form."""
+    app.add_exception_handler(ServiceError, _on_service_error)  # type: ignore[arg-type]
+    app.add_exception_handler(HTTPException, _on_http_exception)  # type: ignore[arg-type]
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)  # type: ignore[arg-type]

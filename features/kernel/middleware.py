@@ -1,0 +1,126 @@
+"""The outermost layer of a request: its id, its limits, its log line, and the answer to a crash.
+
+Pure ASGI. `@app.middleware("http")` would run the app in a task of its own, which costs over 100 µs
+and loses the request's id on a crash.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Iterable
+
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from features.kernel.context import RequestContext, enter_context, leave_context
+from features.kernel.errors import problem
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+Headers = Iterable[tuple[bytes, bytes]]
+logger = logging.getLogger(__name__)
+
+
+class RequestMiddleware:
+    """Every request gets a context, every response `X-Request-ID` and `Server-Timing`."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        context = RequestContext()
+        given = _header(scope["headers"], b"x-request-id")
+        if REQUEST_ID.fullmatch(given):
+            context.request_id = given.decode()
+        token = enter_context(context)
+        try:
+            await _Exchange(self, context, scope, receive, send).run()
+        finally:
+            leave_context(token)
+
+
+class _Exchange:
+    """One request and its response on their way through the middleware."""
+
+    def __init__(
+        self,
+        middleware: RequestMiddleware,
+        context: RequestContext,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        self.app = middleware.app
+        self.max_body_bytes = middleware.max_body_bytes
+        self.context = context
+        self.method: str = scope["method"]
+        # HEAD is GET without the body (RFC 9110 §9.3.2), whatever the route declares.
+        self.scope = {**scope, "method": "GET"} if self.method == "HEAD" else scope
+        self._receive = receive
+        self._send = send
+        self.received = 0
+        self.status = 0
+
+    async def run(self) -> None:
+        try:
+            if _content_length(self.scope["headers"]) > self.max_body_bytes:
+                await problem(413, "the body is too large")(self.scope, self.receive, self.send)
+            else:
+                await self.app(self.scope, self.receive, self.send)
+        except Exception:
+            logger.exception("unhandled error")
+            if self.status:
+                raise
+            await problem(500, "something went wrong")(self.scope, self.receive, self.send)
+        finally:
+            self.log()
+
+    async def receive(self) -> Message:
+        """Pass the body on while it stays within the limit, declared length or not."""
+        message = await self._receive()
+        self.received += len(message.get("body", b""))
+        if self.received > self.max_body_bytes:
+            raise HTTPException(413, "the body is too large")
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [
+                *message.get("headers", ()),
+                (b"x-request-id", self.context.request_id.encode()),
+                (b"server-timing", self.timing().encode()),
+            ]
+        elif self.method == "HEAD":
+            message = {**message, "body": b""}
+        await self._send(message)
+
+    def timing(self) -> str:
+        """The Server-Timing header (W3C Server Timing §3), durations in milliseconds."""
+        spent, database = time.perf_counter() - self.context.started, self.context.database_time
+        queries = self.context.queries
+        return f'db;dur={database * 1e3:.1f};desc="{queries} queries", app;dur={spent * 1e3:.1f}'
+
+    def log(self) -> None:
+        route = self.scope.get("route")
+        fields = {
+            "method": self.method,
+            "route": getattr(route, "path", None),
+            "status": self.status,
+            "ms": round((time.perf_counter() - self.context.started) * 1e3, 1),
+            "queries": self.context.queries,
+            "user_id": self.context.user_id,
+        }
+        logger.info("request", extra={"fields": fields})
+
+
+def _header(headers: Headers, name: bytes) -> bytes:
+    return next((value for key, value in headers if key == name), b"")
+
+
+def _content_length(headers: Headers) -> int:
+    length = _header(headers, b"content-length")
+    return int(length[:20]) if length.isdigit() else 0

@@ -1,0 +1,102 @@
+"""What tables and DTOs are made of: the mix-in of every table, and types that Postgres can hold."""
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from email_validator import EmailNotValidError, validate_email
+from fastapi import Path
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, StringConstraints, WithJsonSchema
+from sqlalchemy import BigInteger, Identity, func, text
+from sqlalchemy.orm import declared_attr
+from sqlmodel import Field, SQLModel
+
+# Migrations name constraints, so the names have to be the same everywhere; this is set before any
+# table's class exists (Alembic manual, "The Importance of Naming Constraints").
+SQLModel.metadata.naming_convention = {
+    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+    "ck": "ck_%(table_name)s_%(constraint_name)s",
+    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+    "pk": "pk_%(table_name)s",
+}
+BIGINT_MAX = 2**63 - 1
+
+
+class Table(SQLModel):
+    """The columns of every table: id, the times of creation and last change, and the version.
+
+    `version` grows by one with each update; an update of a version that is no longer there changes
+    nothing and raises (SQLAlchemy manual, "Configuring a Version Counter").
+    """
+
+    id: int = Field(
+        default=None, primary_key=True, sa_type=BigInteger, sa_column_args=[Identity(always=True)]
+    )
+    created_at: datetime = Field(default=None, sa_column_kwargs={"server_default": func.now()})
+    updated_at: datetime = Field(
+        default=None, sa_column_kwargs={"server_default": func.now(), "onupdate": func.now()}
+    )
+    version: int = Field(default=None, sa_column_kwargs={"server_default": text("1")})
+
+    @declared_attr.directive
+    def __mapper_args__(cls) -> dict[str, Any]:
+        # Eager defaults come back with the INSERT or UPDATE itself, in one round trip.
+        return {"version_id_col": cls.__table__.c.version, "eager_defaults": True}  # type: ignore[attr-defined]
+
+
+class Input(SQLModel):
+    """The base of every body: an unknown field is a mistake, not something to drop silently."""
+
+    model_config = ConfigDict(extra="forbid")  # type: ignore[assignment]
+
+
+class Public(SQLModel):
+    """What every answer about one row carries, besides the slice's own fields."""
+
+    id: int
+    created_at: datetime
+    updated_at: datetime
+    version: int
+
+
+def _storable(value: str) -> str:
+    # PostgreSQL manual §8.3: the character with code zero cannot be stored.
+    if "\x00" in value:
+        raise ValueError("should not contain a NUL character")
+    return value
+
+
+def _plain_int(value: object) -> object:
+    # int() also reads "1_0", " 1" and digits of other scripts.
+    if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
+        raise ValueError("should be an integer")
+    return value
+
+
+def _normal_email(value: str) -> str:
+    try:
+        address = validate_email(value, check_deliverability=False)
+    except EmailNotValidError:
+        # The library's messages repeat parts of the address.
+        raise ValueError("should be an e-mail address") from None
+    return address.normalized.lower()
+
+
+Int = Annotated[int, BeforeValidator(_plain_int)]
+Id = Annotated[Int, Path(ge=1, le=BIGINT_MAX)]
+Text = Annotated[str, AfterValidator(_storable)]
+"""Text of any language. Give it a length: `Field(max_length=…)`."""
+
+Line = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(_storable)
+]
+"""Text that is not blank."""
+
+Email = Annotated[
+    str,
+    StringConstraints(max_length=254),
+    AfterValidator(_storable),
+    AfterValidator(_normal_email),
+    WithJsonSchema({"type": "string", "format": "email", "maxLength": 254}),
+]
+"""An address, at most 254 characters (RFC 5321 §4.5.3.1.3), normalised and in lower case."""

@@ -1,0 +1,82 @@
+from functools import cache
+from typing import Literal
+
+from sqlalchemy import String, bindparam, or_
+from sqlmodel import col, select
+from sqlmodel.sql.expression import SelectOfScalar
+
+from features.kernel.database import Session
+from features.kernel.errors import Forbidden, NotFound
+from features.kernel.paging import Page, Pager, like
+from features.kernel.passwords import PasswordVault
+from features.kernel.reader import ReadPool
+from features.users.models import MeUpdate, User, UserCreate, UserPublic, UserUpdate
+
+Order = Literal["id", "-id", "email", "-email"]
+BY_ID = select(User).where(User.id == bindparam("id"))
+
+
+@cache
+def _listed(searched: bool, by_activity: bool) -> SelectOfScalar[User]:
+    users = select(User)
+    if searched:
+        pattern = bindparam("pattern", type_=String)
+        users = users.where(or_(col(User.email).ilike(pattern), col(User.full_name).ilike(pattern)))
+    return users.where(User.is_active == bindparam("is_active")) if by_activity else users
+
+
+async def get_user(reader: ReadPool, user_id: int) -> UserPublic:
+    user = await reader.first(UserPublic, BY_ID, id=user_id)
+    if user is None:
+        raise NotFound("user", user_id)
+    return user
+
+
+async def list_users(
+    reader: ReadPool, pager: Pager, q: str | None, is_active: bool | None, order: Order
+) -> Page[UserPublic]:
+    users = _listed(q is not None, is_active is not None)
+    return await pager.fetch(reader, UserPublic, users, order, pattern=like(q), is_active=is_active)
+
+
+async def create_user(session: Session, passwords: PasswordVault, data: UserCreate) -> UserPublic:
+    user = User(
+        email=data.email,
+        full_name=data.full_name,
+        password_hash=await passwords.hash(data.password),
+    )
+    session.add(user)
+    await session.flush()
+    return UserPublic.model_validate(user)
+
+
+async def update_me(
+    session: Session, passwords: PasswordVault, user_id: int, data: MeUpdate
+) -> UserPublic:
+    user = await _find(session, user_id)
+    if "password" in data.model_fields_set:
+        if not await passwords.verify(user.password_hash, data.current_password):
+            raise Forbidden("the current password is not right")
+        user.password_hash = await passwords.hash(data.password)
+    user.sqlmodel_update(data.model_dump(include={"full_name"}, exclude_unset=True))
+    await session.flush()
+    return UserPublic.model_validate(user)
+
+
+async def update_user(session: Session, user_id: int, data: UserUpdate) -> UserPublic:
+    user = await _find(session, user_id)
+    user.sqlmodel_update(data.model_dump(exclude_unset=True))
+    await session.flush()
+    return UserPublic.model_validate(user)
+
+
+async def delete_user(session: Session, user_id: int) -> None:
+    await session.delete(await _find(session, user_id))
+    await session.flush()
+
+
+async def _find(session: Session, user_id: int) -> User:
+    user = await session.get(User, user_id)
+    if user is None:
+        raise NotFound("user", user_id)
+    return user

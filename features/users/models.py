@@ -1,0 +1,61 @@
+from typing import Self
+
+from pydantic import model_validator
+from sqlalchemy import CheckConstraint, String, text
+from sqlmodel import Field, SQLModel
+
+from features.kernel.identity import Role
+from features.kernel.models import Email, Input, Line, Public, Table
+from features.kernel.passwords import Password
+
+
+class UserBase(SQLModel):
+    email: Email = Field(max_length=254, unique=True)
+    full_name: Line = Field(max_length=100)
+
+
+class User(UserBase, Table, table=True):
+    __tablename__ = "users"
+    __table_args__ = (
+        CheckConstraint("role IN ('member', 'admin')", name="role"),
+        CheckConstraint("email = lower(email)", name="email_lower"),
+    )
+
+    password_hash: str = Field(max_length=200)
+    role: Role = Field(
+        default="member", sa_type=String(20), sa_column_kwargs={"server_default": "member"}
+    )
+    is_active: bool = Field(default=True, sa_column_kwargs={"server_default": text("true")})
+
+
+class UserCreate(UserBase, Input):
+    password: Password
+
+    @model_validator(mode="after")
+    def _password_is_not_the_email(self) -> Self:
+        if self.password.get_secret_value().lower() == self.email:
+            raise ValueError("password should not be the e-mail address")
+        return self
+
+
+class MeUpdate(Input):
+    full_name: Line = Field(default=None, max_length=100)
+    password: Password = Field(default=None)
+    current_password: Password = Field(default=None)
+
+    @model_validator(mode="after")
+    def _new_password_needs_the_current(self) -> Self:
+        if ("password" in self.model_fields_set) != ("current_password" in self.model_fields_set):
+            raise ValueError("password and current_password should be given together")
+        return self
+
+
+class UserUpdate(Input):
+    full_name: Line = Field(default=None, max_length=100)
+    role: Role = Field(default=None)
+    is_active: bool = Field(default=None)
+
+
+class UserPublic(UserBase, Public):
+    role: Role
+    is_active: bool

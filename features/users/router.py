@@ -1,0 +1,71 @@
+from fastapi import Depends, Request
+
+from features.kernel.boundary import Router
+from features.kernel.database import Session
+from features.kernel.identity import Admin, CurrentUser, Token, get_admin, get_principal
+from features.kernel.models import Id
+from features.kernel.openapi import error_response
+from features.kernel.paging import Page, Paging, Search
+from features.kernel.passwords import Passwords
+from features.kernel.reader import Reader
+from features.users import handlers
+from features.users.handlers import Order
+from features.users.models import MeUpdate, UserCreate, UserPublic, UserUpdate
+
+router = Router(prefix="/users", tags=["users"])
+
+
+async def _may_sign_up(request: Request, token: Token) -> None:
+    if not request.app.state.settings.sign_up_is_open:
+        await get_admin(await get_principal(request, token))
+
+
+@router.post(
+    "",
+    status_code=201,
+    dependencies=[Depends(_may_sign_up)],
+    responses={401: error_response(401), 403: error_response(403)},
+)
+async def create_user(data: UserCreate, passwords: Passwords, session: Session) -> UserPublic:
+    """Sign up. Open in dev; elsewhere an admin's, unless `APP_SIGNUP_OPEN=true`."""
+    return await handlers.create_user(session, passwords, data)
+
+
+@router.get("")
+async def list_users(
+    _: CurrentUser,
+    reader: Reader,
+    paging: Paging,
+    q: Search = None,
+    is_active: bool | None = None,
+    order: Order = "id",
+) -> Page[UserPublic]:
+    return await handlers.list_users(reader, paging, q, is_active, order)
+
+
+@router.get("/me")
+async def get_me(me: CurrentUser, reader: Reader) -> UserPublic:
+    return await handlers.get_user(reader, me.id)
+
+
+@router.patch("/me", responses={403: error_response(403)})
+async def update_me(
+    data: MeUpdate, me: CurrentUser, passwords: Passwords, session: Session
+) -> UserPublic:
+    """Change one's own name, or one's password by giving the current one too."""
+    return await handlers.update_me(session, passwords, me.id, data)
+
+
+@router.get("/{user_id}")
+async def get_user(user_id: Id, _: CurrentUser, reader: Reader) -> UserPublic:
+    return await handlers.get_user(reader, user_id)
+
+
+@router.patch("/{user_id}")
+async def update_user(user_id: Id, data: UserUpdate, _: Admin, session: Session) -> UserPublic:
+    return await handlers.update_user(session, user_id, data)
+
+
+@router.delete("/{user_id}", status_code=204)
+async def delete_user(user_id: Id, _: Admin, session: Session) -> None:
+    await handlers.delete_user(session, user_id)

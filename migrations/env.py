@@ -1,0 +1,89 @@
+"""How Alembic finds the models, reaches the database, and keeps out of its own way."""
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any, Literal
+
+import asyncpg
+from alembic import context
+from alembic.autogenerate.api import AutogenContext
+from sqlalchemy import Connection, NullPool, text
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlmodel import SQLModel
+from sqlmodel.sql.sqltypes import AutoString, UTCDateTime
+
+import features
+from features.kernel.development import FOLDER
+from features.kernel.embedded import server
+from features.kernel.settings import load_settings
+
+# Any number that nothing else in this database uses.
+MIGRATION_LOCK = 5_308_117_452
+PATIENCE = "SET lock_timeout = '60s'"
+# A waiting ALTER blocks every query that comes after it, so it gives up soon.
+HASTE = "SET lock_timeout = '2s'"
+
+
+def render_item(kind: str, item: object, _: AutogenContext) -> str | Literal[False]:
+    """Write plain SQLAlchemy types into migrations: they must not need SQLModel to be read."""
+    if kind == "type" and isinstance(item, UTCDateTime):
+        return "sa.DateTime(timezone=True)"
+    if kind == "type" and isinstance(item, AutoString):
+        return f"sa.{item.impl_instance!r}"
+    return False
+
+
+def configure(**options: Any) -> None:
+    for slice_ in iter_modules(features.__path__, "features."):
+        if slice_.ispkg and slice_.name != "features.kernel":
+            import_module(f"{slice_.name}.models")
+    context.configure(
+        target_metadata=SQLModel.metadata,
+        render_item=render_item,
+        transaction_per_migration=True,
+        **options,
+    )
+
+
+def migrate(connection: Connection) -> None:
+    configure(connection=connection)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+async def migrate_database(url: str) -> None:
+    async def connect(*_: Any, **__: Any) -> "asyncpg.Connection[asyncpg.Record]":
+        return await asyncpg.connect(url, timeout=10)
+
+    engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
+    async with engine.connect() as connection:
+        # The session's lock, which no commit releases: whoever comes second waits, then has
+        # nothing left to do. A killed migrator's lock goes with its connection.
+        await connection.execute(text(PATIENCE))
+        await connection.execute(text(f"SELECT pg_advisory_lock({MIGRATION_LOCK})"))
+        await connection.execute(text(HASTE))
+        await connection.commit()
+        await connection.run_sync(migrate)
+
+
+@contextmanager
+def target() -> Iterator[str]:
+    """The caller's URL, or the configured one, or the embedded database's."""
+    given = context.config.attributes.get("url") or load_settings().primary_url
+    if given:
+        yield given
+        return
+    with server(FOLDER) as url:
+        yield url
+
+
+if context.is_offline_mode():
+    configure(url="postgresql://", literal_binds=True)
+    with context.begin_transaction():
+        context.run_migrations()
+else:
+    with target() as database_url:
+        asyncio.run(migrate_database(database_url))

@@ -1,0 +1,76 @@
+"""The service: its resources, its slices, and the app that `uvicorn service:app` serves."""
+
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import httpx
+from fastapi import FastAPI
+
+from features.auth import router as auth
+from features.auth.handlers import TokenSigner, make_authenticator
+from features.health import router as health
+from features.items import router as items
+from features.kernel.database import open_sessions
+from features.kernel.development import embedded_database, kept_secret
+from features.kernel.errors import install_error_handlers
+from features.kernel.logs import configure_logging
+from features.kernel.middleware import RequestMiddleware
+from features.kernel.openapi import describe_api, operation_id, serve_docs
+from features.kernel.passwords import PasswordVault
+from features.kernel.reader import open_reader
+from features.kernel.settings import Settings, load_settings
+from features.users import router as users
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Open what requests need, close it in reverse. Only the embedded database has to be up."""
+    settings: Settings = app.state.settings
+    async with AsyncExitStack() as stack:
+        open_ = stack.enter_async_context
+        url = settings.primary_url
+        if url is None:
+            url = await open_(embedded_database())
+        read_url = settings.replica_url or url
+        secret = settings.signing_secret or kept_secret()
+
+        app.state.sessions = await open_(open_sessions(url, settings))
+        app.state.reader = await open_(open_reader(read_url, settings, settings.read_pool_size))
+        app.state.probe = await open_(open_reader(url, settings, size=1))
+        app.state.http = await open_(httpx.AsyncClient(timeout=settings.http_timeout))
+        app.state.passwords = PasswordVault()
+        app.state.signer = TokenSigner(secret, settings.jwt_lifetime)
+        app.state.authenticate = make_authenticator(app.state.signer)
+        app.state.cursor_key = hashlib.sha256(b"cursor" + secret.encode()).digest()
+        yield
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build the app; nothing is opened before its lifespan."""
+    configure_logging(settings.log_level)
+    app = FastAPI(
+        title="Julienne",
+        version="0.1.0",
+        lifespan=lifespan,
+        openapi_url=None if settings.env == "prod" else "/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=operation_id,
+    )
+    app.state.settings = settings
+    app.add_middleware(RequestMiddleware, max_body_bytes=settings.max_body_bytes)
+    install_error_handlers(app)
+    describe_api(app)
+    if app.openapi_url:
+        serve_docs(app)
+
+    app.include_router(health.router)
+    app.include_router(auth.router)
+    app.include_router(users.router)
+    app.include_router(items.router)
+    return app
+
+
+app = create_app(load_settings())

@@ -1,0 +1,187 @@
+"""What tests ask for by name: a service on a database of its own, and people who call it."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+from fastapi import FastAPI
+from pydantic import SecretStr
+
+from features.kernel.embedded import server
+from features.kernel.passwords import PasswordVault
+from features.kernel.schema import upgrade_schema
+from features.kernel.settings import Settings
+
+PASSWORD = "correct horse battery"
+# "a table" and not "a row", because TRUNCATE costs the same for none and for many.
+EMPTY = """
+    DO $$ BEGIN EXECUTE (
+        SELECT 'TRUNCATE ' || string_agg(quote_ident(tablename), ', ') || ' RESTART IDENTITY'
+        FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'
+    ); END $$
+"""
+
+Connection = asyncpg.Connection
+Database = Callable[[], AbstractAsyncContextManager[str]]
+
+
+class Caller(httpx.AsyncClient):
+    """A client of the service, signed in as `user_id`."""
+
+    user_id: int
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> tuple[str, dict[str, Any]]:
+    return "asyncio", {"use_uvloop": True}
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[str]:
+    """A real PostgreSQL of this test run alone, which its workers share."""
+    folder = tmp_path_factory.getbasetemp()
+    with server((folder if worker_id == "master" else folder.parent) / "pg", durable=False) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+async def template(postgres: str, worker_id: str) -> AsyncIterator[str]:
+    """The name of a migrated database that others are cloned from."""
+    name = f"template_{worker_id}"
+    await _run(postgres, f"CREATE DATABASE {name}")
+    await upgrade_schema(_url(postgres, name))
+    yield name
+
+
+@pytest.fixture(scope="session")
+def database(postgres: str, template: str, worker_id: str) -> Database:
+    """Make a migrated database, dropped on leaving."""
+    numbers = iter(range(10_000))
+
+    @asynccontextmanager
+    async def make() -> AsyncIterator[str]:
+        name = f"test_{worker_id}_{next(numbers)}"
+        await _run(postgres, f"CREATE DATABASE {name} TEMPLATE {template}")
+        try:
+            yield _url(postgres, name)
+        finally:
+            await _run(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+async def database_url(database: Database) -> AsyncIterator[str]:
+    async with database() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def settings(database_url: str) -> Settings:
+    return Settings(_env_file=None, database_url=database_url, jwt_secret="test" * 8)
+
+
+@pytest.fixture(scope="session")
+async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
+    from service import create_app
+
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+@pytest.fixture(scope="session")
+async def _sql(database_url: str) -> AsyncIterator["Connection[Any]"]:
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def sql(_sql: "Connection[Any]", running_app: FastAPI) -> AsyncIterator["Connection[Any]"]:
+    """A connection to the service's database; every table is empty again afterwards."""
+    yield _sql
+    await _sql.execute(EMPTY)
+
+
+@pytest.fixture
+async def app(running_app: FastAPI, sql: "Connection[Any]") -> FastAPI:
+    """The service, with its lifespan begun and an empty database."""
+    return running_app
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    """A client that is not signed in."""
+    async with Caller(transport=_transport(app), base_url="http://test") as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+async def password_hash() -> str:
+    return await PasswordVault().hash(SecretStr(PASSWORD))
+
+
+@pytest.fixture
+async def sign_up(
+    app: FastAPI, sql: "Connection[Any]", password_hash: str
+) -> AsyncIterator[Callable[..., Any]]:
+    """Make an account straight in the database, and a caller with its token."""
+    callers = []
+
+    async def sign_up(name: str, role: str = "member") -> Caller:
+        caller = Caller(transport=_transport(app), base_url="http://test")
+        caller.user_id = await sql.fetchval(
+            "INSERT INTO users (email, full_name, password_hash, role) VALUES ($1, $2, $3, $4)"
+            " RETURNING id",
+            f"{name.lower()}@example.com",
+            name,
+            password_hash,
+            role,
+        )
+        token = app.state.signer.issue(caller.user_id).access_token
+        caller.headers["Authorization"] = f"Bearer {token}"
+        callers.append(caller)
+        return caller
+
+    yield sign_up
+    for caller in callers:
+        await caller.aclose()
+
+
+@pytest.fixture
+async def alice(sign_up: Callable[..., Any]) -> Caller:
+    caller: Caller = await sign_up("Alice")
+    return caller
+
+
+@pytest.fixture
+async def bob(sign_up: Callable[..., Any]) -> Caller:
+    caller: Caller = await sign_up("Bob")
+    return caller
+
+
+@pytest.fixture
+async def admin(sign_up: Callable[..., Any]) -> Caller:
+    caller: Caller = await sign_up("Admin", "admin")
+    return caller
+
+
+def _transport(app: FastAPI) -> httpx.ASGITransport:
+    return httpx.ASGITransport(app, raise_app_exceptions=False)
+
+
+def _url(server_url: str, name: str) -> str:
+    return server_url.replace("/postgres?", f"/{name}?")
+
+
+async def _run(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()
