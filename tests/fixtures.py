@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 import asyncpg
@@ -15,9 +14,9 @@ from features.kernel.embedded import server
 from features.kernel.passwords import PasswordVault
 from features.kernel.schema import upgrade_schema
 from features.kernel.settings import Settings
+from service import create_app
 
 PASSWORD = "correct horse battery"
-# "a table" and not "a row", because TRUNCATE costs the same for none and for many.
 EMPTY = """
     DO $$ BEGIN EXECUTE (
         SELECT 'TRUNCATE ' || string_agg(quote_ident(tablename), ', ') || ' RESTART IDENTITY'
@@ -26,6 +25,7 @@ EMPTY = """
 """
 
 Connection = asyncpg.Connection
+Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 Database = Callable[[], AbstractAsyncContextManager[str]]
 
 
@@ -49,12 +49,12 @@ def postgres(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterat
 
 
 @pytest.fixture(scope="session")
-async def template(postgres: str, worker_id: str) -> AsyncIterator[str]:
+async def template(postgres: str, worker_id: str) -> str:
     """The name of a migrated database that others are cloned from."""
     name = f"template_{worker_id}"
     await _run(postgres, f"CREATE DATABASE {name}")
     await upgrade_schema(_url(postgres, name))
-    yield name
+    return name
 
 
 @pytest.fixture(scope="session")
@@ -87,8 +87,6 @@ def settings(database_url: str) -> Settings:
 
 @pytest.fixture(scope="session")
 async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
-    from service import create_app
-
     app = create_app(settings)
     async with app.router.lifespan_context(app):
         yield app
@@ -119,6 +117,28 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     """A client that is not signed in."""
     async with Caller(transport=_transport(app), base_url="http://test") as client:
         yield client
+
+
+@pytest.fixture
+def serve(settings: Settings, sql: "Connection[Any]") -> Serve:
+    """Serve the same database with other settings: `async with serve(env="prod") as client`."""
+
+    @asynccontextmanager
+    async def serve(**changes: Any) -> AsyncIterator[httpx.AsyncClient]:
+        app = create_app(settings.model_copy(update=changes))
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=_transport(app), base_url="http://test") as client,
+        ):
+            yield client
+
+    return serve
+
+
+@pytest.fixture
+def password() -> str:
+    """The password of every account made by `sign_up`."""
+    return PASSWORD
 
 
 @pytest.fixture(scope="session")

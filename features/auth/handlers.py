@@ -1,3 +1,4 @@
+import re
 import time
 from dataclasses import dataclass, field
 
@@ -13,6 +14,7 @@ from features.kernel.reader import Rows
 
 ISSUER = AUDIENCE = "julienne"
 CLAIMS = ["iss", "aud", "sub", "iat", "exp"]
+USER_ID = re.compile("[1-9][0-9]{0,17}")
 ACTIVE = select(users.c.id, users.c.password_hash, users.c.role).where(users.c.is_active)
 BY_ID = ACTIVE.where(users.c.id == bindparam("id"))
 BY_EMAIL = ACTIVE.where(users.c.email == bindparam("email"))
@@ -48,9 +50,9 @@ class TokenSigner:
                 audience=AUDIENCE,
                 options={"require": CLAIMS},
             )
-            return int(claims["sub"])
-        except (jwt.InvalidTokenError, ValueError, RecursionError):
+        except (jwt.InvalidTokenError, RecursionError):
             return None
+        return int(claims["sub"]) if USER_ID.fullmatch(claims["sub"]) else None
 
 
 def make_authenticator(signer: TokenSigner) -> Authenticator:

@@ -6,6 +6,7 @@ a dependency, after its `yield`, happens when the client already has its 201.)
 """
 
 import asyncio
+import json
 import random
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -13,11 +14,12 @@ from typing import Any
 from fastapi import APIRouter, Request, Response, params
 from fastapi.routing import APIRoute
 
-from features.kernel.errors import Unavailable, UnsupportedMediaType
+from features.kernel.errors import BadRequest, Unavailable, UnsupportedMediaType
 from features.kernel.openapi import declared_errors, is_write
 from features.kernel.sqlstate import is_disconnect, is_retryable, translate
 
 ATTEMPTS = 3
+JSON = "application/json"
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -33,7 +35,7 @@ class BoundaryRoute(APIRoute):
         handler = super().get_route_handler()
         if self.body_field is not None:
             is_form = isinstance(self.body_field.field_info, params.Form)
-            handler = _checked_media_type(handler, FORMS if is_form else ("application/json",))
+            handler = _with_checked_body(handler, FORMS if is_form else (JSON,))
         return _unit_of_work(handler) if is_write(self) else handler
 
 
@@ -78,13 +80,16 @@ async def _transaction(handler: Handler, request: Request) -> Response:
     return response
 
 
-def _checked_media_type(handler: Handler, accepted: tuple[str, ...]) -> Handler:
+def _with_checked_body(handler: Handler, accepted: tuple[str, ...]) -> Handler:
     async def run(request: Request) -> Response:
         headers = request.headers
         has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if has_body and media_type not in accepted:
             raise UnsupportedMediaType(f"the body should be {' or '.join(accepted)}")
+        # Python's parser also reads UTF-16, UTF-32 and a byte order mark; RFC 8259 §8.1 has none.
+        if media_type == JSON and json.detect_encoding(await request.body()) != "utf-8":
+            raise BadRequest("the body should be UTF-8")
         return await handler(request)
 
     return run

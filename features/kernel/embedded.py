@@ -17,6 +17,7 @@ import shutil
 import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from importlib import metadata, util
 from pathlib import Path
 from subprocess import CompletedProcess, run
@@ -25,12 +26,15 @@ if os.name == "posix":
     import fcntl
     import pwd
 
-PATIENCE = 60  # seconds: recovery after a crash may take a while, but a hang must end
 LOCALE = "--encoding=UTF8 --locale=C --locale-provider=builtin --builtin-locale=C.UTF-8"
-INITDB = f"initdb -D new --username=postgres --auth=trust {LOCALE}"
-START = f"pg_ctl start -s -w -t {PATIENCE} -D data -l server.log -o"
+INITDB = f"initdb -D new --no-sync --username=postgres --auth=trust {LOCALE}"
+START = "pg_ctl start -s -w -t 60 -D data -l server.log -o"
 SETTINGS = "-c listen_addresses= -c timezone=UTC -c log_timezone=UTC -c unix_socket_directories="
 FRAGILE = " -c fsync=off -c synchronous_commit=off -c full_page_writes=off"
+REACH = "--inh-caps=+dac_override --ambient-caps=+dac_override --securebits=+no_setuid_fixup"
+
+# A session of its own: Ctrl+C is for us, not for the server.
+_call = partial(run, capture_output=True, errors="replace", start_new_session=True, check=False)
 
 
 @contextmanager
@@ -51,8 +55,8 @@ def server(directory: Path, *, durable: bool = True) -> Iterator[str]:
         finally:
             with suppress(BlockingIOError), cluster.lock("gate", fcntl.LOCK_EX):
                 fcntl.flock(mine, fcntl.LOCK_UN)
-                with cluster.lock("users", fcntl.LOCK_EX | fcntl.LOCK_NB):
-                    cluster.stop()
+                fcntl.flock(mine, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                cluster.stop()
 
 
 class _Cluster:
@@ -65,15 +69,14 @@ class _Cluster:
 
     @contextmanager
     def lock(self, name: str, how: int) -> Iterator[int]:
-        path = self.folder / f"{name}.lock"
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)) as file:
+        with os.fdopen(os.open(self.folder / f"{name}.lock", os.O_CREAT, 0o644)) as file:
             # A forked child would share the lock, and keep it when we are gone.
             os.register_at_fork(after_in_child=file.close)
             fcntl.flock(file, how)
             yield file.fileno()
 
     def start(self) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + 60  # recovery after a crash takes a while, a hang must end
         while not self._answers():
             if time.monotonic() > deadline:
                 raise self._failure("does not answer")
@@ -91,7 +94,8 @@ class _Cluster:
         # Only the server of this very cluster can read our pid file back, whatever its path there.
         with suppress(FileNotFoundError):
             ours = (self.folder / "data/postmaster.pid").read_text().splitlines()[:3]
-            said = self._run("psql -XAtqc", "SELECT pg_read_file('postmaster.pid')", self.dsn)
+            query = "SELECT pg_read_file('postmaster.pid')"
+            said = self._run("psql -XAtqc", query, f"{self.dsn}&connect_timeout=5")
             return said.stdout.splitlines()[:3] == ours != []
         return False
 
@@ -110,8 +114,7 @@ class _Cluster:
         data, new = self.folder / "data", self.folder / "new"
         if not data.exists():
             shutil.rmtree(new, ignore_errors=True)
-            sync = [] if self.durable else ["--no-sync"]
-            if (made := self._run(INITDB, *sync, keep=[life])).returncode:
+            if (made := self._run(INITDB, keep=[life])).returncode:
                 raise self._failure(f"made no cluster: {made.stderr}")
             new.rename(data)  # only a finished cluster gets the name: initdb may be killed half-way
         theirs = (data / "PG_VERSION").read_text().strip()
@@ -119,23 +122,14 @@ class _Cluster:
             raise RuntimeError(f"{data} is PostgreSQL {theirs}'s, not {ours}'s: dump or delete it")
 
     def _failure(self, what: str) -> RuntimeError:
-        log = self.folder / "server.log"
-        lines = log.read_text(errors="replace").splitlines() if log.exists() else []
-        return RuntimeError("\n".join([f"PostgreSQL in {self.folder} {what}", *lines[-10:]]))
+        log = _call(["tail", self.folder / "server.log"]).stdout
+        return RuntimeError(f"PostgreSQL in {self.folder} {what}\n{log}".rstrip())
 
     def _run(self, words: str, *last: str, keep: Collection[int] = ()) -> CompletedProcess[str]:
         program, *arguments = words.split()
-        clean = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
-        return run(  # noqa: S603  # our own words
-            [*self.become, str(self.binaries / program), *arguments, *last],
-            cwd=self.folder,
-            env=clean | {"LC_ALL": "C", "PGCONNECT_TIMEOUT": "5"},
-            capture_output=True,
-            errors="replace",
-            pass_fds=keep,
-            start_new_session=True,  # Ctrl+C is for us, not for the server
-            check=False,
-        )
+        command = [*self.become, str(self.binaries / program), *arguments, *last]
+        env = {k: v for k, v in os.environ.items() if not k.startswith("PG")} | {"LC_ALL": "C"}
+        return _call(command, cwd=self.folder, env=env, pass_fds=keep)
 
 
 def _binaries() -> Path:
@@ -160,13 +154,12 @@ def _claim(folder: Path, binaries: Path) -> list[str]:
     with suppress(KeyError):  # initdb insists that its user has a name
         user = pwd.getpwuid(owner or user.pw_uid)
     become = ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
-    look = ["test", "-x", str(folder.parent), "-a", "-x", str(binaries / "postgres")]
-    if run([*become, *look], check=False).returncode == 0:  # noqa: S603  # our own words
-        os.chown(folder, user.pw_uid, user.pw_gid)
-        return become
-    # A checkout or a venv under /root (0700). No door is opened and nothing copied: the server may
-    # pass closed doors. The folder stays root's, so that no other `nobody` gets near such a server.
-    return [*become, "--inh-caps=-all,+dac_override", "--ambient-caps=+dac_override"]
+    if _call([*become, "test", "-x", folder.parent, "-a", "-x", binaries / "postgres"]).returncode:
+        # A checkout or a venv under /root (0700). No door is opened, nothing copied: the server may
+        # pass closed doors. The folder stays root's: no other `nobody` gets near such a server.
+        return [*become, *REACH.split()]
+    os.chown(folder, user.pw_uid, user.pw_gid)
+    return become
 
 
 def _sockets(folder: Path) -> Path:

@@ -75,6 +75,10 @@ class ServiceError(Exception):
         self.extras = extras
 
 
+class BadRequest(ServiceError):
+    status = 400
+
+
 class Unauthorized(ServiceError):
     status = 401
     default_headers = MappingProxyType({"WWW-Authenticate": "Bearer"})

@@ -63,11 +63,10 @@ def configure_logging(level: str) -> None:
     of them log headers, statements and bodies at DEBUG.
     """
     handler = logging.StreamHandler(sys.stderr)
+    handler.set_name(__name__)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
-    root.handlers = [
-        each for each in root.handlers if not isinstance(each.formatter, JsonFormatter)
-    ]
+    root.handlers = [each for each in root.handlers if each.name != __name__]
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     logging.getLogger("features").setLevel(level)

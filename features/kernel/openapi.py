@@ -34,6 +34,7 @@ def declared_errors(route: APIRoute) -> dict[int | str, dict[str, Any]]:
     calls = {part.call for part in parts}
     takes_input = any(part.path_params or part.query_params for part in parts) or route.body_field
     told = {
+        400: route.body_field is not None,
         401: get_principal in calls,
         403: get_admin in calls,
         404: any(part.path_params for part in parts),

@@ -68,7 +68,7 @@ class Pager:
         if self.cursor is None:
             return {}
         try:
-            sealed = base64.urlsafe_b64decode(self.cursor.encode())
+            sealed = base64.b64decode(self.cursor.encode(), b"-_", validate=True)
             text, signature = sealed[:-16], sealed[-16:]
             if not hmac.compare_digest(signature, self._sign(text)):
                 raise ValueError

@@ -32,7 +32,7 @@ def _postgres_url(url: SecretStr) -> SecretStr:
         raise ValueError("should be a URL like postgresql://user:password@host:5432/name")
     if len(parts.path) < 2 and "name=" not in parts.query and "database=" not in parts.query:
         raise ValueError("should name a database, like postgresql://user:password@host:5432/name")
-    return SecretStr(parts._replace(scheme="postgresql").geturl())
+    return SecretStr("postgresql:" + url.get_secret_value().partition(":")[2])
 
 
 def _long_enough(secret: SecretStr) -> SecretStr:

@@ -1,0 +1,173 @@
+import asyncio
+
+import pytest
+
+CAROL = {"email": "carol@example.com", "full_name": "Carol", "password": "correct horse battery"}
+
+
+async def test_a_created_user_is_an_active_member_and_its_password_stays_secret(client, sql):
+    answer = await client.post("/users", json=CAROL)
+    user = answer.json()
+    assert answer.status_code == 201
+    assert user.pop("created_at") == user.pop("updated_at")
+    assert user == {
+        "id": 1,
+        "email": "carol@example.com",
+        "full_name": "Carol",
+        "role": "member",
+        "is_active": True,
+        "version": 1,
+    }
+    assert (await sql.fetchval("SELECT password_hash FROM users")).startswith("$argon2id$")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"email": "carol"},
+        {"email": "Carol <carol@example.com>"},
+        {"email": f"{'x' * 250}@example.com"},
+        {"email": "c\x00@example.com"},
+        {"email": None},
+        {"full_name": "   "},
+        {"full_name": "x" * 101},
+        {"password": "seven77"},
+        {"password": "x" * 129},
+        {"password": "NUL \x00 in it"},
+        {"password": "carol@EXAMPLE.com"},
+        {"role": "admin"},
+        {"is_active": False},
+        {"id": 7},
+        {"password_hash": "x"},
+    ],
+)
+async def test_an_invalid_user_is_refused_without_repeating_the_input(client, sql, change):
+    answer = await client.post("/users", json=CAROL | change)
+    assert answer.status_code == 422
+    assert await sql.fetchval("SELECT count(*) FROM users") == 0
+    assert CAROL["password"] not in answer.text
+    assert not [
+        mistake for mistake in answer.json()["errors"] if set(mistake) > {"loc", "type", "msg"}
+    ]
+
+
+async def test_a_password_is_taken_as_it_is(client):
+    for number, password in enumerate(["  spaces  ", "pässwörd✓🔑", "x" * 128]):
+        email = f"user{number}@example.com"
+        assert (
+            await client.post("/users", json=CAROL | {"email": email, "password": password})
+        ).status_code == 201
+        form = {"username": email, "password": password}
+        assert (await client.post("/auth/token", data=form)).status_code == 200
+        form["password"] = password.strip() + "?"
+        assert (await client.post("/auth/token", data=form)).status_code == 401
+
+
+async def test_of_racing_sign_ups_with_one_address_exactly_one_succeeds(client):
+    spellings = ["carol@example.com", "CAROL@Example.COM"] * 10
+    answers = await asyncio.gather(
+        *[client.post("/users", json=CAROL | {"email": email}) for email in spellings]
+    )
+    assert sorted(answer.status_code for answer in answers) == [201] + [409] * 19
+    refusal = next(answer.json() for answer in answers if answer.status_code == 409)
+    assert refusal["message"] == "email is already taken"
+    assert refusal["fields"] == ["email"]
+
+
+async def test_an_address_is_one_address_in_each_unicode_form(client):
+    composed, decomposed = "Jos\u00e9@example.com", "Jose\u0301@example.com"
+    assert (await client.post("/users", json=CAROL | {"email": composed})).status_code == 201
+    assert (await client.post("/users", json=CAROL | {"email": decomposed})).status_code == 409
+    idn, punycode = "carol@b\u00fccher.example", "carol@xn--bcher-kva.example"
+    assert (await client.post("/users", json=CAROL | {"email": idn})).status_code == 201
+    assert (await client.post("/users", json=CAROL | {"email": punycode})).status_code == 409
+
+
+async def test_users_are_listed_searched_and_filtered(alice, bob, admin):
+    await admin.patch(f"/users/{bob.user_id}", json={"is_active": False})
+
+    async def names(**params):
+        page = (await alice.get("/users", params=params)).json()
+        return [user["full_name"] for user in page["items"]]
+
+    assert await names() == ["Alice", "Bob", "Admin"]
+    assert await names(order="-email") == ["Bob", "Alice", "Admin"]
+    assert await names(q="ALI") == ["Alice"]
+    assert await names(is_active=False) == ["Bob"]
+    assert await names(q="@example", is_active=True, limit=1) == ["Alice"]
+
+
+async def test_any_caller_can_read_a_user(alice, bob):
+    answer = await alice.get(f"/users/{bob.user_id}")
+    assert (answer.status_code, answer.json()["full_name"]) == (200, "Bob")
+    assert (await alice.get("/users/999")).json()["message"] == "user 999 not found"
+
+
+async def test_me_is_the_caller(alice):
+    assert (await alice.get("/users/me")).json()["id"] == alice.user_id
+
+
+async def test_one_can_change_ones_own_name(alice):
+    answer = await alice.patch("/users/me", json={"full_name": "Alicia"})
+    assert (answer.status_code, answer.json()["full_name"]) == (200, "Alicia")
+    assert answer.json()["version"] == 2
+
+
+async def test_a_new_password_needs_the_current_one(alice, client, password):
+    new = {"password": "a new password"}
+    assert (await alice.patch("/users/me", json=new)).status_code == 422
+    wrong = await alice.patch("/users/me", json=new | {"current_password": "not this one"})
+    assert (wrong.status_code, wrong.json()["error"]) == (403, "forbidden")
+    right = await alice.patch("/users/me", json=new | {"current_password": password})
+    assert right.status_code == 200
+    for given, status in (("a new password", 200), (password, 401)):
+        form = {"username": "alice@example.com", "password": given}
+        assert (await client.post("/auth/token", data=form)).status_code == status
+
+
+@pytest.mark.parametrize(
+    "body",
+    [{"role": "admin"}, {"is_active": False}, {"email": "x@example.com"}, {"full_name": None}],
+)
+async def test_one_cannot_change_ones_own_role_activity_or_address(alice, body):
+    before = (await alice.get("/users/me")).json()
+    assert (await alice.patch("/users/me", json=body)).status_code == 422
+    assert (await alice.get("/users/me")).json() == before
+
+
+async def test_an_admin_changes_roles_and_activity(admin, bob):
+    answer = await admin.patch(f"/users/{bob.user_id}", json={"role": "admin"})
+    assert (answer.status_code, answer.json()["role"]) == (200, "admin")
+    assert (
+        await bob.patch(f"/users/{admin.user_id}", json={"is_active": False})
+    ).status_code == 200
+    assert (await admin.get("/users/me")).status_code == 401
+    assert (await bob.patch("/users/999", json={"role": "member"})).status_code == 404
+
+
+async def test_an_admin_deletes_a_user_whom_nothing_refers_to(admin, alice, bob):
+    await bob.post("/items", json={"title": "Bob's"})
+    assert (await admin.delete(f"/users/{alice.user_id}")).status_code == 204
+    assert (await alice.get("/users/me")).status_code == 401
+    refused = await admin.delete(f"/users/{bob.user_id}")
+    assert (refused.status_code, refused.json()["fields"]) == (409, ["owner_id"])
+
+
+async def test_administration_is_not_for_members(alice, bob):
+    for answer in (
+        await alice.patch(f"/users/{bob.user_id}", json={"role": "admin"}),
+        await alice.delete(f"/users/{bob.user_id}"),
+    ):
+        assert (answer.status_code, answer.json()["error"]) == (403, "forbidden")
+
+
+async def test_outside_dev_only_an_admin_creates_users(serve, alice, admin):
+    async with serve(env="prod") as client:
+        for headers, status in (({}, 401), (alice.headers, 403), (admin.headers, 201)):
+            answer = await client.post("/users", json=CAROL, headers=headers)
+            assert answer.status_code == status
+
+
+async def test_sign_up_can_be_opened_outside_dev(serve, sql):
+    async with serve(env="prod", signup_open=True) as client:
+        assert (await client.post("/users", json=CAROL)).status_code == 201
