@@ -13,10 +13,11 @@ from features.health import router as health
 from features.items import router as items
 from features.kernel.database import open_sessions
 from features.kernel.development import embedded_database, kept_secret
+from features.kernel.docs import describe_api, serve_docs
 from features.kernel.errors import install_error_handlers
 from features.kernel.logs import configure_logging
 from features.kernel.middleware import RequestMiddleware
-from features.kernel.openapi import describe_api, operation_id, serve_docs
+from features.kernel.openapi import operation_id
 from features.kernel.passwords import PasswordVault
 from features.kernel.reader import open_reader
 from features.kernel.settings import Settings, load_settings
@@ -42,7 +43,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.passwords = PasswordVault()
         app.state.signer = TokenSigner(secret, settings.jwt_lifetime)
         app.state.authenticate = make_authenticator(app.state.signer)
-        app.state.cursor_key = hashlib.sha256(b"cursor" + secret.encode()).digest()
+        app.state.mac_key = hashlib.sha256(b"mac" + secret.encode()).digest()
         yield
 
 

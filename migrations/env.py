@@ -38,8 +38,8 @@ def render_item(kind: str, item: object, _: AutogenContext) -> str | Literal[Fal
 
 def configure(**options: Any) -> None:
     for slice_ in iter_modules(features.__path__, "features."):
-        if slice_.ispkg and slice_.name != "features.kernel":
-            import_module(f"{slice_.name}.models")
+        tables = "idempotency" if slice_.name == "features.kernel" else "models"
+        import_module(f"{slice_.name}.{tables}")
     context.configure(
         target_metadata=SQLModel.metadata,
         render_item=render_item,

@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 from anyio import to_thread
@@ -27,7 +27,7 @@ PATIENCE = 20  # seconds, for a start on a busy machine
 
 @dataclass
 class Service:
-    """A running service. `client` opens a connection for each request, so that all workers serve."""
+    """A running service, and a client that connects anew for each request, so to any worker."""
 
     process: "subprocess.Popen[bytes]"
     client: httpx.AsyncClient
@@ -122,7 +122,7 @@ def launch(
     if python != sys.executable:
         environment["PYTHONPATH"] = sysconfig.get_path("purelib")
     with log.open("wb") as output:
-        return subprocess.Popen(  # noqa: S603  # our own words
+        return subprocess.Popen(
             [python, "-m", "uvicorn", "service:app", *options],
             cwd=checkout,
             env=environment | {f"APP_{name.upper()}": str(value) for name, value in app.items()},
@@ -203,7 +203,7 @@ class Forwarder:
             self.pipes.add(pipe)
             pipe.add_done_callback(self.pipes.discard)
 
-    async def __aenter__(self) -> "Forwarder":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *_: object) -> None:

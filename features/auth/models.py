@@ -4,6 +4,7 @@ from sqlalchemy import BigInteger, Boolean, String, column, table
 from sqlmodel import SQLModel
 
 from features.kernel.identity import Role
+from features.kernel.models import Secret
 
 # What sign-in needs of another slice's table, by name: slices share the database, not classes.
 users = table(
@@ -23,6 +24,6 @@ class Account(SQLModel):
 
 
 class TokenPublic(SQLModel):
-    access_token: str
+    access_token: Secret
     token_type: Literal["bearer"] = "bearer"  # noqa: S105  # a kind of token, not one
     expires_in: int

@@ -9,34 +9,51 @@ import asyncio
 import json
 import random
 from collections.abc import Callable, Coroutine
+from functools import wraps
+from inspect import iscoroutinefunction
 from typing import Any
 
 from fastapi import APIRouter, Request, Response, params
 from fastapi.routing import APIRoute
+from sqlalchemy import text
+from sqlalchemy.orm.exc import StaleDataError
+from sqlmodel.ext.asyncio.session import AsyncSession
 
-from features.kernel.errors import BadRequest, Unavailable, UnsupportedMediaType
-from features.kernel.openapi import declared_errors, is_write
+from features.kernel.errors import (
+    BadRequest,
+    PreconditionFailed,
+    Unavailable,
+    UnsupportedMediaType,
+)
+from features.kernel.idempotency import claim, keep, read_key
+from features.kernel.identity import find_principal
+from features.kernel.openapi import declared_errors, document_headers, holds_secret, is_write
+from features.kernel.preconditions import STALE, IfMatch, note_answer, tag_response
 from features.kernel.sqlstate import is_disconnect, is_retryable, translate
 
 ATTEMPTS = 3
+DRY_RUN = "tx=rollback"
 JSON = "application/json"
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class BoundaryRoute(APIRoute):
-    """A route whose writes are units of work, and whose errors are declared in OpenAPI."""
+    """A route whose writes are units of work, and which OpenAPI tells the whole truth about."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        super().__init__(path, endpoint, **options)
+        super().__init__(path, _noting(endpoint), **options)
         self.responses = {**declared_errors(self), **self.responses}
+        self.openapi_extra = document_headers(self)
 
     def get_route_handler(self) -> Handler:
         handler = super().get_route_handler()
         if self.body_field is not None:
             is_form = isinstance(self.body_field.field_info, params.Form)
             handler = _with_checked_body(handler, FORMS if is_form else (JSON,))
-        return _unit_of_work(handler) if is_write(self) else handler
+        if is_write(self):
+            return _UnitOfWork(handler, holds_secret(self)).run
+        return _read(handler)
 
 
 class Router(APIRouter):
@@ -46,12 +63,21 @@ class Router(APIRouter):
         super().__init__(route_class=BoundaryRoute, redirect_slashes=False, **options)
 
 
-def _unit_of_work(handler: Handler) -> Handler:
-    async def run(request: Request) -> Response:
+class _UnitOfWork:
+    """A write, from its first statement to its COMMIT, and again from its start if need be."""
+
+    def __init__(self, handler: Handler, secret: bool) -> None:
+        self._handler = handler
+        self._secret = secret
+
+    async def run(self, request: Request) -> Response:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return await _transaction(handler, request)
+                async with request.app.state.sessions() as session:
+                    return await self._attempt(request, session)
             except Exception as error:
+                if isinstance(error, StaleDataError) and "if-match" in request.headers:
+                    raise PreconditionFailed(STALE) from error
                 answer = translate(error)
                 if answer is None:
                     raise
@@ -63,21 +89,69 @@ def _unit_of_work(handler: Handler) -> Handler:
             await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311  # jitter
         raise AssertionError("unreachable")
 
+    async def _attempt(self, request: Request, session: AsyncSession) -> Response:
+        request.state.session = session
+        dry_run = DRY_RUN in _preferences(request)
+        keyed = request.state.principal = None
+        if "idempotency-key" in request.headers and not dry_run:
+            request.state.principal = await find_principal(request)
+            keyed = await read_key(request, request.state.principal)
+            if replay := await claim(session, keyed):
+                return replay
+        precondition = IfMatch(request, session)
+        response = await self._handler(request)
+        if response.status_code >= 400:
+            return response
+        precondition.check()
+        response = tag_response(request, response)
+        if keyed:
+            await keep(session, keyed, response, secret=self._secret)
+        await (_rehearse if dry_run else _commit)(session, response)
+        return response
+
+
+async def _commit(session: AsyncSession, _: Response) -> None:
+    try:
+        await session.commit()
+    except Exception as error:
+        if is_disconnect(error):
+            # Nobody knows whether this COMMIT arrived; repeating it could do the work twice.
+            raise Unavailable("the outcome is unknown; look before you try again") from error
+        raise
+
+
+async def _rehearse(session: AsyncSession, response: Response) -> None:
+    """Let everything be checked that COMMIT would check, then undo it (RFC 7240 §3)."""
+    await session.flush()
+    await (await session.connection()).execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
+    await session.rollback()
+    response.background = None
+    response.headers["Preference-Applied"] = DRY_RUN
+
+
+def _preferences(request: Request) -> set[str]:
+    given = ",".join(request.headers.getlist("prefer")).replace('"', "").lower()
+    return {preference.partition(";")[0].replace(" ", "") for preference in given.split(",")}
+
+
+def _read(handler: Handler) -> Handler:
+    async def run(request: Request) -> Response:
+        return tag_response(request, await handler(request))
+
     return run
 
 
-async def _transaction(handler: Handler, request: Request) -> Response:
-    async with request.app.state.sessions() as session:
-        request.state.session = session
-        response = await handler(request)
-        try:
-            await session.commit()
-        except Exception as error:
-            if is_disconnect(error):
-                # Nobody knows whether this COMMIT arrived; repeating it could do the work twice.
-                raise Unavailable("the outcome is unknown; look before you try again") from error
-            raise
-    return response
+def _noting(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    if not iscoroutinefunction(endpoint):
+        return endpoint  # a stream of events, say, is about no one row
+
+    @wraps(endpoint)
+    async def run(*args: Any, **kwargs: Any) -> Any:
+        result = await endpoint(*args, **kwargs)
+        note_answer(result)
+        return result
+
+    return run
 
 
 def _with_checked_body(handler: Handler, accepted: tuple[str, ...]) -> Handler:

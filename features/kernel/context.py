@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class RequestContext:
-    """One request: its id, and what it has cost so far. Durations are in seconds."""
+    """One request: its id, what it has cost so far (durations in seconds), who it is for, and
+    which row in which version its answer is about."""
 
     request_id: str = field(default_factory=lambda: uuid.uuid4().hex)
     started: float = field(default_factory=time.perf_counter)
     queries: int = 0
     database_time: float = 0.0
     user_id: int | None = None
+    row_id: int | None = None
+    version: int | None = None
 
 
 _context: ContextVar[RequestContext | None] = ContextVar("request_context", default=None)

@@ -46,7 +46,7 @@ def server(directory: Path, *, durable: bool = True) -> Iterator[str]:
     up crash safety for speed. Raises RuntimeError, with the end of the server's log, when there is
     no server to be had.
     """
-    cluster = _Cluster(directory.absolute(), durable)
+    cluster = _Cluster(directory.resolve(), durable)
     with cluster.lock("users", fcntl.LOCK_SH) as mine:
         try:
             with cluster.lock("gate", fcntl.LOCK_EX):

@@ -99,6 +99,10 @@ class Conflict(ServiceError):
     status = 409
 
 
+class PreconditionFailed(ServiceError):
+    status = 412
+
+
 class UnsupportedMediaType(ServiceError):
     status = 415
 

@@ -36,17 +36,29 @@ _bearer = OAuth2PasswordBearer(tokenUrl="auth/token", auto_error=False)
 Token = Annotated[str | None, Depends(_bearer)]
 
 
-async def get_principal(request: Request, token: Token) -> Principal:
-    """The caller, whose account is looked up anew in each request: a write looks in its own
-    transaction, a read asks the reader.
+async def find_principal(request: Request) -> Principal | None:
+    """The caller, or None for a request without a valid credential of an active account.
 
-    Raises:
-        Unauthorized: no token, one that is not valid, or an account that is no longer active.
+    The account is looked up anew in each request: a write looks in its own transaction, a read
+    asks the reader.
     """
+    token = await _bearer(request)
+    if token is None:
+        return None
     session = getattr(request.state, "session", None)
     rows: Rows = SessionRows(session) if session else request.app.state.reader
     authenticate: Authenticator = request.app.state.authenticate
-    principal = await authenticate(rows, token) if token else None
+    return await authenticate(rows, token)
+
+
+async def get_principal(request: Request, _: Token) -> Principal:
+    """The caller.
+
+    Raises:
+        Unauthorized: no credential, one that is not valid, or an account that is not active.
+    """
+    # The boundary has looked already when it needs to know whose idempotency key it has.
+    principal = getattr(request.state, "principal", None) or await find_principal(request)
     if principal is None:
         raise Unauthorized("sign in to do this")
     if context := current_context():

@@ -1,5 +1,6 @@
 """What tables and DTOs are made of: the mix-in of every table, and types that Postgres can hold."""
 
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any
 
@@ -82,6 +83,11 @@ def _normal_email(value: str) -> str:
     return address.normalized.lower()
 
 
+@dataclass(frozen=True)
+class ShownOnce:
+    """Marks a field that holds a secret: an answer with such a field is never stored."""
+
+
 Int = Annotated[int, BeforeValidator(_plain_int)]
 Id = Annotated[Int, Path(ge=1, le=BIGINT_MAX)]
 Text = Annotated[str, AfterValidator(_storable)]
@@ -100,3 +106,6 @@ Email = Annotated[
     WithJsonSchema({"type": "string", "format": "email", "maxLength": 254}),
 ]
 """An address, at most 254 characters (RFC 5321 §4.5.3.1.3), normalised and in lower case."""
+
+Secret = Annotated[str, ShownOnce()]
+"""A token or key in an answer."""

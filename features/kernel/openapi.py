@@ -1,20 +1,30 @@
-"""The API's description: errors declared for every operation, and a docs page without internet."""
+"""What OpenAPI says of an operation besides its own words: the errors and headers that it has."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-from fastapi import FastAPI
 from fastapi.dependencies.models import Dependant
-from fastapi.openapi.docs import get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
-from fastapi.responses import HTMLResponse
 from fastapi.routing import APIRoute
-from fastapi.staticfiles import StaticFiles
 
-from features.kernel.errors import TITLES, Problem
+from features.kernel.errors import TITLES
 from features.kernel.identity import get_admin, get_principal
+from features.kernel.models import Public, ShownOnce
 
 PROBLEM = {
     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+}
+KEEPS = "A key of your own for this write; sent again, it is answered again and not done again."
+KEEPS_NO_SECRET = f"{KEEPS} This answer holds a secret and is not kept: a second time gives 409."
+REQUEST_HEADERS = {
+    "Idempotency-Key": KEEPS,
+    "Prefer": "`tx=rollback` for a dry run: checked and answered, but not stored.",
+    "If-Match": "The ETag that you read; the row must still have it, or 412.",
+    "If-None-Match": "The ETag that you have; 304 if the row still has it.",
+}
+RESPONSE_HEADERS = {
+    "ETag": "The row's version.",
+    "Idempotent-Replayed": "`true` when this is the answer to an earlier request.",
+    "Preference-Applied": "`tx=rollback` after a dry run.",
 }
 
 
@@ -28,25 +38,15 @@ def is_write(route: APIRoute) -> bool:
     return not {"GET", "HEAD", "OPTIONS"}.issuperset(route.methods or ())
 
 
-def declared_errors(route: APIRoute) -> dict[int | str, dict[str, Any]]:
-    """The errors that an operation can give, as far as its signature tells."""
-    parts = list(_flatten(route.dependant))
-    calls = {part.call for part in parts}
-    takes_input = any(part.path_params or part.query_params for part in parts) or route.body_field
-    told = {
-        400: route.body_field is not None,
-        401: get_principal in calls,
-        403: get_admin in calls,
-        404: any(part.path_params for part in parts),
-        409: is_write(route),
-        413: True,
-        415: route.body_field is not None,
-        422: bool(takes_input),
-        500: True,
-        503: True,
-        504: True,
-    }
-    return {status: error_response(status) for status, given in told.items() if given}
+def is_about_one_row(route: APIRoute) -> bool:
+    """Whether the answer is the public form of a row, and so has a version."""
+    return isinstance(route.response_model, type) and issubclass(route.response_model, Public)
+
+
+def holds_secret(route: APIRoute) -> bool:
+    """Whether the answer has a field that is marked `ShownOnce`."""
+    fields = getattr(route.response_model, "model_fields", {}).values()
+    return any(isinstance(mark, ShownOnce) for field in fields for mark in field.metadata)
 
 
 def error_response(status: int) -> dict[str, Any]:
@@ -54,43 +54,62 @@ def error_response(status: int) -> dict[str, Any]:
     return {"description": TITLES[status], **PROBLEM}
 
 
+def declared_errors(route: APIRoute) -> dict[int | str, dict[str, Any]]:
+    """The errors that an operation can give, as far as its signature tells."""
+    parts = list(_flatten(route.dependant))
+    calls = {part.call for part in parts}
+    takes_input = any(part.path_params or part.query_params for part in parts) or route.body_field
+    told = {
+        400: is_write(route),
+        401: get_principal in calls,
+        403: get_admin in calls,
+        404: any(part.path_params for part in parts),
+        409: is_write(route),
+        412: _may_be_conditional(route),
+        413: True,
+        415: route.body_field is not None,
+        422: is_write(route) or bool(takes_input),
+        500: True,
+        503: True,
+        504: True,
+    }
+    return {status: error_response(status) for status, given in told.items() if given}
+
+
+def document_headers(route: APIRoute) -> dict[str, Any]:
+    """The headers that the boundary understands and gives, as a part of the operation."""
+    write, tagged = is_write(route), is_about_one_row(route)
+    asked = {
+        "Idempotency-Key": write,
+        "Prefer": write,
+        "If-Match": _may_be_conditional(route),
+        "If-None-Match": tagged and not write,
+    }
+    given = {"ETag": tagged, "Idempotent-Replayed": write, "Preference-Applied": write}
+    answers: dict[str, Any] = {str(route.status_code or 200): {"headers": _described(given)}}
+    if asked["If-None-Match"]:
+        answers["304"] = {"description": "Not Modified"}
+    words = REQUEST_HEADERS | ({"Idempotency-Key": KEEPS_NO_SECRET} if holds_secret(route) else {})
+    parameters = [_parameter(name, words[name]) for name, known in asked.items() if known]
+    return {"parameters": parameters, "responses": answers}
+
+
+def _may_be_conditional(route: APIRoute) -> bool:
+    return is_write(route) and route.methods != {"POST"}
+
+
+def _parameter(name: str, words: str) -> dict[str, Any]:
+    return {"name": name, "in": "header", "description": words, "schema": {"type": "string"}}
+
+
+def _described(given: dict[str, bool]) -> dict[str, Any]:
+    named = {name: RESPONSE_HEADERS[name] for name, known in given.items() if known}
+    return {
+        name: {"description": words, "schema": {"type": "string"}} for name, words in named.items()
+    }
+
+
 def _flatten(dependant: Dependant) -> Iterator[Dependant]:
     yield dependant
     for part in dependant.dependencies:
         yield from _flatten(part)
-
-
-def describe_api(app: FastAPI) -> None:
-    """Add the error form to the app's OpenAPI document."""
-    framework: Callable[[], dict[str, Any]] = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        document = framework()
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        if "Problem" not in schemas:
-            problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas |= problem.pop("$defs") | {"Problem": problem}
-        return document
-
-    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
-
-
-def serve_docs(app: FastAPI) -> None:
-    """Serve `/docs` with assets of our own instead of a content delivery network's."""
-    app.mount("/docs/assets", StaticFiles(packages=[("fastapi_offline", "static")]))
-
-    async def docs() -> HTMLResponse:
-        return get_swagger_ui_html(
-            openapi_url="/openapi.json",
-            title=app.title,
-            oauth2_redirect_url="/docs/oauth2-redirect",
-            swagger_js_url="/docs/assets/swagger-ui-bundle.js",
-            swagger_css_url="/docs/assets/swagger-ui.css",
-            swagger_favicon_url="/docs/assets/favicon.png",
-        )
-
-    async def oauth2_redirect() -> HTMLResponse:
-        return get_swagger_ui_oauth2_redirect_html()
-
-    app.add_api_route("/docs", docs, include_in_schema=False)
-    app.add_api_route("/docs/oauth2-redirect", oauth2_redirect, include_in_schema=False)

@@ -42,7 +42,7 @@ class Pager:
     ) -> None:
         self.limit = limit
         self.cursor = cursor
-        self._key: bytes = request.app.state.cursor_key
+        self._key: bytes = request.app.state.mac_key
         self._request = request
         self._response = response
 

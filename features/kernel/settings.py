@@ -76,8 +76,9 @@ class Settings(BaseSettings):
     pool_timeout: Seconds = 1.0
     connect_timeout: Seconds = 2.0
     statement_timeout: Seconds = 5.0
-    lock_timeout: Seconds = 3.0
+    lock_timeout: Seconds = 1.0
     http_timeout: Seconds = 5.0
+    idempotency_retention: PositiveInt = 24 * 3600
     max_body_bytes: PositiveInt = 1024 * 1024
 
     @property

@@ -40,7 +40,8 @@ READ_ONLY = "25006"
 
 def driver_error(error: BaseException) -> BaseException:
     """asyncpg's error, out of SQLAlchemy's wrapping where it has one."""
-    wrapped = error.driver_exception if isinstance(error, DBAPIError) else None
+    # Not `driver_exception`: it raises for the dialect's own InvalidCachedStatementError.
+    wrapped = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else None
     return wrapped or error
 
 
@@ -74,8 +75,10 @@ def translate(error: Exception) -> ServiceError | None:
         if known in ANSWERS:
             kind, message = ANSWERS[known]
             fields = _fields(driver_error(error))
+            headers = {"Retry-After": "1"} if code in CONTENTION else None
             words = message.format(fields=" and ".join(fields) or "a value")
-            return kind(words, fields=fields) if fields else kind(words)
+            extras = {"fields": fields} if fields else {}
+            return kind(words, headers=headers, **extras)
     return Unavailable(UNAVAILABLE) if is_disconnect(error) else None
 
 

@@ -1,0 +1,47 @@
+"""The docs page, which needs no internet, and the OpenAPI document behind it."""
+
+from collections.abc import Callable
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
+from fastapi.responses import HTMLResponse
+from fastapi.staticfiles import StaticFiles
+
+from features.kernel.errors import Problem
+
+
+def describe_api(app: FastAPI) -> None:
+    """Add the error form to the app's OpenAPI document."""
+    framework: Callable[[], dict[str, Any]] = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        document = framework()
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        if "Problem" not in schemas:
+            problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+            schemas |= problem.pop("$defs") | {"Problem": problem}
+        return document
+
+    app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def serve_docs(app: FastAPI) -> None:
+    """Serve `/docs` with assets of our own instead of a content delivery network's."""
+    app.mount("/docs/assets", StaticFiles(packages=[("fastapi_offline", "static")]))
+
+    async def docs() -> HTMLResponse:
+        return get_swagger_ui_html(
+            openapi_url="/openapi.json",
+            title=app.title,
+            oauth2_redirect_url="/docs/oauth2-redirect",
+            swagger_js_url="/docs/assets/swagger-ui-bundle.js",
+            swagger_css_url="/docs/assets/swagger-ui.css",
+            swagger_favicon_url="/docs/assets/favicon.png",
+        )
+
+    async def oauth2_redirect() -> HTMLResponse:
+        return get_swagger_ui_oauth2_redirect_html()
+
+    app.add_api_route("/docs", docs, include_in_schema=False)
+    app.add_api_route("/docs/oauth2-redirect", oauth2_redirect, include_in_schema=False)

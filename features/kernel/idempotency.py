@@ -1,0 +1,153 @@
+"""`Idempotency-Key`: a write that is sent again is answered again, and done once.
+
+The key's row lies in the transaction of the work itself, so both are stored or neither. A twin
+waits for that row and then replays (draft-ietf-httpapi-idempotency-key-header-07 §2.6).
+"""
+
+import hashlib
+import hmac
+import re
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from fastapi import Request, Response
+from sqlalchemy import Interval, Row, bindparam, delete, func, select, update
+from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlmodel import Field, SQLModel, col
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from features.kernel.errors import BadRequest, Conflict, Unprocessable
+from features.kernel.identity import Principal
+from features.kernel.sqlstate import TRY_AGAIN
+
+# 1 to 255 visible characters, bare or as a string of RFC 8941 §3.3.3.
+KEY = re.compile(r'"(?P<quoted>[!#-\[\]-~]{1,255})"|(?P<bare>[!#-~][!-~]{0,254})')
+SWEPT_AT_ONCE = 1000
+
+
+class IdempotencyKey(SQLModel, table=True):
+    """A write that was done, and what was answered."""
+
+    __tablename__ = "idempotency_keys"
+
+    digest: bytes = Field(primary_key=True)
+    fingerprint: bytes
+    created_at: datetime = Field(
+        default=None, index=True, sa_column_kwargs={"server_default": func.now()}
+    )
+    status: int | None = None
+    headers: list[list[str]] | None = Field(default=None, sa_type=JSONB)
+    body: bytes | None = None
+
+
+_STORED = select(IdempotencyKey).where(col(IdempotencyKey.digest) == bindparam("digest"))
+_EXPIRED = col(IdempotencyKey.created_at) < func.now() - bindparam("retention", type_=Interval)
+_TAKE = (
+    insert(IdempotencyKey)
+    .values(digest=bindparam("digest"), fingerprint=bindparam("fingerprint"))
+    .on_conflict_do_update(
+        index_elements=["digest"],
+        set_={"fingerprint": bindparam("fingerprint"), "created_at": func.now()},
+        where=_EXPIRED,
+    )
+    .returning(col(IdempotencyKey.digest))
+)
+_SWEEP = delete(IdempotencyKey).where(
+    col(IdempotencyKey.digest).in_(
+        select(col(IdempotencyKey.digest))
+        .where(_EXPIRED)
+        .limit(SWEPT_AT_ONCE)
+        .with_for_update(skip_locked=True)
+    )
+)
+
+
+@dataclass(frozen=True)
+class KeyedRequest:
+    """A request with a key: `digest` tells whose key for what, `fingerprint` what was sent."""
+
+    digest: bytes
+    fingerprint: bytes
+    retention: timedelta
+
+
+async def read_key(request: Request, principal: Principal | None) -> KeyedRequest:
+    """The request's key, which is the caller's own for this method and path.
+
+    Raises:
+        BadRequest: more than one key, or one that is not 1 to 255 visible characters.
+    """
+    given = request.headers.getlist("idempotency-key")
+    match = KEY.fullmatch(given[0]) if len(given) == 1 else None
+    if match is None:
+        raise BadRequest("Idempotency-Key should be one key of 1 to 255 visible characters")
+    key = match["quoted"] or match["bare"]
+    caller = str(principal.id) if principal else ""
+    url = request.url
+    # Keyed, because a body may hold a password that a plain hash would let one guess.
+    return KeyedRequest(
+        digest=_mac(request, caller, request.method, url.path, key),
+        fingerprint=_mac(request, url.query, (await request.body()).hex()),
+        retention=timedelta(seconds=request.app.state.settings.idempotency_retention),
+    )
+
+
+def _mac(request: Request, *parts: str) -> bytes:
+    return hmac.digest(request.app.state.mac_key, "\n".join(parts).encode(), hashlib.sha256)
+
+
+async def claim(session: AsyncSession, keyed: KeyedRequest) -> Response | None:
+    """Take the key for the work that follows, or give the answer that it already had.
+
+    Waits while another transaction has the key, as long as the lock timeout allows.
+
+    Raises:
+        Unprocessable: the key came with another body before.
+        Conflict: the first answer held a secret, so it was not kept.
+    """
+    connection = await session.connection()
+    values = {
+        "digest": keyed.digest,
+        "fingerprint": keyed.fingerprint,
+        "retention": keyed.retention,
+    }
+    taken = await connection.execute(_TAKE, values)
+    if taken.first() is None:
+        stored = await connection.execute(_STORED, {"digest": keyed.digest})
+        return _replay(stored.first(), keyed)
+    # One key in 256 cleans up after 256 others, so that no scheduler has to.
+    if keyed.digest[0] == 0:
+        await connection.execute(_SWEEP, {"retention": keyed.retention})
+    return None
+
+
+def _replay(stored: Row[Any] | None, keyed: KeyedRequest) -> Response:
+    if stored is None:
+        raise Conflict(TRY_AGAIN)  # swept in this very moment
+    if stored.fingerprint != keyed.fingerprint:
+        raise Unprocessable("this Idempotency-Key was used for another request")
+    if stored.body is None:
+        raise Conflict("this was done before; its answer held a secret and was not kept")
+    response = Response(stored.body, stored.status)
+    response.raw_headers = [
+        (name.encode("latin-1"), value.encode("latin-1")) for name, value in stored.headers
+    ]
+    response.headers["Idempotent-Replayed"] = "true"
+    return response
+
+
+async def keep(
+    session: AsyncSession, keyed: KeyedRequest, response: Response, *, secret: bool
+) -> None:
+    """Store the answer with the work; of one that holds a secret only that it was given."""
+    headers = [
+        [name.decode("latin-1"), value.decode("latin-1")] for name, value in response.raw_headers
+    ]
+    kept = {"headers": headers, "body": bytes(response.body)}
+    connection = await session.connection()
+    await connection.execute(
+        update(IdempotencyKey)
+        .where(col(IdempotencyKey.digest) == keyed.digest)
+        .values(status=response.status_code, **({} if secret else kept))
+    )

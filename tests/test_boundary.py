@@ -1,0 +1,187 @@
+"""What every write has, walked over every write of the app: a mounted slice is a covered slice."""
+
+import asyncio
+
+import pytest
+
+from features.kernel.settings import Settings
+from service import create_app
+from tests.operations import Sampler, writes
+
+WRITES = writes(create_app(Settings(_env_file=None)))
+CHANGES = [each for each in WRITES if each.method != "POST"]
+TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+REFUSE = """
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE 'refused at COMMIT' USING ERRCODE = '23503'; END $$
+"""
+
+every_write = pytest.mark.parametrize("write", WRITES, ids=str)
+every_change = pytest.mark.parametrize("write", CHANGES, ids=str)
+
+
+@pytest.fixture
+async def sampler(app, sign_up):
+    return Sampler(app, await sign_up("Sampler", "admin"))
+
+
+@pytest.fixture
+def rows(sql):
+    """All rows of all tables but the keys', to compare."""
+
+    async def rows():
+        tables = [row[0] for row in await sql.fetch(TABLES)]
+        kept = [name for name in tables if name != "idempotency_keys"]
+        return {name: await sql.fetch(f"SELECT * FROM {name} ORDER BY 1") for name in kept}
+
+    return rows
+
+
+@pytest.fixture
+async def refuse_at_commit(sql):
+    """Make every change of any row fail, but not before COMMIT."""
+    tables = [row[0] for row in await sql.fetch(TABLES)]
+
+    async def refuse():
+        await sql.execute(REFUSE)
+        for table in tables:
+            await sql.execute(
+                f"CREATE CONSTRAINT TRIGGER refuse AFTER INSERT OR UPDATE OR DELETE ON {table}"
+                " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()"
+            )
+
+    yield refuse
+    await sql.execute("DROP FUNCTION IF EXISTS refuse() CASCADE")
+
+
+@every_write
+async def test_a_valid_request_succeeds(sampler, write):
+    assert (await sampler.call(write)).is_success
+
+
+@every_write
+async def test_a_refusal_at_commit_is_no_success(sampler, rows, refuse_at_commit, write):
+    url = await sampler.url(write)
+    await refuse_at_commit()
+    before = await rows()
+    answer = await sampler.call(write, url)
+    assert await rows() == before
+    if write.name == "create_token":  # it changes no row
+        assert answer.status_code == 200
+    else:
+        assert answer.status_code == 409
+
+
+@every_write
+async def test_a_repeated_key_is_answered_again_byte_for_byte_and_done_once(sampler, rows, write):
+    url, body = await sampler.url(write), write.sample()
+    first = await sampler.call(write, url, body, Idempotency_Key="a-key")
+    after = await rows()
+    again = await sampler.call(write, url, body, Idempotency_Key='"a-key"')
+    assert first.is_success
+    assert "idempotent-replayed" not in first.headers
+    assert await rows() == after
+    if write.name == "create_token":  # its answer is a secret, which is not kept
+        assert again.status_code == 409
+    else:
+        assert again.headers["idempotent-replayed"] == "true"
+        assert (again.status_code, again.content) == (first.status_code, first.content)
+        own = {"x-request-id", "server-timing", "idempotent-replayed"}
+        assert without(again.headers, own) == without(first.headers, own)
+
+
+def without(headers, names):
+    return {name: value for name, value in headers.items() if name not in names}
+
+
+@every_write
+async def test_a_key_belongs_to_its_caller_method_path_and_body(sampler, sign_up, app, write):
+    url, body = await sampler.url(write), write.sample()
+    first = await sampler.call(write, url, body, Idempotency_Key="a-key")
+    assert first.is_success
+    other_query = await sampler.call(write, f"{url}?x=1", body, Idempotency_Key="a-key")
+    assert other_query.status_code == 422
+    assert "Idempotency-Key" in other_query.json()["message"]
+    if write.body:
+        changed = dict.fromkeys(body, None)
+        other_body = await sampler.call(write, url, changed, Idempotency_Key="a-key")
+        assert other_body.status_code == 422
+        assert "errors" not in other_body.json()
+    another = Sampler(app, await sign_up("Another", "admin"))
+    theirs = await another.call(write, await another.url(write), Idempotency_Key="a-key")
+    assert "idempotent-replayed" not in theirs.headers
+
+
+@every_write
+async def test_a_failure_is_not_kept(sampler, sql, write):
+    url = await sampler.url(write)
+    failing = f"{url}x" if write.body is None else url
+    failure = await sampler.call(write, failing, {"unknown": "x"}, Idempotency_Key="a-key")
+    assert failure.status_code == 422
+    assert await sql.fetchval("SELECT count(*) FROM idempotency_keys") == 0
+    assert (await sampler.call(write, url, Idempotency_Key="a-key")).is_success
+
+
+@every_write
+@pytest.mark.parametrize(
+    "key", ["", " ", '""', '"', "x" * 256, f'"{"x" * 256}"', "a b", "\u00fc", "a\x7f", 'a"b"', '"a']
+)
+async def test_a_key_that_is_not_visible_characters_is_refused(sampler, write, key):
+    content = {"headers": [(b"Idempotency-Key", key.encode("latin-1"))]}
+    if write.body:
+        content["data" if write.is_form else "json"] = write.sample()
+    answer = await sampler.caller.request(write.method, await sampler.url(write), **content)
+    assert (answer.status_code, answer.json()["error"]) == (400, "bad_request")
+
+
+@every_write
+async def test_a_dry_run_answers_as_if_and_changes_nothing(sampler, rows, sql, write):
+    url, body = await sampler.url(write), write.sample()
+    before = await rows()
+    rehearsal = await sampler.call(
+        write, url, body, Prefer="return=minimal, TX=rollback", Idempotency_Key="a-key"
+    )
+    assert rehearsal.is_success
+    assert rehearsal.headers["preference-applied"] == "tx=rollback"
+    assert await rows() == before
+    assert await sql.fetchval("SELECT count(*) FROM idempotency_keys") == 0
+    real = await sampler.call(write, url, body, Prefer="return=minimal")
+    assert real.status_code == rehearsal.status_code
+    assert "preference-applied" not in real.headers
+
+
+@every_write
+async def test_a_dry_run_checks_what_commit_would_check(sampler, refuse_at_commit, write):
+    url = await sampler.url(write)
+    await refuse_at_commit()
+    answer = await sampler.call(write, url, Prefer="tx=rollback")
+    assert answer.status_code == (200 if write.name == "create_token" else 409)
+
+
+@every_change
+async def test_a_stale_tag_changes_nothing(sampler, rows, write):
+    url = await sampler.url(write)
+    before = await rows()
+    for tags in ('"0"', '"0", "99"', 'W/"1"', "1", "", '"1'):
+        answer = await sampler.call(write, url, If_Match=tags)
+        assert (answer.status_code, answer.json()["error"]) == (412, "precondition_failed")
+    assert await rows() == before
+
+
+@every_change
+@pytest.mark.parametrize("tags", ['"1"', '"0", "1"', "*", 'W/"0","1"'])
+async def test_a_matching_tag_lets_the_change_through(sampler, write, tags):
+    assert (await sampler.call(write, If_Match=tags)).is_success
+
+
+@every_change
+async def test_of_many_changes_of_one_version_exactly_one_wins(sampler, write):
+    url = await sampler.url(write)
+    bodies = [write.sample() for _ in range(16)]
+    answers = await asyncio.gather(
+        *[sampler.call(write, url, body, If_Match='"1"') for body in bodies]
+    )
+    statuses = sorted(answer.status_code for answer in answers)
+    lost = {404, 412} if write.method == "DELETE" else {412}
+    assert statuses[0] in (200, 204)
+    assert set(statuses[1:]) <= lost
