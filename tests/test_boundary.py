@@ -124,7 +124,8 @@ async def test_a_failure_is_not_kept(sampler, sql, write):
 
 @every_write
 @pytest.mark.parametrize(
-    "key", ["", " ", '""', '"', "x" * 256, f'"{"x" * 256}"', "a b", "\u00fc", "a\x7f", 'a"b"', '"a']
+    "key",
+    ["", " ", '""', '"', "x" * 256, f'"{"x" * 256}"', "a b", "\u00fc", "a\x7f", '"a"b"', '"a'],
 )
 async def test_a_key_that_is_not_visible_characters_is_refused(sampler, write, key):
     content = {"headers": [(b"Idempotency-Key", key.encode("latin-1"))]}

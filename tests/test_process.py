@@ -102,54 +102,45 @@ async def nothing_lives_in(folder):
     return True
 
 
+async def new_item(service):
+    made = await service.client.post("/items", json={"title": "Soup"})
+    return f"/items/{made.json()['id']}"
+
+
 async def test_a_bare_checkout_serves_at_once_and_leaves_nothing_running(checkout):
     async with serve(checkout) as service:
         await service.sign_up("alice")
-        made = await service.client.post("/items", json={"title": "Soup"})
-        listed = await service.client.get("/items")
-        assert (made.status_code, listed.json()["items"]) == (201, [made.json()])
+        assert await service.status(await new_item(service)) == 200
         assert await service.status("/readyz") == 200
         assert await service.stop() in ENDED
         assert await nothing_lives_in(checkout)
 
 
-async def test_a_killed_service_loses_no_row_and_leaves_nothing_running_the_next_time(
-    used_checkout,
-):
+async def test_a_killed_service_loses_nothing_and_two_new_ones_share_its_server(used_checkout):
     async with serve(used_checkout) as killed:
         await killed.sign_up("killed")
-        await killed.client.post("/items", json={"title": "Soup"})
+        path = await new_item(killed)
         await killed.kill()
-    async with serve(used_checkout) as service:
-        # Even the token lives on.
-        service.client.headers = killed.client.headers
-        listed = (await service.client.get("/items")).json()["items"]
-        assert [item["title"] for item in listed] == ["Soup"]
-        assert await service.stop() in ENDED
-    assert await nothing_lives_in(used_checkout)
-
-
-async def test_of_two_services_on_one_checkout_one_can_stop(used_checkout):
     async with both(serve(used_checkout), serve(used_checkout)) as (first, second):
-        await second.sign_up("second")
+        # Even the token lives on.
+        first.client.headers = second.client.headers = killed.client.headers
+        assert await first.status(path) == 200
         assert await first.stop() in ENDED
-        for title in ("one", "two"):
-            made = await second.client.post("/items", json={"title": title})
-            assert made.status_code == 201
+        assert await second.status(path) == 200
+        assert (await second.client.patch(path, json={"title": "Stew"})).status_code == 200
         assert await second.status("/readyz") == 200
         assert await second.stop() in ENDED
     assert await nothing_lives_in(used_checkout)
 
 
-async def test_two_workers_share_the_embedded_database(checkout):
-    async with serve(checkout, "--workers", "2") as service:
-        await service.sign_up("alice")
-        for n in range(10):
-            made = await service.client.post("/items", json={"title": f"item {n}"})
-            assert made.status_code == 201
-            assert await service.status(f"/items/{made.json()['id']}") == 200
-        assert await service.stop() in ENDED
-        assert await nothing_lives_in(checkout)
+async def test_two_workers_share_the_database_of_a_checkout_under_a_long_path(tmp_path):
+    with checkout_in(tmp_path / ("long" * 16) / ("path" * 16)) as checkout:
+        async with serve(checkout, "--workers", "2") as service:
+            await service.sign_up("alice")
+            for _ in range(10):
+                assert await service.status(await new_item(service)) == 200
+            assert await service.stop() in ENDED
+            assert await nothing_lives_in(checkout)
 
 
 async def test_a_changed_file_brings_a_new_worker_on_the_same_database(used_checkout):
@@ -165,14 +156,6 @@ async def test_a_changed_file_brings_a_new_worker_on_the_same_database(used_chec
         await service.reaches("/users/me")
         assert await service.stop() in ENDED
     assert await nothing_lives_in(used_checkout)
-
-
-async def test_a_checkout_may_lie_under_a_long_path(tmp_path):
-    with checkout_in(tmp_path / ("long" * 16) / ("path" * 16)) as checkout:
-        async with serve(checkout) as service:
-            assert await service.status("/readyz") == 200
-            assert await service.stop() in ENDED
-        assert await nothing_lives_in(checkout)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="then every test here runs as an ordinary user")
@@ -291,11 +274,6 @@ async def test_a_connection_lost_during_a_query_is_no_crash(served):
         status = (await work).status_code
         title = (await service.client.get(path)).json()["title"]
         assert (status, title == f"t{n}") in {(200, True), (503, False)}
-
-
-async def new_item(service):
-    made = await service.client.post("/items", json={"title": "Soup"})
-    return f"/items/{made.json()['id']}"
 
 
 async def someone_waits(sql):
@@ -441,25 +419,30 @@ def send(port, request):
         return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-@pytest.mark.parametrize("options", [(), ("--workers", "2")])
-async def test_every_line_of_output_is_json(source, database, options):
+async def test_every_line_of_output_is_json(served):
+    service, _ = served
+    assert await service.status("/nowhere%E2%80%A8%1B%5B31m%0A") == 404
+    assert (await service.client.post("/users", json={})).status_code == 422
+    send(service.port, b"GET @ / HTTP/1.1\r\n\r\n")
+    lines = service.lines()
+    assert all(line.keys() >= MEMBERS for line in lines)
+    said = {line["message"] for line in lines}
+    assert said >= {"Application startup complete.", "Invalid HTTP request received.", "request"}
+    access = [line for line in lines if line["message"] == "request"]
+    assert {404, 422} <= {line["status"] for line in access}
+    assert all(line["request_id"] for line in access)
+
+
+async def test_every_line_of_workers_and_of_their_parent_is_json(source, database):
     async with (
         database() as url,
-        serve(source, *options, database_url=url, jwt_secret=SECRET) as service,
+        serve(source, "--workers", "2", database_url=url, jwt_secret=SECRET) as service,
     ):
-        await service.sign_up("alice")
-        assert await service.status("/nowhere%E2%80%A8%1B%5B31m%0A") == 404
-        assert (await service.client.post("/items", json={})).status_code == 422
-        send(service.port, b"GET @ / HTTP/1.1\r\n\r\n")
         assert await service.stop() in ENDED
         lines = service.lines()
         assert all(line.keys() >= MEMBERS for line in lines)
         said = {line["message"] for line in lines}
         assert said >= {"Application startup complete.", "Application shutdown complete."}
-        assert "Invalid HTTP request received." in said
-        access = [line for line in lines if line["message"] == "request"]
-        assert {404, 422} <= {line["status"] for line in access}
-        assert all(line["request_id"] for line in access)
 
 
 async def test_a_requests_id_is_in_its_answer_and_its_line_and_a_hostile_one_is_replaced(served):

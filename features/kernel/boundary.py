@@ -79,12 +79,12 @@ class _UnitOfWork:
                 if isinstance(error, StaleDataError) and "if-match" in request.headers:
                     raise PreconditionFailed(STALE) from error
                 answer = translate(error)
-                if answer is None:
-                    raise
                 # Nothing was committed and the body is kept, so the work can start over: on a
                 # fresh connection, or when whoever was in the way has gone.
-                again = is_retryable(error) or is_disconnect(error)
-                if not again or attempt == ATTEMPTS:
+                again = attempt < ATTEMPTS and (is_retryable(error) or is_disconnect(error))
+                if answer is None:
+                    raise
+                if not again:
                     raise answer from error
             await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311  # jitter
         raise AssertionError("unreachable")

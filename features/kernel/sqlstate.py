@@ -53,8 +53,11 @@ def sqlstate(error: BaseException) -> str:
 def is_disconnect(error: BaseException) -> bool:
     """Whether the connection, rather than the statement, failed."""
     error = driver_error(error)
-    client_side = isinstance(error, asyncpg.InterfaceError | ConnectionError)
-    return client_side or sqlstate(error).startswith(("08", "57P0", READ_ONLY))
+    if isinstance(error, asyncpg.InterfaceError):
+        return "closed" in str(error)  # its other errors are mistakes in how a connection is used
+    return isinstance(error, ConnectionError) or sqlstate(error).startswith(
+        ("08", "57P0", READ_ONLY)
+    )
 
 
 def is_retryable(error: BaseException) -> bool:
@@ -70,6 +73,8 @@ def translate(error: Exception) -> ServiceError | None:
         return Conflict(TRY_AGAIN)
     if isinstance(error, PoolTimeoutError | TimeoutError):
         return Unavailable("too busy; try again")
+    if isinstance(driver_error(error), asyncpg.InvalidCachedStatementError):
+        return Unavailable("the database's schema is changing")
     code = sqlstate(error)
     for known in (code, code[:4], code[:2]):
         if known in ANSWERS:
