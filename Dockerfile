@@ -11,6 +11,8 @@ WORKDIR /app
 COPY . .
 RUN python -m compileall -q .
 ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 APP_ENV=prod
+# The parent of the workers never imports the service, so it is told how to log.
+ENV UVICORN_LOG_CONFIG=deploy/logging.json
 USER 10001
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/livez', timeout=2)"]

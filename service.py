@@ -8,7 +8,8 @@ import httpx
 from fastapi import FastAPI
 
 from features.auth import router as auth
-from features.auth.handlers import TokenSigner, make_authenticator
+from features.auth.handlers.access import make_token_authenticator
+from features.auth.handlers.issue import make_issuer
 from features.health import router as health
 from features.items import router as items
 from features.kernel.database import open_sessions
@@ -21,6 +22,8 @@ from features.kernel.openapi import operation_id
 from features.kernel.passwords import PasswordVault
 from features.kernel.reader import open_reader
 from features.kernel.settings import Settings, load_settings
+from features.keys import router as keys
+from features.keys.handlers import make_key_authenticator
 from features.users import router as users
 
 
@@ -41,9 +44,13 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         app.state.probe = await open_(open_reader(url, settings, size=1))
         app.state.http = await open_(httpx.AsyncClient(timeout=settings.http_timeout))
         app.state.passwords = PasswordVault()
-        app.state.signer = TokenSigner(secret, settings.jwt_lifetime)
-        app.state.authenticate = make_authenticator(app.state.signer)
         app.state.mac_key = hashlib.sha256(b"mac" + secret.encode()).digest()
+
+        app.state.issuer = make_issuer(settings, secret, app.state.sessions, app.state.passwords)
+        app.state.authenticators = {
+            "bearer": make_token_authenticator(app.state.issuer.signer),
+            "api_key": make_key_authenticator(app.state.sessions),
+        }
         yield
 
 
@@ -69,6 +76,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app.include_router(health.router)
     app.include_router(auth.router)
+    app.include_router(keys.router)
     app.include_router(users.router)
     app.include_router(items.router)
     return app

@@ -11,6 +11,7 @@ import asyncpg
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
 from sqlalchemy import Connection, NullPool, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
 from sqlmodel.sql.sqltypes import AutoString, UTCDateTime
@@ -19,12 +20,14 @@ import features
 from features.kernel.development import FOLDER
 from features.kernel.embedded import server
 from features.kernel.settings import load_settings
+from features.kernel.sqlstate import LOCK_NOT_AVAILABLE, sqlstate
 
 # Any number that nothing else in this database uses.
 MIGRATION_LOCK = 5_308_117_452
 PATIENCE = "SET lock_timeout = '60s'"
-# A waiting ALTER blocks every query that comes after it, so it gives up soon.
-HASTE = "SET lock_timeout = '2s'"
+# A waiting ALTER holds up every query that comes after it, so it gives up soon and tries again.
+HASTE = "SET lock_timeout = '400ms'"
+TRIES = 5
 
 
 def render_item(kind: str, item: object, _: AutogenContext) -> str | Literal[False]:
@@ -66,7 +69,16 @@ async def migrate_database(url: str) -> None:
         await connection.execute(text(f"SELECT pg_advisory_lock({MIGRATION_LOCK})"))
         await connection.execute(text(HASTE))
         await connection.commit()
-        await connection.run_sync(migrate)
+        for tries_left in reversed(range(TRIES)):
+            try:
+                await connection.run_sync(migrate)
+                break
+            except DBAPIError as error:
+                if sqlstate(error) != LOCK_NOT_AVAILABLE or not tries_left:
+                    raise
+            await connection.rollback()
+            await asyncio.sleep(0.1)
+        await connection.commit()
 
 
 @contextmanager

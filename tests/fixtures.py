@@ -30,9 +30,10 @@ Database = Callable[[], AbstractAsyncContextManager[str]]
 
 
 class Caller(httpx.AsyncClient):
-    """A client of the service, signed in as `user_id`."""
+    """A client of the service, signed in as the user."""
 
     user_id: int
+    email: str
 
 
 @pytest.fixture(scope="session")
@@ -155,15 +156,16 @@ async def sign_up(
 
     async def sign_up(name: str, role: str = "member") -> Caller:
         caller = Caller(transport=_transport(app), base_url="http://test")
+        caller.email = f"{name.lower()}@example.com"
         caller.user_id = await sql.fetchval(
             "INSERT INTO users (email, full_name, password_hash, role) VALUES ($1, $2, $3, $4)"
             " RETURNING id",
-            f"{name.lower()}@example.com",
+            caller.email,
             name,
             password_hash,
             role,
         )
-        token = app.state.signer.issue(caller.user_id).access_token
+        token = app.state.issuer.signer.issue(caller.user_id)
         caller.headers["Authorization"] = f"Bearer {token}"
         callers.append(caller)
         return caller

@@ -70,10 +70,14 @@ class Service:
         await to_thread.run_sync(self.process.wait)
 
     def workers(self) -> set[int]:
-        """The processes that `--workers` started."""
+        """The processes that `--workers` or `--reload` started."""
         children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
-        pids = map(int, children.read_text().split())
-        return {pid for pid in pids if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()}
+        found = set()
+        for pid in children.read_text().split():
+            with suppress(OSError):  # it ended while we looked
+                if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                    found.add(int(pid))
+        return found
 
     def lines(self) -> list[dict[str, Any]]:
         """What it logged, each line read as JSON."""

@@ -4,29 +4,45 @@ from fastapi import Depends, Request
 from fastapi.security import OAuth2PasswordRequestForm
 from pydantic import SecretStr
 
-from features.auth import handlers
-from features.auth.handlers import TokenSigner
-from features.auth.models import TokenPublic
+from features.auth.handlers.issue import TokenIssuer
+from features.auth.models import RefreshTokenInput, TokenPublic
 from features.kernel.boundary import Router
+from features.kernel.database import Session
 from features.kernel.openapi import error_response
-from features.kernel.passwords import Passwords
 from features.kernel.reader import Reader
 
 router = Router(prefix="/auth", tags=["auth"])
 
 
-async def _signer(request: Request) -> TokenSigner:
-    signer: TokenSigner = request.app.state.signer
-    return signer
+async def _issuer(request: Request) -> TokenIssuer:
+    issuer: TokenIssuer = request.app.state.issuer
+    return issuer
 
 
-@router.post("/token", responses={401: error_response(401)})
+Issuer = Annotated[TokenIssuer, Depends(_issuer)]
+
+
+@router.post("/token", responses={status: error_response(status) for status in (401, 429)})
 async def create_token(
+    request: Request,
     form: Annotated[OAuth2PasswordRequestForm, Depends()],
-    passwords: Passwords,
-    signer: Annotated[TokenSigner, Depends(_signer)],
+    issuer: Issuer,
     reader: Reader,
+    session: Session,
 ) -> TokenPublic:
     """Sign in: `username` is the e-mail address (RFC 6749 §4.3)."""
+    address = request.client.host if request.client else ""
     password = SecretStr(form.password)
-    return await handlers.sign_in(reader, passwords, signer, form.username, password)
+    return await issuer.sign_in(reader, session, form.username, password, address)
+
+
+@router.post("/refresh", responses={401: error_response(401)})
+async def refresh_token(data: RefreshTokenInput, issuer: Issuer, session: Session) -> TokenPublic:
+    """Exchange a refresh token, which is spent with that, for new tokens."""
+    return await issuer.refresh(session, data.refresh_token)
+
+
+@router.post("/logout", status_code=204)
+async def sign_out(data: RefreshTokenInput, issuer: Issuer, session: Session) -> None:
+    """End a sign-in: its refresh tokens are no longer good."""
+    await issuer.sign_out(session, data.refresh_token)

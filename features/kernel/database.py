@@ -18,6 +18,10 @@ from features.kernel.errors import Unavailable
 from features.kernel.settings import Settings
 from features.kernel.sqlstate import UNAVAILABLE, is_disconnect
 
+SessionMaker = async_sessionmaker[AsyncSession]
+"""Makes sessions of their own, for what has to stay although the request fails, like a wrong
+password that is counted: `async with sessions.begin() as aside`."""
+
 
 async def connect(
     url: str, settings: Settings, *, read_only: bool = False, **options: Any
@@ -50,9 +54,7 @@ async def connect(
 
 
 @asynccontextmanager
-async def open_sessions(
-    url: str, settings: Settings
-) -> AsyncIterator[async_sessionmaker[AsyncSession]]:
+async def open_sessions(url: str, settings: Settings) -> AsyncIterator[SessionMaker]:
     """The maker of sessions. Its engine connects when it is first used, not before."""
     engine = _make_engine(url, settings)
     try:

@@ -111,6 +111,10 @@ class Unprocessable(ServiceError):
     status = 422
 
 
+class TooManyRequests(ServiceError):
+    status = 429
+
+
 class Unavailable(ServiceError):
     status = 503
     default_headers = MappingProxyType({"Retry-After": "1"})

@@ -83,18 +83,16 @@ async def read_key(request: Request, principal: Principal | None) -> KeyedReques
     if match is None:
         raise BadRequest("Idempotency-Key should be one key of 1 to 255 visible characters")
     key = match["quoted"] or match["bare"]
-    caller = str(principal.id) if principal else ""
-    url = request.url
-    # Keyed, because a body may hold a password that a plain hash would let one guess.
+    caller, url = principal.id if principal else 0, request.url
+    scope = f"{caller} {request.method} {url.path} {key}"
+    # With a secret, because a body may hold a password that a plain hash would let one guess.
+    sent = hmac.new(request.app.state.mac_key, url.query.encode() + b"\n", hashlib.sha256)
+    sent.update(await request.body())
     return KeyedRequest(
-        digest=_mac(request, caller, request.method, url.path, key),
-        fingerprint=_mac(request, url.query, (await request.body()).hex()),
+        digest=hashlib.sha256(scope.encode()).digest(),
+        fingerprint=sent.digest(),
         retention=timedelta(seconds=request.app.state.settings.idempotency_retention),
     )
-
-
-def _mac(request: Request, *parts: str) -> bytes:
-    return hmac.digest(request.app.state.mac_key, "\n".join(parts).encode(), hashlib.sha256)
 
 
 async def claim(session: AsyncSession, keyed: KeyedRequest) -> Response | None:

@@ -1,6 +1,7 @@
 """Who is calling: `CurrentUser`, a `Principal`.
 
-The kernel knows what a principal is, and `service.py` wires in the slice that finds one.
+The kernel knows what a principal is and where a request carries its credential. The slices that can
+tell whose it is are wired in by `service.py`, as `app.state.authenticators`.
 """
 
 from collections.abc import Awaitable, Callable
@@ -8,13 +9,14 @@ from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from fastapi import Depends, Request
-from fastapi.security import OAuth2PasswordBearer
+from fastapi.security import APIKeyHeader, OAuth2PasswordBearer
 
 from features.kernel.context import current_context
 from features.kernel.errors import Forbidden, Unauthorized
 from features.kernel.reader import Rows, SessionRows
 
 Role = Literal["member", "admin"]
+Scheme = Literal["bearer", "api_key"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +32,22 @@ class Principal:
 
 
 Authenticator = Callable[[Rows, str], Awaitable[Principal | None]]
-"""Finds the principal of a bearer token, or None; `app.state.authenticate` holds it."""
+"""Finds the principal whose credential this is, in one query, or None."""
 
 _bearer = OAuth2PasswordBearer(tokenUrl="auth/token", auto_error=False)
-Token = Annotated[str | None, Depends(_bearer)]
+_api_key = APIKeyHeader(name="X-API-Key", auto_error=False)
+
+
+async def get_credential(
+    token: Annotated[str | None, Depends(_bearer)], key: Annotated[str | None, Depends(_api_key)]
+) -> tuple[Scheme, str] | None:
+    """The request's credential, by its scheme. A request with two is a mistake, and has none."""
+    if token and not key:
+        return "bearer", token
+    return ("api_key", key) if key and not token else None
+
+
+Credential = Annotated[tuple[Scheme, str] | None, Depends(get_credential)]
 
 
 async def find_principal(request: Request) -> Principal | None:
@@ -42,16 +56,19 @@ async def find_principal(request: Request) -> Principal | None:
     The account is looked up anew in each request: a write looks in its own transaction, a read
     asks the reader.
     """
-    token = await _bearer(request)
-    if token is None:
+    if len(request.headers.getlist("authorization")) > 1:
         return None
+    credential = await get_credential(await _bearer(request), await _api_key(request))
+    if credential is None:
+        return None
+    scheme, secret = credential
+    authenticators: dict[Scheme, Authenticator] = request.app.state.authenticators
     session = getattr(request.state, "session", None)
     rows: Rows = SessionRows(session) if session else request.app.state.reader
-    authenticate: Authenticator = request.app.state.authenticate
-    return await authenticate(rows, token)
+    return await authenticators[scheme](rows, secret) if scheme in authenticators else None
 
 
-async def get_principal(request: Request, _: Token) -> Principal:
+async def get_principal(request: Request, _: Credential) -> Principal:
     """The caller.
 
     Raises:
@@ -69,10 +86,16 @@ async def get_principal(request: Request, _: Token) -> Principal:
 CurrentUser = Annotated[Principal, Depends(get_principal)]
 
 
-async def get_admin(me: CurrentUser) -> Principal:
-    if not me.is_admin:
-        raise Forbidden("only an admin may do this")
-    return me
+def require(role: Role) -> Callable[[Principal], Awaitable[Principal]]:
+    """A dependency that lets only callers with the role pass; it raises Forbidden for others."""
+
+    async def check(me: CurrentUser) -> Principal:
+        if me.role != role:
+            raise Forbidden(f"only for the role {role}")
+        return me
+
+    return check
 
 
-Admin = Annotated[Principal, Depends(get_admin)]
+require_admin = require("admin")
+Admin = Annotated[Principal, Depends(require_admin)]

@@ -1,12 +1,19 @@
 """What tables and DTOs are made of: the mix-in of every table, and types that Postgres can hold."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from email_validator import EmailNotValidError, validate_email
 from fastapi import Path
-from pydantic import AfterValidator, BeforeValidator, ConfigDict, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BeforeValidator,
+    ConfigDict,
+    StringConstraints,
+    WithJsonSchema,
+)
 from sqlalchemy import BigInteger, Identity, func, text
 from sqlalchemy.orm import declared_attr
 from sqlmodel import Field, SQLModel
@@ -88,8 +95,9 @@ class ShownOnce:
     """Marks a field that holds a secret: an answer with such a field is never stored."""
 
 
-Int = Annotated[int, BeforeValidator(_plain_int)]
-Id = Annotated[Int, Path(ge=1, le=BIGINT_MAX)]
+# Behind the bounds, or OpenAPI would not show them as minimum and maximum.
+PLAIN_INT = BeforeValidator(_plain_int)
+Id = Annotated[int, Field(ge=1, le=BIGINT_MAX), PLAIN_INT, Path()]
 Text = Annotated[str, AfterValidator(_storable)]
 """Text of any language. Give it a length: `Field(max_length=…)`."""
 
@@ -109,3 +117,14 @@ Email = Annotated[
 
 Secret = Annotated[str, ShownOnce()]
 """A token or key in an answer."""
+
+
+def _in_range(moment: datetime) -> datetime:
+    # An offset can carry year 1 or 9999 out of Python's range, and Postgres reaches further.
+    if not 1970 <= moment.year < 9000:
+        raise ValueError("should be between the years 1970 and 9000")
+    return moment.astimezone(UTC)
+
+
+Timestamp = Annotated[AwareDatetime, AfterValidator(_in_range)]
+"""A moment with its offset, kept in UTC."""

@@ -7,7 +7,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from features.kernel.errors import TITLES
-from features.kernel.identity import get_admin, get_principal
+from features.kernel.identity import get_principal, require_admin
 from features.kernel.models import Public, ShownOnce
 
 PROBLEM = {
@@ -62,7 +62,7 @@ def declared_errors(route: APIRoute) -> dict[int | str, dict[str, Any]]:
     told = {
         400: is_write(route),
         401: get_principal in calls,
-        403: get_admin in calls,
+        403: require_admin in calls,
         404: any(part.path_params for part in parts),
         409: is_write(route),
         412: _may_be_conditional(route),

@@ -15,11 +15,11 @@ from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import urlencode
 
 from fastapi import Depends, Query, Request, Response
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from sqlalchemy import Select, bindparam, tuple_
 
 from features.kernel.errors import Unprocessable
-from features.kernel.models import Int, Text
+from features.kernel.models import PLAIN_INT, Text
 from features.kernel.reader import Rows
 
 M = TypeVar("M", bound=BaseModel)
@@ -47,7 +47,12 @@ class Pager:
         self._response = response
 
     async def fetch(
-        self, rows: Rows, model: type[M], statement: Select[Any], order: str, **values: object
+        self,
+        rows: Rows,
+        model: type[M],
+        statement: Select[*tuple[Any, ...]],
+        order: str,
+        **values: object,
     ) -> Page[M]:
         """The page of `statement`'s rows in `order`: a selected column that is never null, or its
         name behind a minus for descending. Equal values are ordered by id.
@@ -100,7 +105,9 @@ def _native(key: Any) -> Any:
 
 
 @cache
-def _keyset(statement: Select[Any], order: str, after: bool) -> Select[Any]:
+def _keyset(
+    statement: Select[*tuple[Any, ...]], order: str, after: bool
+) -> Select[*tuple[Any, ...]]:
     columns = statement.selected_columns
     key, row_id = columns[order.lstrip("-")], columns["id"]
     place = tuple_(key, row_id)
@@ -124,7 +131,7 @@ def like(text: str | None) -> str | None:
 async def _pager(
     request: Request,
     response: Response,
-    limit: Annotated[Int, Query(ge=1, le=100, description="Rows on the page, at most.")] = 50,
+    limit: Annotated[int, Field(ge=1, le=100), PLAIN_INT, Query(description="Rows, at most.")] = 50,
     cursor: Annotated[str | None, Query(max_length=4096, description="`next_cursor`.")] = None,
 ) -> Pager:
     return Pager(limit, cursor, request, response)

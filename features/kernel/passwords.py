@@ -36,6 +36,10 @@ class PasswordVault:
             self._matches, password_hash or self._nobodys, secret, limiter=self._limiter
         )
 
+    def is_outdated(self, password_hash: str) -> bool:
+        """Whether the parameters have risen since this hash was made."""
+        return self._hasher.check_needs_rehash(password_hash)
+
     def _matches(self, password_hash: str, secret: str) -> bool:
         try:
             return self._hasher.verify(password_hash, secret)

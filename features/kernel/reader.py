@@ -24,6 +24,9 @@ from features.kernel.database import connect
 from features.kernel.settings import Settings
 from features.kernel.sqlstate import is_disconnect, translate
 
+DRIVER_ERRORS = (
+    asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError,
+)  # fmt: skip
 M = TypeVar("M", bound=BaseModel)
 POSTGRES = dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it untyped
 
@@ -32,14 +35,20 @@ class Rows(ABC):
     """Where rows come from: the reader or, inside a unit of work, its session."""
 
     @abstractmethod
-    async def fetch(self, statement: Select[Any], **values: object) -> list[dict[str, Any]]:
+    async def fetch(
+        self, statement: Select[*tuple[Any, ...]], **values: object
+    ) -> list[dict[str, Any]]:
         """Run the statement with its bindparams' values; one dict for each row."""
 
-    async def all(self, model: type[M], statement: Select[Any], **values: object) -> list[M]:
+    async def all(
+        self, model: type[M], statement: Select[*tuple[Any, ...]], **values: object
+    ) -> list[M]:
         """Every row, as the DTO."""
         return _list_of(model).validate_python(await self.fetch(statement, **values))
 
-    async def first(self, model: type[M], statement: Select[Any], **values: object) -> M | None:
+    async def first(
+        self, model: type[M], statement: Select[*tuple[Any, ...]], **values: object
+    ) -> M | None:
         """The first row as the DTO, or None."""
         found = await self.all(model, statement, **values)
         return found[0] if found else None
@@ -52,7 +61,9 @@ class ReadPool(Rows):
         self._pool = pool
         self._timeout = timeout
 
-    async def fetch(self, statement: Select[Any], **values: object) -> list[dict[str, Any]]:
+    async def fetch(
+        self, statement: Select[*tuple[Any, ...]], **values: object
+    ) -> list[dict[str, Any]]:
         """Run the statement.
 
         Raises:
@@ -64,14 +75,14 @@ class ReadPool(Rows):
         try:
             try:
                 return await self._run(sql, arguments)
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+            except DRIVER_ERRORS as error:
                 if not is_disconnect(error):
                     raise
                 # A read is safe to repeat. All of the pool is suspect: the server was restarted,
                 # or became a standby.
                 await self._pool.expire_connections()
                 return await self._run(sql, arguments)
-        except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as error:
+        except DRIVER_ERRORS as error:
             if answer := translate(error):
                 raise answer from error
             raise
@@ -92,14 +103,16 @@ class SessionRows(Rows):
     def __init__(self, session: AsyncSession) -> None:
         self._session = session
 
-    async def fetch(self, statement: Select[Any], **values: object) -> list[dict[str, Any]]:
+    async def fetch(
+        self, statement: Select[*tuple[Any, ...]], **values: object
+    ) -> list[dict[str, Any]]:
         connection = await self._session.connection()
         result = await connection.execute(statement, values)
         return [dict(row) for row in result.mappings()]
 
 
 @lru_cache(maxsize=1024)
-def compile_statement(statement: Select[Any]) -> tuple[str, dict[str, Any]]:
+def compile_statement(statement: Select[*tuple[Any, ...]]) -> tuple[str, dict[str, Any]]:
     """The SQL with `$1, $2, …`, and the values that the statement brings itself, in that order."""
     compiled = statement.compile(dialect=POSTGRES)
     return str(compiled), {name: compiled.params[name] for name in compiled.positiontup or ()}

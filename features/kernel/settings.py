@@ -26,6 +26,8 @@ def _postgres_url(url: SecretStr) -> SecretStr:
     """Accept the schemes that platforms hand out; asyncpg reads the rest, `sslmode` included."""
     try:
         parts = urlsplit(url.get_secret_value())
+        for host in parts.netloc.rpartition("@")[2].split(","):
+            _ = urlsplit(f"//{host}").port  # raises for one that is no port
     except ValueError:
         parts = urlsplit("")
     if parts.scheme not in {"postgres", "postgresql", "postgresql+asyncpg"}:
@@ -67,7 +69,11 @@ class Settings(BaseSettings):
     database_url: PostgresUrl | None = None
     read_database_url: PostgresUrl | None = None
     jwt_secret: Secret | None = None
+    jwt_old_secret: Secret | None = None
     jwt_lifetime: Annotated[PositiveInt, Field(le=86_400)] = 900
+    refresh_lifetime: Annotated[PositiveInt, Field(le=365 * 86_400)] = 30 * 86_400
+    sign_in_failures: Annotated[PositiveInt, Field(le=1_000_000)] = 10
+    sign_in_window: Annotated[PositiveInt, Field(le=86_400)] = 300
     signup_open: bool | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     pool_size: Annotated[PositiveInt, Field(le=1000)] = 10
@@ -97,6 +103,11 @@ class Settings(BaseSettings):
         return _reveal(self.jwt_secret)
 
     @property
+    def old_signing_secret(self) -> str | None:
+        """The key that was in use before, whose tokens are still good."""
+        return _reveal(self.jwt_old_secret)
+
+    @property
     def sign_up_is_open(self) -> bool:
         """Whether anybody may create an account: by default in dev only."""
         return self.env == "dev" if self.signup_open is None else self.signup_open
@@ -106,7 +117,7 @@ class Settings(BaseSettings):
         missing = [name for name in ("database_url", "jwt_secret") if getattr(self, name) is None]
         if self.env != "dev" and missing:
             raise ValueError(
-                "; ".join(
+                "\n".join(
                     f"APP_{name.upper()} is required when APP_ENV={self.env}" for name in missing
                 )
             )

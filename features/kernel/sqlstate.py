@@ -33,8 +33,9 @@ ANSWERS: dict[str, tuple[type[ServiceError], str]] = {
     "57P0": (Unavailable, UNAVAILABLE),
     "25006": (Unavailable, "the database is read-only for now"),
 }
-# Serialization failure, deadlock, lock not available.
-CONTENTION = {"40001", "40P01", "55P03"}
+LOCK_NOT_AVAILABLE = "55P03"
+# With serialization failure and deadlock.
+CONTENTION = {"40001", "40P01", LOCK_NOT_AVAILABLE}
 READ_ONLY = "25006"
 
 
@@ -55,9 +56,9 @@ def is_disconnect(error: BaseException) -> bool:
     error = driver_error(error)
     if isinstance(error, asyncpg.InterfaceError):
         return "closed" in str(error)  # its other errors are mistakes in how a connection is used
-    return isinstance(error, ConnectionError) or sqlstate(error).startswith(
-        ("08", "57P0", READ_ONLY)
-    )
+    # InternalClientError: the server hung up, which asyncpg has half heard.
+    lost = isinstance(error, ConnectionError | asyncpg.InternalClientError)
+    return lost or sqlstate(error).startswith(("08", "57P0", READ_ONLY))
 
 
 def is_retryable(error: BaseException) -> bool:

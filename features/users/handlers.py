@@ -1,7 +1,7 @@
 from functools import cache
 from typing import Literal
 
-from sqlalchemy import String, bindparam, or_
+from sqlalchemy import String, bindparam, func, or_
 from sqlmodel import col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
@@ -58,6 +58,8 @@ async def update_me(
         if not await passwords.verify(user.password_hash, data.current_password):
             raise Forbidden("the current password is not right")
         user.password_hash = await passwords.hash(data.password)
+        # The sign-ins of before end here: no refresh token outlives the password that it came from.
+        user.password_changed_at = func.now()  # type: ignore[assignment]  # the database's clock
     user.sqlmodel_update(data.model_dump(include={"full_name"}, exclude_unset=True))
     await session.flush()
     return UserPublic.model_validate(user)

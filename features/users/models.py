@@ -1,7 +1,8 @@
+from datetime import datetime
 from typing import Self
 
 from pydantic import model_validator
-from sqlalchemy import CheckConstraint, String, text
+from sqlalchemy import CheckConstraint, String, func, text
 from sqlmodel import Field, SQLModel
 
 from features.kernel.identity import Role
@@ -22,6 +23,9 @@ class User(UserBase, Table, table=True):
     )
 
     password_hash: str = Field(max_length=200)
+    password_changed_at: datetime = Field(
+        default=None, sa_column_kwargs={"server_default": func.now()}
+    )
     role: Role = Field(
         default="member", sa_type=String(20), sa_column_kwargs={"server_default": "member"}
     )

@@ -1,0 +1,84 @@
+import hashlib
+import hmac
+import math
+from datetime import timedelta
+from ipaddress import ip_network
+
+from sqlalchemy import Interval, bindparam, case, delete, func, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlmodel import col
+
+from features.auth.models import SignInAttempt
+from features.kernel.database import Session, SessionMaker
+from features.kernel.errors import TooManyRequests
+
+since, failures = col(SignInAttempt.since), col(SignInAttempt.failures)
+WINDOW = bindparam("window", type_=Interval)
+IS_OVER = since < func.now() - WINDOW
+COUNT = (
+    insert(SignInAttempt)
+    .values(digest=bindparam("digest"))
+    .on_conflict_do_update(
+        index_elements=["digest"],
+        set_={
+            "failures": case((IS_OVER, 1), else_=failures + 1),
+            "since": case((IS_OVER, func.now()), else_=since),
+        },
+    )
+    .returning(failures, (since + WINDOW - func.now()).cast(Interval))
+)
+SWEEP = delete(SignInAttempt).where(IS_OVER)
+
+
+class Throttle:
+    """Bounds how often a sign-in may fail, for an account and from an address, in a window.
+
+    It counts in Postgres, so for all workers and replicas. An attempt is counted before its
+    password is looked at, or many at once would slip through; a success takes it back.
+    """
+
+    def __init__(
+        self, sessions: SessionMaker, key: bytes, *, most_failures: int, window: timedelta
+    ) -> None:
+        self._sessions = sessions
+        self._key = key
+        self._most_failures = most_failures
+        self._window = window
+
+    async def count(self, email: str, address: str) -> None:
+        """Count an attempt, in a transaction of its own.
+
+        Raises:
+            TooManyRequests: with Retry-After, in seconds.
+        """
+        counted = []
+        async with self._sessions.begin() as aside:
+            connection = await aside.connection()
+            # In one order, so that two attempts cannot wait for each other.
+            for digest in sorted(self._digests(email, address)):
+                values = {"digest": digest, "window": self._window}
+                counted.append((await connection.execute(COUNT, values)).one())
+                if digest[0] == 0:
+                    await connection.execute(SWEEP, {"window": self._window})
+        waits = [wait for number, wait in counted if number > self._most_failures]
+        if waits:
+            seconds = max(1, math.ceil(max(waits).total_seconds()))
+            raise TooManyRequests("too many failed attempts", headers={"Retry-After": str(seconds)})
+
+    async def forgive(self, session: Session, email: str, address: str) -> None:
+        """Take a successful attempt back, and the account's failures with it."""
+        account, client = self._digests(email, address)
+        digest = col(SignInAttempt.digest)
+        connection = await session.connection()
+        await connection.execute(delete(SignInAttempt).where(digest == account))
+        await connection.execute(
+            update(SignInAttempt).where(digest == client).values(failures=failures - 1)
+        )
+
+    def _digests(self, email: str, address: str) -> tuple[bytes, bytes]:
+        # An IPv6 client has a whole /64 to choose its address from.
+        network = f"{ip_network(f'{address}/64', strict=False)}" if ":" in address else address
+        return self._digest(f"account {email}"), self._digest(f"address {network}")
+
+    def _digest(self, subject: str) -> bytes:
+        return hmac.digest(self._key, subject.encode(), hashlib.sha256)

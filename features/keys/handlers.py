@@ -1,0 +1,86 @@
+import hashlib
+import logging
+import secrets
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import Select, bindparam, func, or_, update
+from sqlalchemy.exc import SQLAlchemyError
+from sqlmodel import col, select
+
+from features.kernel.database import Session, SessionMaker
+from features.kernel.errors import NotFound, ServiceError
+from features.kernel.identity import Authenticator, Principal
+from features.kernel.paging import Page, Pager
+from features.kernel.reader import ReadPool, Rows
+from features.keys.models import Key, KeyCreate, KeyCreated, KeyHolder, KeyPublic, users
+
+PREFIX = "jul_"
+MINUTE = timedelta(minutes=1)
+used, expires = col(Key.last_used_at), col(Key.expires_at)
+IS_STALE = or_(used.is_(None), used < func.now() - MINUTE)
+OWN = select(Key).where(Key.user_id == bindparam("user_id"))
+HOLDER: Select[*tuple[Any, ...]] = (
+    select(users.c.id, users.c.role, col(Key.id).label("key_id"), IS_STALE.label("is_stale"))
+    .join_from(Key, users, col(Key.user_id) == users.c.id)
+    .where(
+        Key.digest == bindparam("digest"),
+        users.c.is_active,
+        or_(expires.is_(None), expires > func.now()),
+    )
+)
+TOUCH = (
+    update(Key).where(col(Key.id) == bindparam("key_id"), IS_STALE).values(last_used_at=func.now())
+)
+logger = logging.getLogger(__name__)
+
+
+async def list_keys(reader: ReadPool, me: Principal, pager: Pager) -> Page[KeyPublic]:
+    return await pager.fetch(reader, KeyPublic, OWN, "-id", user_id=me.id)
+
+
+async def create_key(session: Session, me: Principal, data: KeyCreate) -> KeyCreated:
+    secret = PREFIX + secrets.token_urlsafe(32)
+    key = Key(
+        **data.model_dump(), user_id=me.id, prefix=secret[: len(PREFIX) + 8], digest=_digest(secret)
+    )
+    session.add(key)
+    await session.flush()
+    return KeyCreated(**key.model_dump(), key=secret)
+
+
+async def delete_key(session: Session, me: Principal, key_id: int) -> None:
+    key = await session.get(Key, key_id)
+    if key is None or key.user_id != me.id:
+        raise NotFound("key", key_id)
+    await session.delete(key)
+    await session.flush()
+
+
+def make_key_authenticator(sessions: SessionMaker) -> Authenticator:
+    """The kernel's way from an API key to its principal."""
+
+    async def authenticate(rows: Rows, secret: str) -> Principal | None:
+        holder = await rows.first(KeyHolder, HOLDER, digest=_digest(secret))
+        if holder is None:
+            return None
+        if holder.is_stale:
+            await _touch(sessions, holder.key_id)
+        return Principal(holder.id, holder.role)
+
+    return authenticate
+
+
+async def _touch(sessions: SessionMaker, key_id: int) -> None:
+    # At most once a minute, beside the request: it was used even if the request fails, and the
+    # request must not fail for it.
+    try:
+        async with sessions.begin() as aside:
+            await (await aside.connection()).execute(TOUCH, {"key_id": key_id})
+    except (SQLAlchemyError, ServiceError):
+        logger.warning("could not note the use of a key", exc_info=True)
+
+
+def _digest(secret: str) -> bytes:
+    # Its 256 random bits need no slow hash.
+    return hashlib.sha256(secret.encode(errors="replace")).digest()

@@ -1,0 +1,27 @@
+from features.kernel.boundary import Router
+from features.kernel.database import Session
+from features.kernel.identity import CurrentUser
+from features.kernel.models import Id
+from features.kernel.paging import Page, Paging
+from features.kernel.reader import Reader
+from features.keys import handlers
+from features.keys.models import KeyCreate, KeyCreated, KeyPublic
+
+router = Router(prefix="/keys", tags=["keys"])
+
+
+@router.post("", status_code=201)
+async def create_key(data: KeyCreate, me: CurrentUser, session: Session) -> KeyCreated:
+    """Make an API key for a machine. `key` is shown here and never again."""
+    return await handlers.create_key(session, me, data)
+
+
+@router.get("")
+async def list_keys(me: CurrentUser, reader: Reader, paging: Paging) -> Page[KeyPublic]:
+    return await handlers.list_keys(reader, me, paging)
+
+
+@router.delete("/{key_id}", status_code=204)
+async def delete_key(key_id: Id, me: CurrentUser, session: Session) -> None:
+    """Delete a key. It is dead at once."""
+    await handlers.delete_key(session, me, key_id)

@@ -1,0 +1,203 @@
+"""A write whose connection to the database breaks: what it answers, and what is stored."""
+
+import asyncio
+
+import httpx
+import pytest
+from pydantic import SecretStr
+
+from features.kernel.errors import Problem
+from features.kernel.settings import Settings
+from service import create_app
+from tests.faults.proxy import Fault, Proxy
+from tests.fixtures import Caller
+from tests.operations import Sampler, writes
+from tests.processes import until
+
+WRITES = writes(create_app(Settings(_env_file=None)))
+ROUNDS = 20
+TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+IN_TRANSACTION = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE application_name = 'julienne' AND datname = current_database()
+    AND state LIKE 'idle in transaction%'
+"""
+
+every_write = pytest.mark.parametrize("write", WRITES, ids=str)
+every_cut = pytest.mark.parametrize("cut", [Fault.CUT_BEFORE, Fault.CUT_AFTER], ids=str)
+
+
+@pytest.fixture(scope="module")
+async def way(database_url):
+    async with Proxy(database_url) as way:
+        yield way
+
+
+@pytest.fixture(scope="module")
+async def served(settings, way):
+    """The service behind the proxy. A connection that leaks is its last: it has no other."""
+    limits = {"pool_size": 1, "max_overflow": 0, "read_pool_size": 1}
+    changes = {"database_url": SecretStr(way.url), **limits}
+    app = create_app(settings.model_copy(update=changes))
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+@pytest.fixture
+async def sampler(served, way, sign_up):
+    admin = await sign_up("Sampler", "admin")
+    transport = httpx.ASGITransport(served, raise_app_exceptions=False)
+    async with Caller(transport=transport, base_url="http://test", headers=admin.headers) as caller:
+        yield Sampler(served, caller)
+
+
+@pytest.fixture(autouse=True)
+async def no_connection_leaks(served, way, sampler, sql):
+    """After whatever a test has broken, the service reads and writes, and holds nothing."""
+
+    async def nobody_is_in_a_transaction():
+        return await sql.fetchval(IN_TRANSACTION) == 0
+
+    yield
+    way.disarm()
+    assert (await sampler.caller.get("/items")).status_code == 200
+    assert (await sampler.caller.post("/items", json={"title": "after"})).status_code == 201
+    await until(nobody_is_in_a_transaction, 2)
+    assert served.state.sessions.kw["bind"].pool.checkedout() == 0
+
+
+@pytest.fixture
+def rows(sql):
+    """All rows of all tables, the keys' too, to compare."""
+
+    async def rows():
+        tables = [row[0] for row in await sql.fetch(TABLES)]
+        return {name: await sql.fetch(f"SELECT * FROM {name} ORDER BY 1") for name in tables}
+
+    return rows
+
+
+def is_told_as_unavailable(answer):
+    problem = Problem.model_validate_json(answer.content)
+    return (
+        answer.status_code == problem.status == 503
+        and answer.headers["content-type"] == "application/problem+json"
+        and int(answer.headers["retry-after"]) >= 1
+    )
+
+
+async def is_replay(answer, sql):
+    """Whether the answer is the first one again, or says that this one held a secret."""
+    if await sql.fetchval("SELECT body IS NULL FROM idempotency_keys"):
+        return answer.status_code == 409
+    return answer.is_success and answer.headers.get("idempotent-replayed") == "true"
+
+
+@every_write
+async def test_a_write_whose_commit_never_arrived_is_no_success(sampler, way, rows, write):
+    url = await sampler.url(write)
+    before = await rows()
+    way.arm(Fault.CUT_BEFORE)
+    answer = await sampler.call(write, url)
+    assert await rows() == before
+    assert is_told_as_unavailable(answer) if way.struck.is_set() else answer.is_success
+
+
+@every_write
+async def test_a_write_whose_commit_was_not_answered_is_no_success(sampler, way, rows, write):
+    url = await sampler.url(write)
+    before = await rows()
+    way.arm(Fault.CUT_AFTER)
+    answer = await sampler.call(write, url)
+    if way.struck.is_set():
+        assert await rows() != before
+        assert is_told_as_unavailable(answer)
+    else:  # there was nothing to commit
+        assert await rows() == before
+        assert answer.is_success
+
+
+@every_write
+async def test_a_key_whose_commit_never_arrived_is_fresh(sampler, way, rows, sql, write):
+    url, body = await sampler.url(write), write.sample()
+    before = await rows()
+    way.arm(Fault.CUT_BEFORE)
+    cut = await sampler.call(write, url, body, Idempotency_Key="a-key")
+    assert is_told_as_unavailable(cut)
+    assert await rows() == before
+    done = await sampler.call(write, url, body, Idempotency_Key="a-key")
+    assert done.is_success
+    assert "idempotent-replayed" not in done.headers
+    after = await rows()
+    assert after != before
+    assert await is_replay(await sampler.call(write, url, body, Idempotency_Key="a-key"), sql)
+    assert await rows() == after
+
+
+@every_write
+async def test_a_key_whose_commit_was_not_answered_is_replayed(sampler, way, rows, sql, write):
+    url, body = await sampler.url(write), write.sample()
+    before = await rows()
+    way.arm(Fault.CUT_AFTER)
+    cut = await sampler.call(write, url, body, Idempotency_Key="a-key")
+    assert is_told_as_unavailable(cut)
+    after = await rows()
+    assert after != before
+    assert await is_replay(await sampler.call(write, url, body, Idempotency_Key="a-key"), sql)
+    assert await rows() == after
+
+
+@every_cut
+async def test_twenty_cuts_at_commit_lose_nothing_and_double_nothing(sampler, way, sql, cut):
+    stored = "SELECT count(*) FROM items WHERE title = $1"
+    for round_ in range(ROUNDS):
+        unkeyed, keyed = {"title": f"unkeyed {round_}"}, {"title": f"keyed {round_}"}
+        key = {"Idempotency-Key": f"key-{round_}"}
+        way.arm(cut)
+        assert is_told_as_unavailable(await sampler.caller.post("/items", json=unkeyed))
+        assert await sql.fetchval(stored, unkeyed["title"]) == (cut is Fault.CUT_AFTER)
+        way.arm(cut)
+        first = await sampler.caller.post("/items", json=keyed, headers=key)
+        assert is_told_as_unavailable(first)
+        again = await sampler.caller.post("/items", json=keyed, headers=key)
+        assert again.status_code == 201
+        assert ("idempotent-replayed" in again.headers) == (cut is Fault.CUT_AFTER)
+        assert await sql.fetchval(stored, keyed["title"]) == 1
+
+
+@every_cut
+async def test_a_cut_at_commit_harms_no_neighbour(sampler, way, sql, cut):
+    titles = [f"neighbour {number}" for number in range(ROUNDS)]
+    way.arm(cut)
+    answers = await asyncio.gather(
+        *[sampler.caller.post("/items", json={"title": title}) for title in titles]
+    )
+    failed = [answer for answer in answers if answer.status_code != 201]
+    assert len(failed) == 1
+    assert is_told_as_unavailable(failed[0])
+    assert await sql.fetchval("SELECT count(*) FROM items") == ROUNDS - (cut is Fault.CUT_BEFORE)
+
+
+@every_write
+async def test_a_cut_before_commit_is_not_noticed(sampler, way, rows, write):
+    url, body = await sampler.url(write), write.sample()
+    before = await rows()
+    way.arm(Fault.CUT_BEFORE, moment=1)
+    answer = await sampler.call(write, url, body, Idempotency_Key="a-key")
+    assert way.struck.is_set()
+    assert answer.is_success
+    assert "idempotent-replayed" not in answer.headers
+    assert await rows() != before
+
+
+async def test_a_cut_at_any_moment_before_commit_is_not_noticed(sampler, way, sql):
+    for moment in range(100):
+        way.arm(Fault.CUT_BEFORE, moment)
+        key = {"Idempotency-Key": f"key-{moment}"}
+        answer = await sampler.caller.post("/items", json={"title": "Soup"}, headers=key)
+        assert answer.status_code == 201
+        assert "idempotent-replayed" not in answer.headers
+        assert await sql.fetchval("SELECT count(*) FROM items") == moment + 1
+        if not way.struck.is_set():
+            break
+    assert 5 <= moment < 99  # BEGIN, the caller, the key, the item, the key's answer
