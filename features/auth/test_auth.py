@@ -1,6 +1,8 @@
 import asyncio
 import base64
 import json
+import statistics
+import time
 from datetime import timedelta
 
 import jwt
@@ -277,3 +279,16 @@ async def test_another_scheme_or_two_credentials_are_refused(client, alice):
         [("Authorization", token), ("X-API-Key", "jul_x")],
     ):
         assert (await client.get("/users/me", headers=headers)).status_code == 401
+
+
+async def test_an_unknown_address_takes_as_long_as_a_wrong_password(serve, alice):
+    taken = {"alice@example.com": [], "nobody@example.com": []}
+    async with serve(sign_in_failures=1000) as client:
+        for number in range(2 * 20):
+            email = list(taken)[number % 2]
+            started = time.perf_counter()
+            await sign_in(client, email, "wrong password")
+            taken[email].append(time.perf_counter() - started)
+    wrong, unknown = map(statistics.median, taken.values())
+    # Without a hash to verify it would be a tenth; machines are too noisy for a narrow bound.
+    assert 0.5 < unknown / wrong < 2

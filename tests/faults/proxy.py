@@ -34,7 +34,8 @@ class Proxy:
         self.url = f"postgresql://postgres@127.0.0.1:{port}{parts.path}?sslmode=disable"
         self.struck = asyncio.Event()
         self._fault: Fault | None = None
-        self._moment = COMMIT
+        self._moment, self._skipped = COMMIT, 0
+        self.commits = 0
         self._connections: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -47,9 +48,9 @@ class Proxy:
             connection.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
-    def arm(self, fault: Fault, moment: int = COMMIT) -> None:
-        """Fail once, at the moment of any connection that comes to it first."""
-        self._fault, self._moment = fault, moment
+    def arm(self, fault: Fault, moment: int = COMMIT, *, skip: int = 0) -> None:
+        """Fail once: when the moment comes on any connection, after `skip` times when it passes."""
+        self._fault, self._moment, self._skipped = fault, moment, skip
         self.struck.clear()
 
     def disarm(self) -> None:
@@ -69,7 +70,8 @@ class Proxy:
         try:
             async for message in _messages(client):
                 moment = _moment_of(message, moment)
-                if self._fault and moment == self._moment:
+                self.commits += moment == COMMIT
+                if self._is_due(moment):
                     answers.cancel()  # none is under way: the client had them all before this
                     await asyncio.wait([answers])
                     await self._strike(message, client, server, forth)
@@ -79,6 +81,12 @@ class Proxy:
             answers.cancel()
             forth.transport.abort()
             back.transport.abort()
+
+    def _is_due(self, moment: int) -> bool:
+        if self._fault is None or moment != self._moment:
+            return False
+        self._skipped -= 1
+        return self._skipped < 0
 
     async def _strike(
         self,

@@ -75,7 +75,7 @@ class Ledger:
             if answer.status_code >= 400:
                 self.outcomes[str(answer.status_code)] += 1
                 problem = Problem.model_validate_json(answer.content)
-                assert problem.status == answer.status_code < 500 or answer.status_code == 503
+                assert problem.status == answer.status_code in {409, 412, 503}
                 if answer.status_code in {409, 503}:
                     continue
             self.outcomes["replayed"] += "idempotent-replayed" in answer.headers
@@ -116,8 +116,14 @@ async def kill_a_worker(service, ledger, due):
     async def may_kill():
         return len(ledger.acked) >= due and bool(started(service))
 
-    await until(may_kill, 10)
+    await until(may_kill, 20)
     os.kill(started(service)[0], signal.SIGKILL)
+
+
+async def together(*doings):
+    async with asyncio.timeout(40), asyncio.TaskGroup() as tasks:
+        for doing in doings:
+            tasks.create_task(doing)
 
 
 async def test_whatever_is_acknowledged_while_workers_are_killed_is_stored_once(service, stored):
@@ -131,14 +137,12 @@ async def test_whatever_is_acknowledged_while_workers_are_killed_is_stored_once(
         for kill in range(1, KILLS + 1):
             await kill_a_worker(service, ledger, due=kill * WRITES // (KILLS + 1))
 
-    async with asyncio.timeout(22):
-        await asyncio.gather(killer(), *[client() for _ in range(CLIENTS)])
+    await together(killer(), *[client() for _ in range(CLIENTS)])
     titles = [row["title"] for row in await stored.fetch("SELECT title FROM items")]
     assert sorted(titles) == sorted(ledger.acked)
     assert len(set(titles)) == WRITES
-    keys = await stored.fetch("SELECT status, body FROM idempotency_keys")
-    assert len(keys) == WRITES
-    assert {key["status"] for key in keys} == {201}
+    keys = await stored.fetch("SELECT status FROM idempotency_keys")
+    assert [key["status"] for key in keys] == [201] * WRITES
     assert ledger.outcomes["cut"] >= KILLS  # or nobody was in the way
 
 
@@ -158,8 +162,7 @@ async def test_increments_while_a_worker_is_killed_lose_none(service, stored):
                 return
 
     total = INCREMENTERS * INCREMENTS
-    async with asyncio.timeout(22):
-        await asyncio.gather(killer(), *[client() for _ in range(INCREMENTERS)])
+    await together(killer(), *[client() for _ in range(INCREMENTERS)])
     row = await stored.fetchrow("SELECT title, version FROM items")
     assert (row["title"], row["version"]) == (str(total), total + 1)
     assert sorted(map(int, ledger.acked)) == list(range(1, total + 1))
