@@ -19,7 +19,8 @@ from tests.fixtures import PASSWORD
 # Exactly, for each slice. A higher number is a slower service: think twice before writing it down.
 COSTS = {
     "health": [("GET /livez", None, 0), ("GET /readyz", None, 1)],
-    "auth": [("POST /auth/token", {"username": "admin@example.com", "password": PASSWORD}, 1)],
+    "auth": [("POST /auth/token", {"username": "admin@example.com", "password": PASSWORD}, 8)],
+    "keys": [("POST /keys", {"name": "Robot"}, 4), ("GET /keys", None, 2)],
     "users": [
         ("POST /users", {"email": "{n}@b.org", "full_name": "Eve", "password": PASSWORD}, 3),
         ("GET /users", None, 2),

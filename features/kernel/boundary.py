@@ -6,25 +6,20 @@ a dependency, after its `yield`, happens when the client already has its 201.)
 """
 
 import asyncio
-import json
 import random
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import wraps
 from inspect import iscoroutinefunction
 from typing import Any
 
-from fastapi import APIRouter, Request, Response, params
+from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from sqlalchemy import text
 from sqlalchemy.orm.exc import StaleDataError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from features.kernel.errors import (
-    BadRequest,
-    PreconditionFailed,
-    Unavailable,
-    UnsupportedMediaType,
-)
+from features.kernel.bodies import Handler, with_checked_body
+from features.kernel.errors import PreconditionFailed, Unavailable
 from features.kernel.idempotency import claim, keep, read_key
 from features.kernel.identity import find_principal
 from features.kernel.openapi import declared_errors, document_headers, holds_secret, is_write
@@ -33,9 +28,6 @@ from features.kernel.sqlstate import is_disconnect, is_retryable, translate
 
 ATTEMPTS = 3
 DRY_RUN = "tx=rollback"
-JSON = "application/json"
-FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class BoundaryRoute(APIRoute):
@@ -49,8 +41,7 @@ class BoundaryRoute(APIRoute):
     def get_route_handler(self) -> Handler:
         handler = super().get_route_handler()
         if self.body_field is not None:
-            is_form = isinstance(self.body_field.field_info, params.Form)
-            handler = _with_checked_body(handler, FORMS if is_form else (JSON,))
+            handler = with_checked_body(handler, self.body_field.field_info)
         if is_write(self):
             return _UnitOfWork(handler, holds_secret(self)).run
         return _read(handler)
@@ -150,20 +141,5 @@ def _noting(endpoint: Callable[..., Any]) -> Callable[..., Any]:
         result = await endpoint(*args, **kwargs)
         note_answer(result)
         return result
-
-    return run
-
-
-def _with_checked_body(handler: Handler, accepted: tuple[str, ...]) -> Handler:
-    async def run(request: Request) -> Response:
-        headers = request.headers
-        has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-        media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if has_body and media_type not in accepted:
-            raise UnsupportedMediaType(f"the body should be {' or '.join(accepted)}")
-        # Python's parser also reads UTF-16, UTF-32 and a byte order mark; RFC 8259 §8.1 has none.
-        if media_type == JSON and json.detect_encoding(await request.body()) != "utf-8":
-            raise BadRequest("the body should be UTF-8")
-        return await handler(request)
 
     return run

@@ -7,8 +7,29 @@ from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
+from pydantic import BaseModel, ConfigDict
 
-from features.kernel.errors import Problem
+
+class Mistake(BaseModel):
+    """One thing wrong with the request: where (`loc`), which rule (`type`), in words (`msg`)."""
+
+    loc: list[str | int]
+    type: str
+    msg: str
+
+
+class Problem(BaseModel):
+    """The body of every answer that is not a success (RFC 9457)."""
+
+    model_config = ConfigDict(extra="allow")
+
+    error: str
+    message: str
+    status: int
+    title: str
+    detail: str
+    request_id: str
+    errors: list[Mistake] | None = None
 
 
 def describe_api(app: FastAPI) -> None:

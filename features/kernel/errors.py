@@ -11,7 +11,6 @@ from typing import ClassVar
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
@@ -36,28 +35,6 @@ TITLES = {
     504: "Gateway Timeout",
 }
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-
-
-class Mistake(BaseModel):
-    """One thing wrong with the request: where (`loc`), which rule (`type`), in words (`msg`)."""
-
-    loc: list[str | int]
-    type: str
-    msg: str
-
-
-class Problem(BaseModel):
-    """The body of every answer that is not a success (RFC 9457)."""
-
-    model_config = ConfigDict(extra="allow")
-
-    error: str
-    message: str
-    status: int
-    title: str
-    detail: str
-    request_id: str
-    errors: list[Mistake] | None = None
 
 
 class ServiceError(Exception):

@@ -34,8 +34,7 @@ async def promote(email: str) -> str | None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m features.users", description=__doc__)
     commands = parser.add_subparsers(required=True)
-    command = commands.add_parser("promote", help="make a user an admin")
-    command.add_argument("email")
+    commands.add_parser("promote", help="make a user an admin").add_argument("email")
     try:
         promoted = asyncio.run(promote(parser.parse_args().email))
     except ServiceError as error:

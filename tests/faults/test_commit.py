@@ -111,9 +111,7 @@ def is_replay(answer, write):
 
 
 @every_write
-async def test_a_write_whose_commit_never_arrived_is_no_success(
-    sampler, prepare, way, rows, write
-):
+async def test_a_write_whose_commit_never_arrived_is_no_success(sampler, prepare, way, rows, write):
     url, body, aside = await prepare(write)
     before = await rows()
     way.arm(Fault.CUT_BEFORE, skip=aside)

@@ -17,7 +17,7 @@ WINDOW = bindparam("window", type_=Interval)
 IS_OVER = since < func.now() - WINDOW
 COUNT = (
     insert(SignInAttempt)
-    .values(digest=bindparam("digest"))
+    .values([{"digest": bindparam("account")}, {"digest": bindparam("client")}])
     .on_conflict_do_update(
         index_elements=["digest"],
         set_={
@@ -26,6 +26,12 @@ COUNT = (
         },
     )
     .returning(failures, (since + WINDOW - func.now()).cast(Interval))
+)
+digest = col(SignInAttempt.digest)
+FORGIVE = (
+    update(SignInAttempt)
+    .where(digest.in_([bindparam("account"), bindparam("client")]))
+    .values(failures=case((digest == bindparam("account"), 0), else_=failures - 1))
 )
 SWEEP = delete(SignInAttempt).where(IS_OVER)
 
@@ -51,15 +57,15 @@ class Throttle:
         Raises:
             TooManyRequests: with Retry-After, in seconds.
         """
-        counted = []
+        account, client = self._digests(email, address)
+        # In one order, so that two attempts cannot wait for each other.
+        first, second = sorted((account, client))
         async with self._sessions.begin() as aside:
             connection = await aside.connection()
-            # In one order, so that two attempts cannot wait for each other.
-            for digest in sorted(self._digests(email, address)):
-                values = {"digest": digest, "window": self._window}
-                counted.append((await connection.execute(COUNT, values)).one())
-                if digest[0] == 0:
-                    await connection.execute(SWEEP, {"window": self._window})
+            values = {"account": first, "client": second, "window": self._window}
+            counted = (await connection.execute(COUNT, values)).all()
+            if account[0] == 0:
+                await connection.execute(SWEEP, {"window": self._window})
         waits = [wait for number, wait in counted if number > self._most_failures]
         if waits:
             seconds = max(1, math.ceil(max(waits).total_seconds()))
@@ -68,12 +74,8 @@ class Throttle:
     async def forgive(self, session: Session, email: str, address: str) -> None:
         """Take a successful attempt back, and the account's failures with it."""
         account, client = self._digests(email, address)
-        digest = col(SignInAttempt.digest)
         connection = await session.connection()
-        await connection.execute(delete(SignInAttempt).where(digest == account))
-        await connection.execute(
-            update(SignInAttempt).where(digest == client).values(failures=failures - 1)
-        )
+        await connection.execute(FORGIVE, {"account": account, "client": client})
 
     def _digests(self, email: str, address: str) -> tuple[bytes, bytes]:
         # An IPv6 client has a whole /64 to choose its address from.
