@@ -6,7 +6,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
-from features.kernel.errors import Problem
+from features.kernel.docs import Problem
 from features.kernel.settings import Settings
 from service import create_app
 from tests.faults.proxy import Fault, Proxy

@@ -13,7 +13,7 @@ import asyncpg
 import httpx
 import pytest
 
-from features.kernel.errors import Problem
+from features.kernel.docs import Problem
 from tests.faults.proxy import Fault, Proxy
 from tests.processes import Service, checkout_in, serve, until
 
