@@ -107,7 +107,7 @@ def _stop_timer(connection: Connection, *_: Any) -> None:
         context.database_time += time.perf_counter() - connection.info["started"]
 
 
-def get_session(request: Request) -> AsyncSession:
+async def get_session(request: Request) -> AsyncSession:
     """The session of the request's unit of work.
 
     Raises:
@@ -119,8 +119,4 @@ def get_session(request: Request) -> AsyncSession:
     return session
 
 
-async def _session(request: Request) -> AsyncSession:
-    return get_session(request)
-
-
-Session = Annotated[AsyncSession, Depends(_session)]
+Session = Annotated[AsyncSession, Depends(get_session)]

@@ -149,14 +149,10 @@ async def _speak_json(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
 async def _keep_state(_: object) -> None: ...
 
 
-def get_reader(request: Request) -> ReadPool:
+async def get_reader(request: Request) -> ReadPool:
     """The service's reader."""
     reader: ReadPool = request.app.state.reader
     return reader
 
 
-async def _reader(request: Request) -> ReadPool:
-    return get_reader(request)
-
-
-Reader = Annotated[ReadPool, Depends(_reader)]
+Reader = Annotated[ReadPool, Depends(get_reader)]
