@@ -339,7 +339,7 @@ def bodies(route: RouteContext) -> Iterator[str]:
 def sessions(route: RouteContext) -> Iterator[str]:
     calls = {part.call for part in flatten(route.dependant)}
     reads = {"GET", "HEAD"} & (route.methods or set())
-    if reads and calls & {database.get_session, database._session}:
+    if reads and database.get_session in calls:
         yield "reads, and has a session to write with"
 
 
