@@ -77,10 +77,11 @@ class Operation:
         if self.name in SAMPLES:
             return SAMPLES[self.name](next(_numbers))
         properties = self.body.get("properties", {})
-        return {name: self._value(self.resolve(schema)) for name, schema in properties.items()}
+        return {name: self.value(schema) for name, schema in properties.items()}
 
-    def _value(self, schema: dict[str, Any]) -> Any:
-        number = next(_numbers)
+    def value(self, schema: dict[str, Any]) -> Any:
+        """A valid value of the field or parameter."""
+        schema, number = self.resolve(schema), next(_numbers)
         kind = schema.get("format") or schema.get("type")
         values: dict[str | None, Any] = {
             "email": f"sample{number}@example.com",

@@ -36,7 +36,7 @@ class BoundaryRoute(APIRoute):
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, _noting(endpoint), **options)
         self.responses = {**declared_errors(self), **self.responses}
-        self.openapi_extra = document_headers(self)
+        self.openapi_extra = {**document_headers(self), **(self.openapi_extra or {})}
 
     def get_route_handler(self) -> Handler:
         handler = super().get_route_handler()

@@ -63,10 +63,11 @@ class IfMatch:
             return
         context = current_context()
         answered = (context.row_id, context.version) if context else (None, None)
-        row_id = next(reversed(self._path_params.values()), answered[0])
-        about = [version for (_, id_), version in self._before.items() if str(id_) == str(row_id)]
+        named = {str(answered[0]), *list(self._path_params.values())[-1:]}
+        about = [version for (_, id_), version in self._before.items() if str(id_) in named]
         # Nothing was changed: then the answer shows the version that is there.
-        versions = about or [version for version in answered[1:] if version is not None]
+        unchanged = [version for version in answered[1:] if version is not None]
+        versions = about or list(self._before.values()) or unchanged
         if not versions or not all(_matches(self._tags, f'"{each}"') for each in versions):
             raise PreconditionFailed(STALE)
 

@@ -1,0 +1,163 @@
+"""Values that break services, for every place where a client can put one."""
+
+import json
+from collections.abc import Iterator
+
+LONG = 1_000_000  # characters: just below the limit of a body, so that the field has to refuse it
+DEEP = (20, 100, 1_000, 100_000)  # levels
+
+# For fields and parameters, whatever their type.
+TEXTS = {
+    "empty": "",
+    "blank": " \t\r\n",
+    "NUL": "a\x00b",
+    "control": "\x01\x1b[2J\x7f",
+    "lone surrogate": "a\ud800b",
+    "not a character": "\uffff\U0010ffff",
+    "right to left": "\u202e\u0627\u0644\u200f",
+    "zero width": "\u200b\u2060\ufeff",
+    "decomposed": "e\u0301" * 20,
+    "astral": "\U0001f955" * 20,
+    "line separators": "\u2028\u2029\u0085",
+    "2^31": str(2**31),
+    "-2^31 - 1": str(-(2**31) - 1),
+    "2^63 - 1": str(2**63 - 1),
+    "2^63": str(2**63),
+    "-2^63": str(-(2**63)),
+    "-2^63 - 1": str(-(2**63) - 1),
+    "4301 digits": "9" * 4301,
+    "underscore": "1_0",
+    "plus": "+1",
+    "minus zero": "-0",
+    "padded": " 1 ",
+    "Arabic digit": "\u0661",
+    "float": "1.0",
+    "exponent": "1e999",
+    "hexadecimal": "0x10",
+    "NaN": "NaN",
+    "Infinity": "Infinity",
+    "-Infinity": "-Infinity",
+    "year 1": "0001-01-01T00:00:00+14:00",
+    "year 9999": "9999-12-31T23:59:59-14:00",
+    "year 10000": "10000-01-01T00:00:00Z",
+    "naive time": "2030-01-02T03:04:05",
+    "leap second": "2030-06-30T23:59:60Z",
+    "timestamp": "99999999999999999999",
+    "infinity": "infinity",
+    "epoch": "epoch",
+    "true": "true",
+    "null": "null",
+    "format": "%s%n{0}{{}}${x}%00",
+    "path": "../../etc/passwd",
+    "header": "x\r\nSet-Cookie: a=b",
+    "markup": "<script>alert(1)</script>",
+    "wildcards": "%_\\%",
+    "mail": "a@b",
+    "quoted mail": '"a b"@example.com',
+    "mail to Unicode": "\u00fc@b\u00fccher.example.com",
+}
+# What only JSON has, as it is written.
+LITERALS = {
+    "null": "null",
+    "true": "true",
+    "false": "false",
+    "0": "0",
+    "-0": "-0",
+    "-0.0": "-0.0",
+    "1.5": "1.5",
+    "2^31": str(2**31),
+    "-2^31 - 1": str(-(2**31) - 1),
+    "2^63 - 1": str(2**63 - 1),
+    "2^63": str(2**63),
+    "-2^63 - 1": str(-(2**63) - 1),
+    "4301 digits": "9" * 4301,
+    "NaN": "NaN",
+    "Infinity": "Infinity",
+    "-Infinity": "-Infinity",
+    "1e999": "1e999",
+    "[]": "[]",
+    "[null]": "[null]",
+    "{}": "{}",
+    "operator": '{"$ne": null}',
+    "prototype": '{"__proto__": {"x": 1}}',
+    "nested": "[" * 50 + "]" * 50,
+    "many": json.dumps(list(range(10_000))),
+}
+INJECTIONS = [
+    "'",
+    "''",
+    '"',
+    "';",
+    "' OR '1'='1",
+    "' OR 1=1 --",
+    "' OR 1=1 /*",
+    '" OR "1"="1',
+    "1 OR 1=1",
+    "1; SELECT pg_sleep(10)",
+    "'; DROP TABLE users; --",
+    "'; DELETE FROM items; --",
+    "'; UPDATE users SET role = 'admin'; --",
+    "' UNION SELECT id, password_hash FROM users --",
+    "' AND 1=CAST((SELECT password_hash FROM users LIMIT 1) AS int) --",
+    "') OR ('1'='1",
+    "' || pg_sleep(10) || '",
+    "$$; SELECT pg_sleep(10); $$",
+    "\\' OR 1=1 --",
+    "\u02bc OR 1=1 --",
+    "%' OR '1'='1' ESCAPE '!",
+    "id; DROP TABLE users",
+]
+
+
+def texts(longest: int | None) -> Iterator[str]:
+    """The hostile texts, and some of a length that a field of this `maxLength` has to refuse."""
+    yield from TEXTS.values()
+    if longest:
+        yield from ("x" * (longest + 1), "\U0001f955" * (longest + 1), "e\u0301" * longest)
+
+
+def fragments(longest: int | None) -> Iterator[str]:
+    """Hostile values as they are written in a JSON document."""
+    yield from LITERALS.values()
+    yield from map(json.dumps, texts(longest))
+    yield json.dumps("x" * LONG)
+
+
+def documents(field: str) -> Iterator[bytes]:
+    """JSON documents that no operation takes; `field` is the name of one that it knows."""
+    for levels in DEEP:
+        yield b"[" * levels + b"]" * levels
+        yield b"[" * levels
+        yield b'{"a":' * levels + b"1" + b"}" * levels
+        yield f'{{"{field}": '.encode() + b"[" * levels + b"]" * levels + b"}"
+    yield from (
+        b"",
+        b" ",
+        b"null",
+        b"true",
+        b"0",
+        b'""',
+        b"[]",
+        b"NaN",
+        b"{",
+        b"}",
+        b"\x00",
+        b"{}x",
+    )
+    yield from (
+        b"{'a': 1}",
+        b'{"a": 1,}',
+        b'{"a": 1} {"a": 2}',
+        b"// x\n{}",
+        b'{"a": 01}',
+        b"{1: 2}",
+    )
+    yield f'{{"{field}": {"9" * 5000}}}'.encode()
+    yield f'{{"{field}": "a", "{field}": null}}'.encode()
+    yield f'{{"{field}": "\\ud800"}}'.encode()
+    yield f'{{"\\ud800": 1, "{field}": "a"}}'.encode()
+    yield f'{{"{field}": "'.encode() + b"\xc3\x28" + b'"}'
+    yield b"\xef\xbb\xbf" + f'{{"{field}": "a"}}'.encode()
+    yield from (f'{{"{field}": "a"}}'.encode(each) for each in ("utf-16", "utf-16-be", "utf-32"))
+    yield json.dumps({f"unknown{number}": number for number in range(10_000)}).encode()
+    yield json.dumps({"k" * 100_000: 1}).encode()

@@ -1,0 +1,430 @@
+"""What every operation owes its clients, walked over the OpenAPI document.
+
+A slice is covered by being mounted. Whatever is asked here, `ask` also holds the answer against
+the document: its status is declared, and a failure has the one form.
+"""
+
+import asyncio
+import gzip
+import json
+import time
+from itertools import chain
+from urllib.parse import quote_from_bytes, urlencode
+
+import pytest
+from sqlalchemy import UniqueConstraint, func, select
+from sqlmodel import SQLModel
+
+from features.kernel.errors import TITLES
+from features.kernel.settings import Settings
+from service import create_app
+from tests.hostile import INJECTIONS, documents, fragments, texts
+from tests.operations import Sampler, operations
+
+OPERATIONS = list(operations(create_app(Settings(_env_file=None))))
+FORM = {"error", "message", "status", "title", "detail", "request_id"}
+JSON = {"Content-Type": "application/json"}
+AT_ONCE = 8  # requests
+# What a request leaves behind although it fails.
+ASIDE = ("idempotency_keys", "sign_in_attempts")
+TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+COLUMNS = """
+    SELECT DISTINCT column_name FROM information_schema.columns
+    WHERE table_schema = 'public' AND table_name NOT IN ('alembic_version', 'idempotency_keys')
+"""
+REFUSE = """
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE 'a GET wrote'; END $$
+"""
+
+
+def every(chosen):
+    return pytest.mark.parametrize("operation", chosen, ids=str)
+
+
+BODIES = [each for each in OPERATIONS if each.body]
+DOCUMENTS = [each for each in BODIES if not each.is_form]
+GETS = [each for each in OPERATIONS if each.method == "GET"]
+LISTS = [each for each in GETS if "cursor" in each.parameters("query")]
+# A parameter that takes text, and what it is called.
+PATHS = sorted({each.path for each in OPERATIONS})
+
+
+def unique_columns():
+    """The columns that no two rows of a table may share."""
+    for table in SQLModel.metadata.tables.values():
+        for rule in (*table.constraints, *table.indexes):
+            if isinstance(rule, UniqueConstraint) or getattr(rule, "unique", False):
+                yield {column.name for column in rule.columns}
+
+
+CREATES = [
+    each
+    for each in DOCUMENTS
+    if each.method == "POST"
+    and any(columns <= each.body["properties"].keys() for columns in unique_columns())
+]
+
+
+@pytest.fixture(scope="module")
+async def running_app(settings):
+    """The service, which lets sign-ins fail as often as these tests make them."""
+    app = create_app(settings.model_copy(update={"sign_in_failures": 1_000_000}))
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+@pytest.fixture
+async def sampler(app, sign_up):
+    return Sampler(app, await sign_up("Sampler", "admin"))
+
+
+@pytest.fixture
+def rows(sql):
+    """The rows of all tables, to compare."""
+
+    async def rows():
+        names = [row[0] for row in await sql.fetch(TABLES) if row[0] not in ASIDE]
+        return {
+            name: {tuple(row) for row in await sql.fetch(f"SELECT * FROM {name}")} for name in names
+        }
+
+    return rows
+
+
+@pytest.fixture
+def ask(sampler):
+    """Ask for an operation, and hold the answer against the document."""
+
+    async def ask(operation, url, **content):
+        answer = await sampler.caller.request(operation.method, url, **content)
+        keeps_its_word(operation, answer)
+        return answer
+
+    return ask
+
+
+def keeps_its_word(operation, answer):
+    status = answer.status_code
+    assert str(status) in operation.spec["responses"], (operation, status, answer.text[:300])
+    assert status < 500, (operation, answer.text[:300])
+    assert answer.headers["x-request-id"]
+    if status >= 400:
+        problem = answer.json()
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert problem.keys() >= FORM
+        assert (problem["status"], problem["title"]) == (status, TITLES[status])
+        assert problem["request_id"] == answer.headers["x-request-id"]
+        # Nothing is echoed, but for names.
+        assert len(answer.content) < 4096
+        assert "x" * 100 not in answer.text
+
+
+async def all_of(requests):
+    """Run the requests, a few at a time."""
+    limit = asyncio.Semaphore(AT_ONCE)
+
+    async def run(request):
+        async with limit:
+            return await request
+
+    return await asyncio.gather(*[run(request) for request in requests])
+
+
+async def lists_are_whole(sampler, ask):
+    """A row that cannot be read would break every list that it is in."""
+    for operation in LISTS:
+        answer = await ask(operation, operation.path, params={"limit": 100})
+        assert answer.status_code == 200
+
+
+# Hostile values.
+
+
+@every([each for each in OPERATIONS if each.parameters("path") or each.parameters("query")])
+async def test_no_parameter_breaks_an_operation(sampler, ask, operation):
+    url, body = await sampler.url(operation), await sampler.body(operation)
+    content = {"json": body} if body else {}
+    urls = [
+        f"{url}?{quoted(name)}={quoted(text)}"
+        for name, schema in operation.parameters("query").items()
+        for text in texts(schema.get("maxLength"))
+    ]
+    for name in operation.parameters("path"):
+        before, after = operation.path.split(f"{{{name}}}")
+        # An empty one, or one with a slash, makes another path.
+        urls += [f"{before}{quoted(text)}{after}" for text in texts(None) if "/" not in text > ""]
+    answers = await all_of([ask(operation, each, **content) for each in urls])
+    assert len(answers) >= 40
+    await lists_are_whole(sampler, ask)
+
+
+def quoted(text):
+    return quote_from_bytes(text.encode(errors="surrogatepass"), safe="")
+
+
+@every(BODIES)
+async def test_no_value_of_a_field_breaks_an_operation(sampler, ask, operation):
+    url, known = await sampler.url(operation), await sampler.body(operation)
+    bodies = []
+    for field, schema in operation.body["properties"].items():
+        longest = operation.resolve(schema).get("maxLength")
+        values = texts(longest) if operation.is_form else fragments(longest)
+        bodies += [written(operation, known, field, value) for value in values]
+    answers = await all_of([ask(operation, url, **body) for body in bodies])
+    assert len(answers) >= 40
+    await lists_are_whole(sampler, ask)
+
+
+def written(operation, known, field, value):
+    """A request with this value in the field, and valid ones in the others."""
+    fresh = operation.sample()
+    body = fresh | {name: known[name] for name in ("username", "refresh_token") if name in known}
+    companions = operation.body.get("dependentRequired", {}).get(field, [])
+    properties = operation.body["properties"]
+    body |= {name: operation.value(properties[name]) for name in companions}
+    if operation.is_form:
+        form = {**body, field: value.encode(errors="surrogatepass")}
+        return {
+            "content": urlencode(form),
+            "headers": {"Content-Type": "application/x-www-form-urlencoded"},
+        }
+    members = {name: json.dumps(each) for name, each in body.items()} | {field: value}
+    document = ", ".join(f'"{name}": {each}' for name, each in members.items())
+    return {"content": f"{{{document}}}", "headers": JSON}
+
+
+@every(DOCUMENTS)
+async def test_no_document_breaks_an_operation(sampler, ask, rows, operation):
+    url = await sampler.url(operation)
+    field = next(iter(operation.body["properties"]))
+    before = await rows()
+    for document in documents(field):
+        spent = time.process_time()
+        answer = await ask(operation, url, content=document, headers=JSON)
+        assert time.process_time() - spent < 0.1
+        assert answer.status_code in (400, 413, 415, 422), document[:100]
+    assert await rows() == before
+
+
+@every(BODIES)
+async def test_a_body_of_another_kind_is_refused(sampler, ask, rows, operation):
+    url, body = await sampler.url(operation), await sampler.body(operation)
+    right = "application/x-www-form-urlencoded" if operation.is_form else "application/json"
+    content = (urlencode(body) if operation.is_form else json.dumps(body)).encode()
+    before = await rows()
+    zipped = {"Content-Type": right, "Content-Encoding": "gzip"}
+    answers = [await ask(operation, url, content=gzip.compress(content), headers=zipped)]
+    for kind in ("text/plain", "application/xml", "application/json+x", "", ";", "a" * 5000):
+        answers.append(await ask(operation, url, content=content, headers={"Content-Type": kind}))
+    answers.append(await ask(operation, url, content=content))
+    answers.append(await ask(operation, url, content=b" " * 1024 * 1025, headers=JSON))
+    assert {answer.status_code for answer in answers} <= {400, 413, 415, 422}
+    assert await rows() == before
+
+
+# Fields.
+
+
+@every(BODIES)
+async def test_a_required_field_is_there_and_is_not_null(sampler, ask, rows, operation):
+    url, body = await sampler.url(operation), await sampler.body(operation)
+    before = await rows()
+    kind = "data" if operation.is_form else "json"
+    for field in operation.body.get("required", []):
+        without = {name: value for name, value in body.items() if name != field}
+        for wrong in (without, body | {field: None}):
+            answer = await ask(operation, url, **{kind: wrong})
+            assert answer.status_code == 422
+            assert field in str(answer.json()["errors"][0]["loc"])
+    assert await rows() == before
+
+
+@every(DOCUMENTS)
+async def test_a_column_that_is_not_the_clients_cannot_be_set(sampler, ask, rows, sql, operation):
+    url = await sampler.url(operation)
+    columns = {row[0] for row in await sql.fetch(COLUMNS)} - operation.body["properties"].keys()
+    assert columns >= {"id", "version", "created_at"}
+    body = await sampler.body(operation)
+    before = await rows()
+    for column in (*columns, "is_admin", "__class__", "model_config"):
+        for value in (1, None):
+            answer = await ask(operation, url, json=body | {column: value})
+            assert answer.status_code == 422
+            assert answer.json()["errors"][0]["type"] == "extra_forbidden"
+    assert await rows() == before
+
+
+# The database judges.
+
+
+@every(CREATES)
+async def test_of_racing_twins_exactly_one_is_made(sampler, ask, operation):
+    for _ in range(5):
+        body = operation.sample()
+        answers = await all_of([ask(operation, operation.path, json=body) for _ in range(AT_ONCE)])
+        assert sorted(answer.status_code for answer in answers) == [201] + [409] * (AT_ONCE - 1)
+
+
+def test_there_is_something_to_race_for():
+    assert "POST /users" in map(str, CREATES)
+
+
+# Injections.
+
+
+@every(OPERATIONS)
+async def test_no_text_becomes_sql(sampler, ask, rows, operation):
+    url, known = await sampler.url(operation), await sampler.body(operation)
+    before = await rows()
+    asked = []
+    for name in operation.parameters("query"):
+        asked += [ask(operation, f"{url}?{name}={quoted(each)}") for each in INJECTIONS]
+    for name in operation.parameters("path"):
+        start, end = operation.path.split(f"{{{name}}}")
+        content = {"json": known} if known else {}
+        asked += [ask(operation, f"{start}{quoted(each)}{end}", **content) for each in INJECTIONS]
+    for answer in await all_of(asked):
+        assert answer.status_code in (404, 422) or answer.json()["items"] == []
+    assert await rows() == before
+
+    for name in operation.body["properties"] if operation.body else ():
+        values = INJECTIONS if operation.is_form else map(json.dumps, INJECTIONS)
+        asked = [ask(operation, url, **written(operation, known, name, each)) for each in values]
+        made = sum(answer.status_code == 201 for answer in await all_of(asked))
+        after = await rows()
+        changed = {table: after[table] ^ before[table] for table in after}
+        print(operation, name, made, {k: len(v) for k, v in changed.items()})
+        before = after
+
+
+# Lists.
+
+
+@pytest.fixture
+async def fill(sampler):
+    """Make rows for a list to show."""
+
+    async def fill(operation, count):
+        create = sampler.operations["POST", operation.path]
+        made = await all_of([sampler.call(create) for _ in range(count)])
+        assert {answer.status_code for answer in made} == {201}
+
+    return fill
+
+
+def orders(operation):
+    """The list's orders; None where there is but one."""
+    return operation.parameters("query").get("order", {}).get("enum", [None])
+
+
+def params(**given):
+    return {name: value for name, value in given.items() if value is not None}
+
+
+@every(LISTS)
+async def test_pages_are_complete_and_stay_so_while_rows_come(ask, fill, operation):
+    await fill(operation, 12)
+    for order in orders(operation):
+        whole = await page(ask, operation, order=order, limit=100)
+        assert len(whole["items"]) >= 12
+        seen, cursor = [], None
+        while len(seen) == 0 or cursor:
+            part = await page(ask, operation, order=order, limit=5, cursor=cursor)
+            seen += [row["id"] for row in part["items"]]
+            cursor = part["next_cursor"]
+            await fill(operation, 1)
+        ids = [row["id"] for row in whole["items"]]
+        assert [each for each in seen if each in ids] == ids
+        assert len(set(seen)) == len(seen)
+
+
+async def page(ask, operation, **given):
+    return (await ask(operation, operation.path, params=params(**given))).json()
+
+
+@every(LISTS)
+async def test_a_page_is_bounded(ask, fill, operation):
+    await fill(operation, 2)
+    most = operation.parameters("query")["limit"]["maximum"]
+    for limit in (0, -1, most + 1, 2**63, "x", ""):
+        answer = await ask(operation, operation.path, params={"limit": limit})
+        assert answer.status_code == 422
+    assert len((await page(ask, operation, limit=1))["items"]) == 1
+    assert (await ask(operation, operation.path, params={"limit": most})).status_code == 200
+
+
+@every(LISTS)
+async def test_a_forged_cursor_is_refused(ask, fill, operation):
+    await fill(operation, 2)
+    cursor = (await page(ask, operation, limit=1))["next_cursor"]
+    forged = [cursor[:at] + ("A" if cursor[at] != "A" else "B") + cursor[at + 1 :] for at in (0, 9)]
+    for bad in (*forged, cursor[1:], cursor[:-5], cursor * 2, "x", ""):
+        answer = await ask(operation, operation.path, params={"cursor": bad})
+        assert answer.status_code == 422
+
+
+@every(LISTS)
+async def test_a_list_of_many_takes_as_many_queries_as_a_list_of_one(ask, fill, operation):
+    await fill(operation, 1)
+    few = await ask(operation, operation.path)
+    await fill(operation, 19)
+    many = await ask(operation, operation.path)
+    assert len(many.json()["items"]) >= 20
+    assert queries(few) == queries(many)
+
+
+def queries(answer):
+    return answer.headers["server-timing"].split('desc="')[1].split('"')[0]
+
+
+# Reads.
+
+
+async def test_no_get_writes(sampler, ask, sql):
+    urls = [(each, await sampler.url(each)) for each in GETS]
+    await sql.execute(REFUSE)
+    try:
+        for (table,) in await sql.fetch(TABLES):
+            await sql.execute(
+                f"CREATE TRIGGER refuse BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {table}"
+                " FOR EACH STATEMENT EXECUTE FUNCTION refuse()"
+            )
+        for operation, url in urls:
+            assert (await ask(operation, url)).status_code == 200
+    finally:
+        await sql.execute("DROP FUNCTION refuse() CASCADE")
+
+
+@pytest.mark.parametrize("reader", ["reader", "probe"])
+async def test_what_a_get_reads_with_cannot_write(app, reader):
+    setting = func.current_setting("transaction_read_only").label("setting")
+    assert await getattr(app.state, reader).fetch(select(setting)) == [{"setting": "on"}]
+
+
+@every(GETS)
+async def test_head_is_get_without_the_body(sampler, operation):
+    url = await sampler.url(operation)
+    get, head = await sampler.caller.get(url), await sampler.caller.head(url)
+    assert (head.status_code, head.content) == (get.status_code, b"")
+    own = {"x-request-id", "server-timing"}
+    assert get.headers.keys() == head.headers.keys()
+    assert {n: v for n, v in get.headers.items() if n not in own} == {
+        n: v for n, v in head.headers.items() if n not in own
+    }
+
+
+# Methods.
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_a_path_has_the_methods_of_the_document_and_no_other(sampler, path):
+    documented = {each.method for each in OPERATIONS if each.path == path}
+    allowed = documented | ({"HEAD"} if "GET" in documented else set())
+    url = await sampler.url(next(each for each in OPERATIONS if each.path == path))
+    known = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY", "BREW"}
+    for method in known - allowed:
+        answer = await sampler.caller.request(method, url)
+        assert answer.status_code == 405, method
+        assert set(answer.headers["allow"].split(", ")) == allowed
+        assert answer.headers["content-type"] == "application/problem+json"
