@@ -39,17 +39,21 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         read_url = settings.replica_url or url
         secret = settings.signing_secret or kept_secret()
 
-        app.state.sessions = await open_(open_sessions(url, settings))
+        app.state.sessions = await open_(
+            open_sessions(url, settings, settings.pool_size, settings.max_overflow)
+        )
+        # Of their own, or a request that waits for one while it holds a session could wait forever.
+        asides = await open_(open_sessions(url, settings, size=2, overflow=0))
         app.state.reader = await open_(open_reader(read_url, settings, settings.read_pool_size))
         app.state.probe = await open_(open_reader(url, settings, size=1))
         app.state.http = await open_(httpx.AsyncClient(timeout=settings.http_timeout))
         app.state.passwords = PasswordVault()
         app.state.mac_key = hashlib.sha256(b"mac" + secret.encode()).digest()
 
-        app.state.issuer = make_issuer(settings, secret, app.state.sessions, app.state.passwords)
+        app.state.issuer = make_issuer(settings, secret, asides, app.state.passwords)
         app.state.authenticators = {
             "bearer": make_token_authenticator(app.state.issuer.signer),
-            "api_key": make_key_authenticator(app.state.sessions),
+            "api_key": make_key_authenticator(asides),
         }
         yield
 

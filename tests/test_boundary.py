@@ -146,9 +146,11 @@ async def test_a_dry_run_answers_as_if_and_changes_nothing(sampler, rows, sql, w
     assert rehearsal.headers["preference-applied"] == "tx=rollback"
     assert await rows() == before
     assert await sql.fetchval("SELECT count(*) FROM idempotency_keys") == 0
-    real = await sampler.call(write, url, body, Prefer="return=minimal")
+    real = await sampler.call(write, url, body, Prefer="return=minimal", Idempotency_Key="a-key")
     assert real.status_code == rehearsal.status_code
     assert "preference-applied" not in real.headers
+    another = await sampler.call(write, url, body, Prefer="tx=rollback", Idempotency_Key="a-key")
+    assert "idempotent-replayed" not in another.headers
 
 
 @every_write

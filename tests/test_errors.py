@@ -4,10 +4,13 @@ import json
 
 import httpx
 import pytest
+from fastapi import Response
 
+from features.items.models import Item
 from features.kernel.boundary import Router
 from features.kernel.database import Session
 from features.kernel.errors import problem
+from features.kernel.identity import CurrentUser
 from service import create_app
 
 FORM = {"error", "message", "status", "title", "detail", "request_id"}
@@ -36,6 +39,12 @@ async def faulty(settings, sql):
     @router.post("/session")
     async def fail_in_session(session: Session, statement: str) -> None:
         await (await session.connection()).exec_driver_sql(statement)
+
+    @router.post("/answer")
+    async def answer_with_an_error(session: Session, me: CurrentUser) -> Response:
+        session.add(Item(title="x", owner_id=me.id))
+        await session.flush()
+        return problem(409, "made, but not to stay")
 
     @router.get("/session")
     async def get_with_session(session: Session) -> None: ...
@@ -201,6 +210,13 @@ async def test_a_crash_is_a_500_that_keeps_its_secrets(faulty, caplog):
     assert [record.getMessage() for record in caplog.records if record.exc_info] == [
         "unhandled error"
     ]
+
+
+async def test_a_handler_that_answers_with_an_error_leaves_nothing_behind(faulty, alice, sql):
+    headers = {**alice.headers, "Idempotency-Key": "a-key"}
+    assert_form(await faulty.post("/faulty/answer", headers=headers), 409, "conflict")
+    assert await sql.fetchval("SELECT count(*) FROM items") == 0
+    assert await sql.fetchval("SELECT count(*) FROM idempotency_keys") == 0
 
 
 async def test_a_get_has_no_session(faulty):

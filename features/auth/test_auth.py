@@ -292,3 +292,13 @@ async def test_an_unknown_address_takes_as_long_as_a_wrong_password(serve, alice
     wrong, unknown = map(statistics.median, taken.values())
     # Without a hash to verify it would be a tenth; machines are too noisy for a narrow bound.
     assert 0.5 < unknown / wrong < 2
+
+
+async def test_sign_ins_with_keys_do_not_wait_for_each_other_in_a_circle(serve, alice):
+    async with serve(pool_size=1, max_overflow=0) as client:
+        form = {"username": "alice@example.com", "password": PASSWORD}
+        headers = [{"Idempotency-Key": f"key-{number}"} for number in range(4)]
+        answers = await asyncio.gather(
+            *[client.post("/auth/token", data=form, headers=each) for each in headers]
+        )
+    assert {answer.status_code for answer in answers} == {200}

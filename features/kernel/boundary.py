@@ -19,7 +19,7 @@ from sqlalchemy.orm.exc import StaleDataError
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from features.kernel.bodies import Handler, with_checked_body
-from features.kernel.errors import PreconditionFailed, Unavailable
+from features.kernel.errors import OutcomeUnknown, PreconditionFailed
 from features.kernel.idempotency import claim, keep, read_key
 from features.kernel.identity import find_principal
 from features.kernel.openapi import declared_errors, document_headers, holds_secret, is_write
@@ -97,17 +97,20 @@ class _UnitOfWork:
         response = tag_response(request, response)
         if keyed:
             await keep(session, keyed, response, secret=self._secret)
-        await (_rehearse if dry_run else _commit)(session, response)
+        if dry_run:
+            await _rehearse(session, response)
+        else:
+            await _commit(session, repeatable=keyed is not None)
         return response
 
 
-async def _commit(session: AsyncSession, _: Response) -> None:
+async def _commit(session: AsyncSession, *, repeatable: bool) -> None:
     try:
         await session.commit()
     except Exception as error:
-        if is_disconnect(error):
-            # Nobody knows whether this COMMIT arrived; repeating it could do the work twice.
-            raise Unavailable("the outcome is unknown; look before you try again") from error
+        # Nobody knows whether this COMMIT arrived. With a key, the next attempt will see.
+        if is_disconnect(error) and not repeatable:
+            raise OutcomeUnknown("the outcome is unknown; look before you try again") from error
         raise
 
 

@@ -54,16 +54,18 @@ async def connect(
 
 
 @asynccontextmanager
-async def open_sessions(url: str, settings: Settings) -> AsyncIterator[SessionMaker]:
+async def open_sessions(
+    url: str, settings: Settings, size: int, overflow: int
+) -> AsyncIterator[SessionMaker]:
     """The maker of sessions. Its engine connects when it is first used, not before."""
-    engine = _make_engine(url, settings)
+    engine = _make_engine(url, settings, size, overflow)
     try:
         yield async_sessionmaker(engine, class_=AsyncSession, expire_on_commit=False)
     finally:
         await engine.dispose()
 
 
-def _make_engine(url: str, settings: Settings) -> AsyncEngine:
+def _make_engine(url: str, settings: Settings, size: int, overflow: int) -> AsyncEngine:
 
     async def open_connection(*_: Any, **__: Any) -> "asyncpg.Connection[asyncpg.Record]":
         return await connect(url, settings)
@@ -71,8 +73,8 @@ def _make_engine(url: str, settings: Settings) -> AsyncEngine:
     engine = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=open_connection,
-        pool_size=settings.pool_size,
-        max_overflow=settings.max_overflow,
+        pool_size=size,
+        max_overflow=overflow,
         pool_timeout=settings.pool_timeout,
         pool_use_lifo=True,
         hide_parameters=True,

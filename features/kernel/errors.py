@@ -97,6 +97,12 @@ class Unavailable(ServiceError):
     default_headers = MappingProxyType({"Retry-After": "1"})
 
 
+class OutcomeUnknown(ServiceError):
+    """A 503 without Retry-After: whoever tries again unseeing may do the work twice."""
+
+    status = 503
+
+
 class Timeout(ServiceError):
     status = 504
 

@@ -21,7 +21,7 @@ async def promote(email: str) -> str | None:
         url = settings.primary_url
         if url is None:
             url = await stack.enter_async_context(embedded_database())
-        sessions = await stack.enter_async_context(open_sessions(url, settings))
+        sessions = await stack.enter_async_context(open_sessions(url, settings, 1, 0))
         async with sessions.begin() as session:
             statement = select(User).where(User.email == email.strip().lower())
             user = (await session.exec(statement)).one_or_none()

@@ -20,7 +20,7 @@ from tests.processes import Service, checkout_in, serve, until
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 CLIENTS, WRITES, KILLS = 16, 1008, 5
-INCREMENTERS, INCREMENTS = 4, 25
+INCREMENTERS, INCREMENTS = 4, 15
 TRIES = 20
 SECRET = "test" * 8
 STARTED = re.compile(r"Started server process \[(\d+)\]")
