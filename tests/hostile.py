@@ -161,3 +161,60 @@ def documents(field: str) -> Iterator[bytes]:
     yield from (f'{{"{field}": "a"}}'.encode(each) for each in ("utf-16", "utf-16-be", "utf-32"))
     yield json.dumps({f"unknown{number}": number for number in range(10_000)}).encode()
     yield json.dumps({"k" * 100_000: 1}).encode()
+
+
+_GET = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
+_POST = b"POST /auth/logout HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+_CHUNKED = b"Transfer-Encoding: chunked\r\n"
+_FOUR = b"Content-Length: 4\r\n"
+_SMUGGLED = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
+_MEGABYTE = b"a" * 1024 * 1024
+REFUSED = {400, 408, 413, 414, 431}
+ANSWERED = {200, *REFUSED}
+# What no client library sends, and how it may be answered.
+REQUESTS = {
+    "no Host": (b"GET /livez HTTP/1.1\r\n\r\n", REFUSED),
+    "two Hosts": (_GET + b"Host: y\r\n\r\n", REFUSED),
+    "CL and TE": (
+        _POST + b"Content-Length: 4\r\n" + _CHUNKED + b"\r\n0\r\n\r\n" + _SMUGGLED,
+        REFUSED,
+    ),
+    "TE and CL": (_POST + _CHUNKED + b"Content-Length: 4\r\n\r\n0\r\n\r\n" + _SMUGGLED, REFUSED),
+    "two TE": (_POST + _CHUNKED + b"Transfer-Encoding: x\r\n\r\n0\r\n\r\n", REFUSED),
+    "odd TE": (_POST + b"Transfer-Encoding: xchunked\r\n\r\n0\r\n\r\n", REFUSED),
+    "two CL": (_POST + b"Content-Length: 2\r\nContent-Length: 3\r\n\r\n{}x", REFUSED),
+    "negative CL": (_POST + b"Content-Length: -1\r\n\r\n", REFUSED),
+    "plus CL": (_POST + b"Content-Length: +2\r\n\r\n{}", REFUSED),
+    "long CL": (_POST + b"Content-Length: " + b"9" * 40 + b"\r\n\r\n", REFUSED),
+    "large CL": (_POST + b"Content-Length: 99999999999\r\n\r\n{", REFUSED),
+    "bad chunk": (_POST + _CHUNKED + b"\r\nzz\r\n{}\r\n0\r\n\r\n", REFUSED),
+    "long chunk": (_POST + _CHUNKED + b"\r\n" + b"f" * 17 + b"\r\n{}\r\n0\r\n\r\n", REFUSED),
+    "bare LF": (b"GET /livez HTTP/1.1\nHost: x\n\n", REFUSED),
+    "bare CR": (b"GET /livez HTTP/1.1\rHost: x\r\r", REFUSED),
+    "folded header": (_GET + b"X-A: a\r\n b\r\n\r\n", REFUSED),
+    "space before colon": (_GET + b"X-A : a\r\n\r\n", REFUSED),
+    "no colon": (_GET + b"X-A\r\n\r\n", REFUSED),
+    "no name": (_GET + b": a\r\n\r\n", REFUSED),
+    "NUL in header": (_GET + b"X-A: a\x00b\r\n\r\n", REFUSED),
+    "control in header": (_GET + b"X-A: a\x01\x1b\x7fb\r\n\r\n", REFUSED),
+    "high bytes in header": (_GET + b"X-Request-ID: \xff\xfe\r\n\r\n", ANSWERED),
+    "64 KB header": (_GET + b"X-A: " + b"a" * 65536 + b"\r\n\r\n", ANSWERED),
+    "10000 headers": (_GET + b"X-A: a\r\n" * 10_000 + b"\r\n", ANSWERED),
+    "1 MB path": (b"GET /" + _MEGABYTE + b" HTTP/1.1\r\nHost: x\r\n\r\n", REFUSED),
+    "1 MB query": (b"GET /livez?" + _MEGABYTE + b" HTTP/1.1\r\nHost: x\r\n\r\n", REFUSED),
+    "1 MB method": (_MEGABYTE + b" / HTTP/1.1\r\nHost: x\r\n\r\n", REFUSED),
+    "NUL in path": (b"GET /\x00 HTTP/1.1\r\nHost: x\r\n\r\n", REFUSED),
+    "bytes in path": (b"GET /\xff\xfe HTTP/1.1\r\nHost: x\r\n\r\n", REFUSED),
+    "absolute form": (b"GET http://evil.example/livez HTTP/1.1\r\nHost: x\r\n\r\n", ANSWERED),
+    "authority form": (b"GET @evil.example/livez HTTP/1.1\r\nHost: x\r\n\r\n", REFUSED),
+    "asterisk form": (b"OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n", {404, 405, *REFUSED}),
+    "CONNECT": (b"CONNECT evil.example:443 HTTP/1.1\r\nHost: x\r\n\r\n", REFUSED),
+    "upgrade": (_GET + b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n", ANSWERED),
+    "websocket": (_GET + b"Connection: Upgrade\r\nUpgrade: websocket\r\n\r\n", REFUSED),
+    "HTTP/0.9": (b"GET /livez\r\n\r\n", ANSWERED),
+    "HTTP/1.0": (b"GET /livez HTTP/1.0\r\n\r\n", ANSWERED),
+    "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", REFUSED),
+    "HTTP/9.9": (b"GET /livez HTTP/9.9\r\nHost: x\r\n\r\n", REFUSED),
+    "TLS hello": (bytes.fromhex("16030100a5010000a10303") + bytes(160), REFUSED),
+    "noise": (bytes(range(256)) * 16, REFUSED),
+}

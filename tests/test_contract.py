@@ -7,8 +7,9 @@ the document: its status is declared, and a failure has the one form.
 import asyncio
 import gzip
 import json
+import re
 import time
-from itertools import chain
+from contextlib import suppress
 from urllib.parse import quote_from_bytes, urlencode
 
 import pytest
@@ -21,8 +22,9 @@ from features.kernel.logs import configure_logging
 from features.kernel.settings import Settings
 from service import create_app
 from tests.fixtures import PASSWORD
-from tests.hostile import INJECTIONS, documents, fragments, texts
+from tests.hostile import INJECTIONS, REQUESTS, documents, fragments, texts
 from tests.operations import Sampler, operations
+from tests.processes import checkout_in, serve
 
 OPERATIONS = list(operations(create_app(Settings(_env_file=None))))
 FORM = {"error", "message", "status", "title", "detail", "request_id"}
@@ -230,11 +232,12 @@ async def test_a_body_of_another_kind_is_refused(sampler, ask, rows, operation):
     content = (urlencode(body) if operation.is_form else json.dumps(body)).encode()
     before = await rows()
     zipped = {"Content-Type": right, "Content-Encoding": "gzip"}
-    answers = [await ask(operation, url, content=gzip.compress(content), headers=zipped)]
-    for kind in ("text/plain", "application/xml", "application/json+x", "", ";", "a" * 5000):
-        answers.append(await ask(operation, url, content=content, headers={"Content-Type": kind}))
-    answers.append(await ask(operation, url, content=content))
-    answers.append(await ask(operation, url, content=b" " * 1024 * 1025, headers=JSON))
+    kinds = ("text/plain", "application/xml", "application/json+x", "", ";", "a" * 5000)
+    bodies = [{"content": content, "headers": {"Content-Type": kind}} for kind in kinds]
+    bodies.append({"content": content})
+    bodies.append({"content": gzip.compress(content), "headers": zipped})
+    bodies.append({"content": b" " * 1024 * 1025, "headers": JSON})
+    answers = [await ask(operation, url, **body) for body in bodies]
     assert {answer.status_code for answer in answers} <= {400, 413, 415, 422}
     assert await rows() == before
 
@@ -455,3 +458,64 @@ async def test_a_path_has_the_methods_of_the_document_and_no_other(sampler, path
         assert answer.status_code == 405, method
         assert set(answer.headers["allow"].split(", ")) == allowed
         assert answer.headers["content-type"] == "application/problem+json"
+
+
+# Bytes.
+
+
+@pytest.fixture
+async def service(tmp_path, database):
+    with checkout_in(tmp_path / "checkout") as checkout:
+        async with (
+            database() as url,
+            serve(checkout, database_url=url, jwt_secret="test" * 8) as service,
+        ):
+            yield service
+
+
+async def test_requests_that_no_client_library_sends_are_refused(service):
+    """Each gets one answer or none, and is forgotten.
+
+    What uvicorn itself does not limit is the proxy's to limit: the headers of a request together
+    (it reads 20 MB of them) and the time that they take to arrive.
+    """
+    before = service.memory("VmRSS")
+    got = await all_of([exchange(service.port, request) for request, _ in REQUESTS.values()])
+    allowed = dict(zip(REQUESTS, (statuses for _, statuses in REQUESTS.values()), strict=True))
+    answered = dict(zip(REQUESTS, got, strict=True))
+    assert {name: each for name, each in answered.items() if not set(each) <= allowed[name]} == {}
+    assert [name for name, each in answered.items() if len(each) > 1] == []
+    assert await service.status("/livez") == 200
+    assert service.process.poll() is None
+    assert service.memory("VmHWM") - before < 20 * 2**20
+    assert [line for line in service.lines() if line["level"] == "ERROR"] == []
+
+
+async def test_pipelined_requests_are_answered_in_order(service):
+    asked = [f"GET /livez HTTP/1.1\r\nHost: x\r\nX-Request-ID: n{n}\r\n\r\n" for n in range(3)]
+    connection = await asyncio.open_connection("127.0.0.1", service.port)
+    connection[1].write("".join(asked).encode())
+    received = await everything(connection[0])
+    connection[1].close()
+    assert re.findall(rb"HTTP/1.1 (\d+)", received) == [b"200"] * 3
+    assert re.findall(rb"x-request-id: (\w+)", received) == [b"n0", b"n1", b"n2"]
+
+
+async def exchange(port, request):
+    """The statuses of what comes back."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    with suppress(ConnectionError):
+        writer.write(request)
+        await writer.drain()
+    received = await everything(reader)
+    writer.close()
+    return [int(status) for status in re.findall(rb"HTTP/1.1 (\d+)", received)]
+
+
+async def everything(reader):
+    """What comes, until the service closes or has been silent for a while."""
+    received = b""
+    with suppress(TimeoutError, ConnectionError):
+        while data := await asyncio.wait_for(reader.read(65536), 0.5):
+            received += data
+    return received

@@ -25,7 +25,7 @@ from tests.operations import operations
 from tests.processes import checkout_in, serve
 
 SECRET = "test" * 8
-EXAMPLES = 55  # an operation and phase, at most
+EXAMPLES = 62  # an operation and phase, at most
 FEWEST = 2000
 # The account of the run, which the run must not lock out: what would is a conflict. Its id is one
 # that nobody makes up.

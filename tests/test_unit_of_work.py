@@ -228,3 +228,20 @@ async def test_a_stranger_learns_nothing_from_a_precondition(alice, bob):
             body = {"json": {"title": "x"}} if method == "PATCH" else {}
             answer = await bob.request(method, "/items/1", headers={"If-Match": tags}, **body)
             assert answer.status_code == 404
+
+
+async def test_a_database_that_was_read_only_for_a_while_is_written_again(serve, alice, sql):
+    name = await sql.fetchval("SELECT current_database()")
+    async with serve() as client:
+        try:
+            await sql.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+            answers = await asyncio.gather(
+                *[client.post("/items", json=ITEM, headers=alice.headers) for _ in range(5)]
+            )
+        finally:
+            await sql.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+        for answer in answers:
+            assert (answer.status_code, "retry-after" in answer.headers) == (503, True)
+        for _ in range(5):
+            answer = await client.post("/items", json=ITEM, headers=alice.headers)
+            assert answer.status_code == 201

@@ -9,7 +9,6 @@ import asyncpg
 from fastapi import Depends, Request
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -42,10 +41,10 @@ async def connect(
             server_settings={
                 "application_name": "julienne",
                 "timezone": "UTC",
-                "default_transaction_read_only": "on" if read_only else "off",
                 "statement_timeout": f"{seconds * 1000:.0f}",
                 "lock_timeout": f"{settings.lock_timeout * 1000:.0f}",
                 "idle_in_transaction_session_timeout": f"{seconds * 2000:.0f}",
+                **({"default_transaction_read_only": "on"} if read_only else {}),
             },
             **options,
         )
@@ -79,17 +78,10 @@ def _make_engine(url: str, settings: Settings, size: int, overflow: int) -> Asyn
         pool_use_lifo=True,
         hide_parameters=True,
     )
-    event.listen(engine.sync_engine, "checkout", _refuse_closed)
     event.listen(engine.sync_engine, "handle_error", _drop_pool_on_disconnect)
     event.listen(engine.sync_engine, "before_cursor_execute", _start_timer)
     event.listen(engine.sync_engine, "after_cursor_execute", _stop_timer)
     return engine
-
-
-def _refuse_closed(connection: Any, *_: Any) -> None:
-    # Costs no round trip, unlike a ping: asyncpg has heard when the server hung up.
-    if connection.driver_connection.is_closed():
-        raise DisconnectionError
 
 
 def _drop_pool_on_disconnect(context: ExceptionContext) -> None:
