@@ -29,7 +29,7 @@ from tests.processes import checkout_in, serve
 OPERATIONS = list(operations(create_app(Settings(_env_file=None))))
 FORM = {"error", "message", "status", "title", "detail", "request_id"}
 JSON = {"Content-Type": "application/json"}
-AT_ONCE = 8  # requests
+AT_ONCE = 4  # requests
 # What a request leaves behind although it fails.
 ASIDE = ("idempotency_keys", "sign_in_attempts")
 TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
@@ -463,9 +463,9 @@ async def test_a_path_has_the_methods_of_the_document_and_no_other(sampler, path
 # Bytes.
 
 
-@pytest.fixture
-async def service(tmp_path, database):
-    with checkout_in(tmp_path / "checkout") as checkout:
+@pytest.fixture(scope="module")
+async def service(tmp_path_factory, database):
+    with checkout_in(tmp_path_factory.mktemp("contract") / "checkout") as checkout:
         async with (
             database() as url,
             serve(checkout, database_url=url, jwt_secret="test" * 8) as service,

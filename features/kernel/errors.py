@@ -145,17 +145,13 @@ async def _on_invalid_request(_: Request, error: RequestValidationError) -> Resp
     # Only these three members: `input` and `ctx` would send a password back.
     mistakes = [
         {
-            "loc": [_short(part) for part in each["loc"]],
+            "loc": [part[:64] if isinstance(part, str) else part for part in each["loc"]],
             "type": each["type"],
             "msg": each["msg"].removeprefix("Value error, "),
         }
         for each in error.errors()
     ]
     return problem(422, "the request is not valid", errors=mistakes)
-
-
-def _short(part: str | int) -> str | int:
-    return part[:64] if isinstance(part, str) else part
 
 
 def _allowed_methods(request: Request) -> list[str]:

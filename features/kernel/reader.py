@@ -24,9 +24,7 @@ from features.kernel.database import connect
 from features.kernel.settings import Settings
 from features.kernel.sqlstate import is_disconnect, translate
 
-DRIVER_ERRORS = (
-    asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError,
-)  # fmt: skip
+DRIVER_ERRORS = asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError
 M = TypeVar("M", bound=BaseModel)
 POSTGRES = dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it untyped
 
