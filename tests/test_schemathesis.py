@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -25,7 +26,7 @@ from tests.operations import operations
 from tests.processes import checkout_in, serve
 
 SECRET = "test" * 8
-EXAMPLES = 62  # an operation and phase, at most
+EXAMPLES = 70  # for an operation in a phase, at most
 FEWEST = 2000
 # The account of the run, which the run must not lock out: what would is a conflict. Its id is one
 # that nobody makes up.
@@ -34,6 +35,11 @@ EMAIL = "tester@example.com"
 ACCOUNT = """
     INSERT INTO users (id, email, full_name, password_hash, role) OVERRIDING SYSTEM VALUE
     VALUES ($1, $2, 'Tester', $3, 'admin')
+"""
+TOKENS = """
+    INSERT INTO refresh_tokens (user_id, family, digest, expires_at)
+    SELECT $1, gen_random_uuid(), sha256(('refresh ' || n)::bytea), now() + interval '1 day'
+    FROM generate_series(1, 1000) n
 """
 GUARD = f"""
     CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS
@@ -44,6 +50,7 @@ GUARD = f"""
         WHEN (OLD.id = {TESTER} AND (NEW.role <> 'admin' OR NOT NEW.is_active))
         EXECUTE FUNCTION keep();
 """
+_tokens = count(1)
 
 
 @pytest.fixture
@@ -53,6 +60,7 @@ async def target(tmp_path, database, password_hash):
         async with database() as url:
             sql = await asyncpg.connect(url)
             await sql.execute(ACCOUNT, TESTER, EMAIL, password_hash)
+            await sql.execute(TOKENS, TESTER)
             await sql.execute(GUARD)
             await sql.close()
             options = {"jwt_secret": SECRET, "signup_open": False, "sign_in_failures": 1_000_000}
@@ -134,6 +142,7 @@ def say_what_no_schema_can(_context: Any, case: Any, _options: Any) -> None:
         (case.headers, {"Idempotency-Key": uuid4().hex}),  # good for one request
         (case.headers, {"If-Match": "*"}),
         (body, {"expires_at": "2100-01-02T03:04:05Z"}),  # in the future
+        (body, {"refresh_token": f"refresh {next(_tokens)}"}),  # good for one request, too
         (body, {"username": EMAIL}),
         (body, {"password": PASSWORD} if "username" in body else {}),
     ]
