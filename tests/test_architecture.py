@@ -186,8 +186,8 @@ def test_nothing_but_slices_is_mounted(app):
 # Budgets. A line counts when it is neither blank nor a comment nor a docstring: those explain, and
 # are not to be saved on.
 
-# Sign-in, rotation, throttling and tokens are one subject, and the largest.
-LARGER_SLICES = {"auth": 310}
+# Sign-in, rotation, throttling and tokens are one subject, and the largest; users have a command.
+LARGER_SLICES = {"auth": 310, "users": 210}
 
 
 def code_lines(text: str) -> int:
@@ -216,8 +216,8 @@ def test_a_room_of_the_kernel_has_120_lines_at_most(room):
     assert size(ROOT / f"features/kernel/{room}.py") <= 120
 
 
-def test_the_kernel_has_1500_lines_at_most():
-    assert size(*sources(ROOT, "features/kernel")) <= 1500
+def test_the_kernel_has_1550_lines_at_most():
+    assert size(*sources(ROOT, "features/kernel")) <= 1550
 
 
 @pytest.mark.parametrize("name", SLICES)

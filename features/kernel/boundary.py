@@ -17,6 +17,8 @@ from fastapi.routing import APIRoute
 from sqlalchemy import text
 from sqlalchemy.orm.exc import StaleDataError
 from sqlmodel.ext.asyncio.session import AsyncSession
+from starlette.routing import Match
+from starlette.types import Scope
 
 from features.kernel.bodies import Handler, with_checked_body
 from features.kernel.errors import OutcomeUnknown, PreconditionFailed
@@ -36,7 +38,16 @@ class BoundaryRoute(APIRoute):
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(path, _noting(endpoint), **options)
         self.responses = {**declared_errors(self), **self.responses}
+        path_params = self.dependant.path_params
+        self._ids = [each.name for each in path_params if each.field_info.annotation is int]
         self.openapi_extra = {**document_headers(self), **(self.openapi_extra or {})}
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        match, child_scope = super().matches(scope)
+        # A plain word is no id: `/users/me` is its own routes' path, and not `/users/{user_id}`'s.
+        words = [child_scope.get("path_params", {}).get(name, "") for name in self._ids]
+        is_word = any(word.isalpha() and word.islower() for word in words)
+        return (Match.NONE, {}) if is_word else (match, child_scope)
 
     def get_route_handler(self) -> Handler:
         handler = super().get_route_handler()

@@ -34,6 +34,7 @@ TITLES = {
     503: "Service Unavailable",
     504: "Gateway Timeout",
 }
+MOST_MISTAKES = 50
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
@@ -149,7 +150,7 @@ async def _on_invalid_request(_: Request, error: RequestValidationError) -> Resp
             "type": each["type"],
             "msg": each["msg"].removeprefix("Value error, "),
         }
-        for each in error.errors()
+        for each in error.errors()[:MOST_MISTAKES]
     ]
     return problem(422, "the request is not valid", errors=mistakes)
 

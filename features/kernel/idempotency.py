@@ -19,10 +19,9 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 
 from features.kernel.errors import BadRequest, Conflict, Unprocessable
 from features.kernel.identity import Principal
+from features.kernel.openapi import KEY_PATTERN
 from features.kernel.sqlstate import TRY_AGAIN
 
-# 1 to 255 visible characters, bare or as a string of RFC 8941 §3.3.3.
-KEY = re.compile(r'"(?P<quoted>[!#-\[\]-~]{1,255})"|(?P<bare>[!#-~][!-~]{0,254})')
 SWEPT_AT_ONCE = 1000
 
 
@@ -79,10 +78,9 @@ async def read_key(request: Request, principal: Principal | None) -> KeyedReques
         BadRequest: more than one key, or one that is not 1 to 255 visible characters.
     """
     given = request.headers.getlist("idempotency-key")
-    match = KEY.fullmatch(given[0]) if len(given) == 1 else None
-    if match is None:
+    if len(given) != 1 or not re.fullmatch(KEY_PATTERN, given[0]):
         raise BadRequest("Idempotency-Key should be one key of 1 to 255 visible characters")
-    key = match["quoted"] or match["bare"]
+    key = given[0].removeprefix('"').removesuffix('"') if given[0][0] == '"' else given[0]
     caller, url = principal.id if principal else 0, request.url
     scope = f"{caller} {request.method} {url.path} {key}"
     # With a secret, because a body may hold a password that a plain hash would let one guess.

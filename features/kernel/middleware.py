@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterable
 
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from features.kernel.context import RequestContext, enter_context, leave_context
@@ -68,8 +69,14 @@ class _Exchange:
         try:
             if _content_length(self.scope["headers"]) > self.max_body_bytes:
                 await problem(413, "the body is too large")(self.scope, self.receive, self.send)
+            elif self.scope["http_version"] == "1.1" and not _names_one_host(self.scope["headers"]):
+                await problem(400, "Host should be there, once")(
+                    self.scope, self.receive, self.send
+                )
             else:
                 await self.app(self.scope, self.receive, self.send)
+        except ClientDisconnect:
+            pass  # in the middle of its body: nobody is left to answer
         except Exception:
             logger.exception("unhandled error")
             if self.status:
@@ -119,6 +126,11 @@ class _Exchange:
 
 def _header(headers: Headers, name: bytes) -> bytes:
     return next((value for key, value in headers if key == name), b"")
+
+
+def _names_one_host(headers: Headers) -> bool:
+    """RFC 9112 §3.2."""
+    return sum(name == b"host" for name, _ in headers) == 1
 
 
 def _content_length(headers: Headers) -> int:

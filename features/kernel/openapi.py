@@ -21,6 +21,8 @@ REQUEST_HEADERS = {
     "If-Match": "The ETag that you read; the row must still have it, or 412.",
     "If-None-Match": "The ETag that you have; 304 if the row still has it.",
 }
+# 1 to 255 visible characters, bare or as a string of RFC 8941 §3.3.3.
+KEY_PATTERN = r'^("[!#-\[\]-~]{1,255}"|[!#-~][!-~]{0,254})$'
 RESPONSE_HEADERS = {
     "ETag": "The row's version.",
     "Idempotent-Replayed": "`true` when this is the answer to an earlier request.",
@@ -99,7 +101,8 @@ def _may_be_conditional(route: APIRoute) -> bool:
 
 
 def _parameter(name: str, words: str) -> dict[str, Any]:
-    return {"name": name, "in": "header", "description": words, "schema": {"type": "string"}}
+    schema = {"type": "string"} | ({"pattern": KEY_PATTERN} if words.startswith(KEEPS) else {})
+    return {"name": name, "in": "header", "description": words, "schema": schema}
 
 
 def _described(given: dict[str, bool]) -> dict[str, Any]:

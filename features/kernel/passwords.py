@@ -9,6 +9,8 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from fastapi import Depends, Request
 from pydantic import AfterValidator, Field, SecretStr
 
+from features.kernel.models import STORABLE, storable
+
 MAX_LENGTH = 128
 
 
@@ -48,13 +50,14 @@ class PasswordVault:
 
 
 def _storable(password: SecretStr) -> SecretStr:
-    if "\x00" in password.get_secret_value():
-        raise ValueError("should not contain a NUL character")
+    storable(password.get_secret_value())
     return password
 
 
 Password = Annotated[
-    SecretStr, Field(min_length=8, max_length=MAX_LENGTH), AfterValidator(_storable)
+    SecretStr,
+    Field(min_length=8, max_length=MAX_LENGTH, json_schema_extra=STORABLE.json_schema_extra),
+    AfterValidator(_storable),
 ]
 
 

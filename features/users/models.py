@@ -1,7 +1,7 @@
 from datetime import datetime
 from typing import Self
 
-from pydantic import model_validator
+from pydantic import ConfigDict, model_validator
 from sqlalchemy import CheckConstraint, String, func, text
 from sqlmodel import Field, SQLModel
 
@@ -43,6 +43,15 @@ class UserCreate(UserBase, Input):
 
 
 class MeUpdate(Input):
+    model_config = ConfigDict(
+        json_schema_extra={
+            "dependentRequired": {
+                "password": ["current_password"],
+                "current_password": ["password"],
+            }
+        }
+    )
+
     full_name: Line = Field(default=None, max_length=100)
     password: Password = Field(default=None)
     current_password: Password = Field(default=None)

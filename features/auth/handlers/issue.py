@@ -18,6 +18,7 @@ from features.kernel.reader import Rows
 from features.kernel.settings import Settings
 
 ACTIVE_BY_EMAIL = ACTIVE.where(users.c.email == bindparam("email"))
+token_id = col(RefreshToken.id)
 digest, family = col(RefreshToken.digest), col(RefreshToken.family)
 spent_at, expires_at = col(RefreshToken.spent_at), col(RefreshToken.expires_at)
 SPEND = (
@@ -40,7 +41,9 @@ SPEND = (
 )
 FAMILY = select(family).where(digest == bindparam("token"))
 SWEEP = delete(RefreshToken).where(expires_at < func.now())
-REVOKE = delete(RefreshToken).where(family.in_(FAMILY))
+# Locked in one order, or those who revoke the same family at once would wait in a circle.
+MEMBERS = select(token_id).where(family.in_(FAMILY)).order_by(token_id).with_for_update()
+REVOKE = delete(RefreshToken).where(token_id.in_(MEMBERS))
 
 
 @dataclass(frozen=True)
