@@ -22,6 +22,8 @@ import pytest
 
 from features.kernel.embedded import server
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 USER = """
 import pathlib, sys

@@ -29,7 +29,10 @@ from tests.processes import (
     until,
 )
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
+]
 
 SECRET = "test" * 8
 CANARY = "s3cr3t-canary"

@@ -67,6 +67,7 @@ def expectations(number):
     return found
 
 
+@pytest.mark.slow
 async def test_the_feature_of_the_tour_works(tmp_path):
     for name in ("service.py", "pyproject.toml", "conftest.py"):
         shutil.copy(ROOT / name, tmp_path)

@@ -25,6 +25,8 @@ from tests.fixtures import PASSWORD
 from tests.operations import operations
 from tests.processes import checkout_in, serve
 
+pytestmark = pytest.mark.slow
+
 SECRET = "test" * 8
 EXAMPLES = 70  # for an operation in a phase, at most
 FEWEST = 2000

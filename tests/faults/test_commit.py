@@ -14,6 +14,8 @@ from tests.fixtures import Caller
 from tests.operations import Sampler, writes
 from tests.processes import until
 
+pytestmark = pytest.mark.slow
+
 WRITES = writes(create_app(Settings(_env_file=None)))
 ROUNDS = 20
 # Attempts to sign in are counted even if the request fails.

@@ -17,7 +17,10 @@ from features.kernel.docs import Problem
 from tests.faults.proxy import Fault, Proxy
 from tests.processes import Service, checkout_in, serve, until
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
+]
 
 CLIENTS, WRITES, KILLS = 16, 1008, 5
 INCREMENTERS, INCREMENTS = 4, 15

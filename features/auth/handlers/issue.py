@@ -88,6 +88,9 @@ class TokenIssuer:
         connection = await session.connection()
         spent = (await connection.execute(SPEND, values)).first()
         if spent is None:
+            # An UPDATE that waited for another one keeps its lock on the row, though it changed
+            # nothing; the transaction aside would wait for it.
+            await session.rollback()
             async with self.sessions.begin() as aside:
                 await (await aside.connection()).execute(REVOKE, values)
             raise Unauthorized("sign in again")
