@@ -187,7 +187,7 @@ def test_nothing_but_slices_is_mounted(app):
 # are not to be saved on.
 
 # Sign-in, rotation, throttling and tokens are one subject, and the largest; users have a command.
-LARGER_SLICES = {"auth": 310, "users": 210}
+LARGER_SLICES = {"auth": 320, "users": 210}
 
 
 def code_lines(text: str) -> int:

@@ -181,6 +181,7 @@ def quoted(text):
     return quote_from_bytes(text.encode(errors="surrogatepass"), safe="")
 
 
+@pytest.mark.slow
 @every(BODIES)
 async def test_no_value_of_a_field_breaks_an_operation(sampler, ask, operation):
     url, known = await sampler.url(operation), await sampler.body(operation)
@@ -220,7 +221,7 @@ async def test_no_document_breaks_an_operation(sampler, ask, rows, operation):
     for document in documents(field):
         spent = time.process_time()
         answer = await ask(operation, url, content=document, headers=JSON)
-        assert time.process_time() - spent < 0.1
+        assert time.process_time() - spent < 0.5  # seconds; unbounded mistakes took 1.3
         assert answer.status_code in (400, 413, 415, 422), document[:100]
     assert await rows() == before
 
@@ -473,6 +474,7 @@ async def service(tmp_path_factory, database):
             yield service
 
 
+@pytest.mark.slow
 async def test_requests_that_no_client_library_sends_are_refused(service):
     """Each gets one answer or none, and is forgotten.
 

@@ -302,3 +302,10 @@ async def test_sign_ins_with_keys_do_not_wait_for_each_other_in_a_circle(serve, 
             *[client.post("/auth/token", data=form, headers=each) for each in headers]
         )
     assert {answer.status_code for answer in answers} == {200}
+
+
+async def test_sign_ins_of_one_account_at_once_do_not_wait_in_a_circle(serve, alice):
+    async with serve(sign_in_failures=1000) as client:
+        for _ in range(3):
+            answers = await asyncio.gather(*[sign_in(client) for _ in range(10)])
+            assert {answer.status_code for answer in answers} == {200}

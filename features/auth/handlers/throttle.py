@@ -4,7 +4,7 @@ import math
 from datetime import timedelta
 from ipaddress import ip_network
 
-from sqlalchemy import Interval, bindparam, case, delete, func, update
+from sqlalchemy import Interval, bindparam, case, delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 
@@ -28,9 +28,16 @@ COUNT = (
     .returning(failures, (since + WINDOW - func.now()).cast(Interval))
 )
 digest = col(SignInAttempt.digest)
+# Locked in the order in which they are counted, or the two could wait for each other in a circle.
+BOTH = (
+    select(digest)
+    .where(digest.in_([bindparam("account"), bindparam("client")]))
+    .order_by(digest)
+    .with_for_update()
+)
 FORGIVE = (
     update(SignInAttempt)
-    .where(digest.in_([bindparam("account"), bindparam("client")]))
+    .where(digest.in_(BOTH))
     .values(failures=case((digest == bindparam("account"), 0), else_=failures - 1))
 )
 SWEEP = delete(SignInAttempt).where(IS_OVER)
