@@ -245,3 +245,74 @@ async def test_a_database_that_was_read_only_for_a_while_is_written_again(serve,
         for _ in range(5):
             answer = await client.post("/items", json=ITEM, headers=alice.headers)
             assert answer.status_code == 201
+
+
+@pytest.fixture
+async def defaults(sql):
+    """Set defaults of the database for the connections that are made from now on."""
+    name = await sql.fetchval("SELECT current_database()")
+
+    async def defaults(**values):
+        for setting, value in values.items():
+            await sql.execute(f"ALTER DATABASE {name} SET {setting} = '{value}'")
+
+    yield defaults
+    await sql.execute(f"ALTER DATABASE {name} RESET ALL")
+
+
+@pytest.mark.slow
+async def test_twenty_twins_of_fifty_keys_make_fifty_rows(alice, sql):
+    for number in range(50):
+        answers = await asyncio.gather(
+            *[alice.post("/items", json=ITEM, headers=keyed(f"key-{number}")) for _ in range(20)]
+        )
+        assert {answer.status_code for answer in answers} == {201}
+        assert len({answer.content for answer in answers}) == 1
+    assert await count(sql) == await count(sql, "idempotency_keys") == 50
+
+
+async def test_changes_that_cannot_be_serialized_are_tried_again(serve, alice, sql, defaults):
+    await defaults(default_transaction_isolation="repeatable read")
+    await alice.post("/items", json=ITEM)
+    changed = 0
+    async with serve() as client:
+        for round_ in range(20):
+            bodies = [{"title": f"{round_}-{number}"} for number in range(2)]
+            answers = await asyncio.gather(
+                *[client.patch("/items/1", json=body, headers=alice.headers) for body in bodies]
+            )
+            assert {answer.status_code for answer in answers} <= {200, 409}
+            changed += sum(answer.status_code == 200 for answer in answers)
+    assert changed > 20  # one of each two at least, and some that were tried again
+    assert await sql.fetchval("SELECT version FROM items") == 1 + changed
+
+
+async def test_a_circle_of_locks_is_broken_and_nothing_is_lost(serve, alice, sql, other, defaults):
+    await defaults(deadlock_timeout="10ms")
+    await alice.post("/items", json=ITEM)
+    await other.execute("SET deadlock_timeout = '10s'")
+    async with serve() as client:
+        for number in range(20):
+            headers = {**alice.headers, **keyed(f"key-{number}")}
+            async with other.transaction():
+                await other.execute("UPDATE items SET description = $1", str(number))
+                # It has its key, and waits for the row; then we want the key too.
+                title = {"title": f"mine {number}"}
+                patch = asyncio.create_task(client.patch("/items/1", json=title, headers=headers))
+                while not await sql.fetchval("SELECT count(*) FROM pg_locks WHERE NOT granted"):  # noqa: ASYNC110  # nobody tells
+                    await asyncio.sleep(0.001)
+                await other.execute("LOCK TABLE idempotency_keys IN EXCLUSIVE MODE")
+            assert (await patch).status_code == 200
+            row = await sql.fetchrow("SELECT title, description FROM items")
+            assert tuple(row) == (f"mine {number}", str(number))
+
+
+async def test_who_waits_too_long_for_a_lock_is_told_to_come_back(serve, alice, sql, other):
+    await alice.post("/items", json=ITEM)
+    async with serve(lock_timeout=0.02) as client:
+        for _ in range(20):
+            async with other.transaction():
+                await other.execute("SELECT * FROM items FOR UPDATE")
+                answer = await client.patch("/items/1", json={"title": "x"}, headers=alice.headers)
+            assert (answer.status_code, "retry-after" in answer.headers) == (409, True)
+    assert await sql.fetchval("SELECT version FROM items") == 1

@@ -171,3 +171,14 @@ async def test_outside_dev_only_an_admin_creates_users(serve, alice, admin):
 async def test_sign_up_can_be_opened_outside_dev(serve, sql):
     async with serve(env="prod", signup_open=True) as client:
         assert (await client.post("/users", json=CAROL)).status_code == 201
+
+
+@pytest.mark.slow
+async def test_of_a_thousand_racing_sign_ups_each_address_succeeds_once(client, sql):
+    for number in range(50):
+        spellings = [f"carol{number}@example.com", f"CAROL{number}@Example.COM"] * 10
+        answers = await asyncio.gather(
+            *[client.post("/users", json=CAROL | {"email": email}) for email in spellings]
+        )
+        assert sorted(answer.status_code for answer in answers) == [201] + [409] * 19
+    assert await sql.fetchval("SELECT count(*) FROM users") == 50
