@@ -284,7 +284,7 @@ async def test_another_scheme_or_two_credentials_are_refused(client, alice):
 
 async def test_an_unknown_address_takes_as_long_as_a_wrong_password(serve, alice):
     taken = {"alice@example.com": [], "nobody@example.com": []}
-    async with serve(sign_in_failures=1000) as client:
+    async with serve(sign_in_failures=1000, pool_timeout=20.0) as client:
         for number in range(2 * 20):
             email = list(taken)[number % 2]
             started = time.perf_counter()
@@ -296,7 +296,7 @@ async def test_an_unknown_address_takes_as_long_as_a_wrong_password(serve, alice
 
 
 async def test_sign_ins_with_keys_do_not_wait_for_each_other_in_a_circle(serve, alice):
-    async with serve(pool_size=1, max_overflow=0) as client:
+    async with serve(pool_size=1, max_overflow=0, pool_timeout=20.0) as client:
         form = {"username": "alice@example.com", "password": PASSWORD}
         headers = [{"Idempotency-Key": f"key-{number}"} for number in range(4)]
         answers = await asyncio.gather(
@@ -306,7 +306,7 @@ async def test_sign_ins_with_keys_do_not_wait_for_each_other_in_a_circle(serve, 
 
 
 async def test_sign_ins_of_one_account_at_once_do_not_wait_in_a_circle(serve, alice):
-    async with serve(sign_in_failures=1000) as client:
+    async with serve(sign_in_failures=1000, pool_timeout=20.0) as client:
         for _ in range(3):
             answers = await asyncio.gather(*[sign_in(client) for _ in range(10)])
             assert {answer.status_code for answer in answers} == {200}

@@ -41,7 +41,7 @@ async def way(database_url):
 @pytest.fixture(scope="module")
 async def served(settings, way):
     """The service behind the proxy, with so few connections that it cannot spare one."""
-    limits = {"pool_size": 2, "max_overflow": 0, "read_pool_size": 1}
+    limits = {"pool_size": 2, "pool_timeout": 20.0, "max_overflow": 0, "read_pool_size": 1}
     changes = {"database_url": SecretStr(way.url), **limits}
     app = create_app(settings.model_copy(update=changes))
     async with app.router.lifespan_context(app):
