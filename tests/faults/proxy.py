@@ -71,10 +71,10 @@ class Proxy:
             async for message in _messages(client):
                 moment = _moment_of(message, moment)
                 self.commits += moment == COMMIT
-                if self._is_due(moment):
+                if fault := self._due(moment):
                     answers.cancel()  # none is under way: the client had them all before this
                     await asyncio.wait([answers])
-                    await self._strike(message, client, server, forth)
+                    await self._strike(fault, message, client, server, forth)
                     break
                 forth.write(message)
         finally:
@@ -82,20 +82,24 @@ class Proxy:
             forth.transport.abort()
             back.transport.abort()
 
-    def _is_due(self, moment: int) -> bool:
+    def _due(self, moment: int) -> Fault | None:
         if self._fault is None or moment != self._moment:
-            return False
+            return None
         self._skipped -= 1
-        return self._skipped < 0
+        if self._skipped >= 0:
+            return None
+        # Taken at once, or a neighbour at the same moment would be struck too.
+        fault, self._fault = self._fault, None
+        return fault
 
     async def _strike(
         self,
+        fault: Fault,
         message: bytes,
         client: asyncio.StreamReader,
         server: asyncio.StreamReader,
         forth: asyncio.StreamWriter,
     ) -> None:
-        fault, self._fault = self._fault, None
         if fault is not Fault.CUT_BEFORE:
             forth.write(message)
             await server.read(1)

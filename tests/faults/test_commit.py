@@ -189,7 +189,7 @@ async def test_a_cut_at_commit_harms_no_neighbour(sampler, way, sql, cut):
         *[sampler.caller.post("/items", json={"title": title}) for title in titles]
     )
     failed = [answer for answer in answers if answer.status_code != 201]
-    assert len(failed) == 1
+    assert len(failed) == 1, [answer.text[:120] for answer in failed]
     assert is_told_as_unknown(failed[0])
     assert await sql.fetchval("SELECT count(*) FROM items") == ROUNDS - (cut is Fault.CUT_BEFORE)
 
