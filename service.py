@@ -12,7 +12,7 @@ from features.auth.handlers.access import make_token_authenticator
 from features.auth.handlers.issue import make_issuer
 from features.health import router as health
 from features.items import router as items
-from features.kernel.database import open_sessions
+from features.kernel.connections import open_sessions
 from features.kernel.development import embedded_database, kept_secret
 from features.kernel.docs import describe_api, serve_docs
 from features.kernel.errors import install_error_handlers
@@ -23,6 +23,7 @@ from features.kernel.passwords import PasswordVault
 from features.kernel.reader import open_reader
 from features.kernel.routing import Switchboard
 from features.kernel.settings import Settings, load_settings
+from features.kernel.writer import open_writer
 from features.keys import router as keys
 from features.keys.handlers import make_key_authenticator
 from features.users import router as users
@@ -40,9 +41,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         read_url = settings.replica_url or url
         secret = settings.signing_secret or kept_secret()
 
-        app.state.sessions = await open_(
-            open_sessions(url, settings, settings.pool_size, settings.max_overflow)
-        )
+        app.state.writer = await open_(open_writer(url, settings))
         # Of their own, or a request that waits for one while it holds a session could wait forever.
         asides = await open_(open_sessions(url, settings, size=2, overflow=0))
         app.state.reader = await open_(open_reader(read_url, settings, settings.read_pool_size))

@@ -39,10 +39,7 @@ async def list_items(
 
 
 async def create_item(session: Session, me: Principal, data: ItemCreate) -> ItemPublic:
-    item = Item(**data.model_dump(), owner_id=me.id)
-    session.add(item)
-    await session.flush()
-    return ItemPublic.model_validate(item)
+    return await session.insert(Item, ItemPublic, **data.model_dump(), owner_id=me.id)
 
 
 async def update_item(

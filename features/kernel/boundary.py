@@ -14,9 +14,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute
 from sqlalchemy import text
 from sqlalchemy.orm.exc import StaleDataError
-from sqlmodel.ext.asyncio.session import AsyncSession
 
 from features.kernel.bodies import Handler, with_checked_body
+from features.kernel.database import WriteSession
 from features.kernel.dependencies import Provided
 from features.kernel.errors import OutcomeUnknown, PreconditionFailed
 from features.kernel.idempotency import claim, keep, read_key
@@ -66,11 +66,13 @@ class _UnitOfWork:
     async def run(self, request: Request) -> Response:
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                async with request.app.state.sessions() as session:
+                async with WriteSession(request.app.state.writer) as session:
                     return await self._attempt(request, session)
             except Exception as error:
                 if isinstance(error, StaleDataError) and "if-match" in request.headers:
                     raise PreconditionFailed(STALE) from error
+                if is_disconnect(error):
+                    await request.app.state.writer.expire()
                 answer = translate(error)
                 # Nothing was committed and the body is kept, so the work can start over: on a
                 # fresh connection, or when whoever was in the way has gone.
@@ -82,7 +84,7 @@ class _UnitOfWork:
             await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311  # jitter
         raise AssertionError("unreachable")
 
-    async def _attempt(self, request: Request, session: AsyncSession) -> Response:
+    async def _attempt(self, request: Request, session: WriteSession) -> Response:
         scope, keyed = request.scope, None
         scope["session"], scope["principal"] = session, None
         dry_run = DRY_RUN in _preferences(request)
@@ -107,7 +109,7 @@ class _UnitOfWork:
         return response
 
 
-async def _commit(session: AsyncSession, *, repeatable: bool) -> None:
+async def _commit(session: WriteSession, *, repeatable: bool) -> None:
     try:
         await session.commit()
     except Exception as error:
@@ -117,7 +119,7 @@ async def _commit(session: AsyncSession, *, repeatable: bool) -> None:
         raise
 
 
-async def _rehearse(session: AsyncSession, response: Response) -> None:
+async def _rehearse(session: WriteSession, response: Response) -> None:
     """Let everything be checked that COMMIT would check, then undo it (RFC 7240 §3)."""
     await session.flush()
     await (await session.connection()).execute(text("SET CONSTRAINTS ALL IMMEDIATE"))

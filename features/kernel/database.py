@@ -1,116 +1,131 @@
-"""Connections to Postgres, and `Session`: one unit of work, which the boundary commits."""
+"""`Session`: the unit of work of a write, a SQLAlchemy session that also speaks plain asyncpg.
 
-import time
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Annotated, Any
+It connects when it is first used, and its transaction begins then. Queries and inserts go straight
+to asyncpg, compiled once, like those of `Reader`; changes of rows go through the ORM, on the same
+connection and in the same transaction.
+"""
 
-import asyncpg
+import asyncio
+import json
+from functools import cache
+from typing import Annotated, Any, Self, TypeVar
+
 from fastapi import Depends, Request
-from sqlalchemy import Connection, event
-from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
+from pydantic import BaseModel
+from sqlalchemy import JSON, Column, Connection, bindparam, insert
+from sqlalchemy.util import await_
 from sqlmodel.ext.asyncio.session import AsyncSession
+from sqlmodel.orm.session import Session as SyncSession
 
-from features.kernel.context import current_context
-from features.kernel.errors import Unavailable
-from features.kernel.settings import Settings
-from features.kernel.sqlstate import UNAVAILABLE, is_disconnect
+from features.kernel.models import Table
+from features.kernel.reader import Executable, Rows, compile_statement, run
+from features.kernel.writer import Link, WritePool, begin, commit, rollback
 
-SessionMaker = async_sessionmaker[AsyncSession]
-"""Makes sessions of their own, for what has to stay although the request fails, like a wrong
-password that is counted: `async with sessions.begin() as aside`."""
+M = TypeVar("M", bound=BaseModel)
 
 
-async def connect(
-    url: str, settings: Settings, *, read_only: bool = False, **options: Any
-) -> "asyncpg.Connection[asyncpg.Record]":
-    """Open one connection, with every wait on it bounded.
-
-    Raises:
-        Unavailable: whatever the reason. The causes are unalike (refused, no such host or socket,
-            starting up, too many connections), and none is the client's doing.
-    """
-    seconds = settings.statement_timeout
-    try:
-        return await asyncpg.connect(
-            url,
-            timeout=settings.connect_timeout,
-            # The server's own limit answers first; this one is for a server that is frozen.
-            command_timeout=seconds + 1,
-            server_settings={
-                "application_name": "julienne",
-                "timezone": "UTC",
-                "statement_timeout": f"{seconds * 1000:.0f}",
-                "lock_timeout": f"{settings.lock_timeout * 1000:.0f}",
-                "idle_in_transaction_session_timeout": f"{seconds * 2000:.0f}",
-                **({"default_transaction_read_only": "on"} if read_only else {}),
-            },
-            **options,
-        )
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-        raise Unavailable(UNAVAILABLE) from error
+class _LinkedSession(SyncSession):
+    def get_bind(self, *_: Any, **__: Any) -> Connection:
+        link: Link = await_(self.info["connect"]())
+        return link.connection.sync_connection  # type: ignore[return-value]  # it is connected
 
 
-@asynccontextmanager
-async def open_sessions(
-    url: str, settings: Settings, size: int, overflow: int
-) -> AsyncIterator[SessionMaker]:
-    """The maker of sessions. Its engine connects when it is first used, not before."""
-    engine = _make_engine(url, settings, size, overflow)
-    try:
-        yield async_sessionmaker(engine, class_=AsyncSession, expire_on_commit=False)
-    finally:
-        await engine.dispose()
+class WriteSession(AsyncSession, Rows):
+    """The unit of work of one request; what it has not committed is rolled back at its end."""
+
+    sync_session_class = _LinkedSession
+
+    def __init__(self, pool: WritePool) -> None:
+        super().__init__(expire_on_commit=False, info={"connect": self._connect})
+        self._pool = pool
+        self._link: Link | None = None
+
+    async def fetch(self, statement: Executable, **values: object) -> list[dict[str, Any]]:
+        """Run the statement, which sees what was flushed before."""
+        sql, own_values = compile_statement(statement)
+        return await self._run(sql, [values.get(name, own) for name, own in own_values.items()])
+
+    async def insert(self, table: type[Table], model: type[M], **values: object) -> M:
+        """Insert a row, and give it back as the DTO, in one round trip (INSERT … RETURNING)."""
+        sql, columns = _compile_insert(table, model, tuple(values))
+        (row,) = await self._run(sql, [_value(column, values) for column in columns])
+        return model.__pydantic_validator__.validate_python(row)  # type: ignore[no-any-return]
+
+    async def commit(self) -> None:
+        if self.in_transaction():
+            await super().commit()
+        if self._link:
+            await commit(self._link.raw)
+
+    async def rollback(self) -> None:
+        if self.in_transaction():
+            await super().rollback()
+        if self._link:
+            await rollback(self._link.raw)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        link = self._link
+        if self.in_transaction() or (link and link.raw.is_in_transaction()):
+            await asyncio.shield(asyncio.ensure_future(self._undo(link)))
+        elif link:
+            await self._pool.give_back(link)
+
+    async def _undo(self, link: Link | None) -> None:
+        try:
+            await self.rollback()
+            await self.close()
+        except Exception:  # noqa: BLE001  # lost, or cancelling a query: it is not to be used again
+            if link:
+                await self._pool.drop(link)
+        else:
+            if link:
+                await self._pool.give_back(link)
+
+    async def _run(self, sql: str, values: list[Any]) -> list[dict[str, Any]]:
+        raw = (await self._connect()).raw
+        await begin(raw)
+        return await run(raw, sql, values)
+
+    async def _connect(self) -> Link:
+        if self._link is None:
+            self._link = await self._pool.take()
+        return self._link
 
 
-def _make_engine(url: str, settings: Settings, size: int, overflow: int) -> AsyncEngine:
-
-    async def open_connection(*_: Any, **__: Any) -> "asyncpg.Connection[asyncpg.Record]":
-        return await connect(url, settings)
-
-    engine = create_async_engine(
-        "postgresql+asyncpg://",
-        async_creator=open_connection,
-        pool_size=size,
-        max_overflow=overflow,
-        pool_timeout=settings.pool_timeout,
-        pool_use_lifo=True,
-        hide_parameters=True,
-    )
-    event.listen(engine.sync_engine, "handle_error", _drop_pool_on_disconnect)
-    event.listen(engine.sync_engine, "before_cursor_execute", _start_timer)
-    event.listen(engine.sync_engine, "after_cursor_execute", _stop_timer)
-    return engine
+@cache
+def _compile_insert(
+    table: type[Table], model: type[BaseModel], names: tuple[str, ...]
+) -> tuple[str, list[Column[Any]]]:
+    """The SQL, and the columns of its values in their order."""
+    columns = table.__table__.c  # type: ignore[attr-defined]
+    given = {name: bindparam(name, type_=columns[name].type) for name in names}
+    answer = [columns[name] for name in model.model_fields if name in columns]
+    sql, values = compile_statement(insert(table).values(given).returning(*answer))
+    return sql, [columns[name] for name in values]
 
 
-def _drop_pool_on_disconnect(context: ExceptionContext) -> None:
-    # After a failover (25006) or a restart, every connection of the pool is as dead as this one.
-    if is_disconnect(context.original_exception):
-        context.is_disconnect = True
+def _value(column: Column[Any], values: dict[str, Any]) -> Any:
+    if column.name not in values:  # it has a default of Python's
+        default: Any = column.default
+        return default.arg(None) if default.is_callable else default.arg
+    value = values[column.name]
+    # On a connection of SQLAlchemy's, asyncpg takes JSON as text.
+    return json.dumps(value) if isinstance(column.type, JSON) and value is not None else value
 
 
-def _start_timer(connection: Connection, *_: Any) -> None:
-    connection.info["started"] = time.perf_counter()
-    if context := current_context():
-        context.queries += 1
-
-
-def _stop_timer(connection: Connection, *_: Any) -> None:
-    if context := current_context():
-        context.database_time += time.perf_counter() - connection.info["started"]
-
-
-async def get_session(request: Request) -> AsyncSession:
+async def get_session(request: Request) -> WriteSession:
     """The session of the request's unit of work.
 
     Raises:
         RuntimeError: in a GET, which has none; a GET reads through `Reader`.
     """
-    session: AsyncSession | None = request.scope.get("session")
+    session: WriteSession | None = request.scope.get("session")
     if session is None:
         raise RuntimeError("a GET has no session: it reads through Reader and cannot write")
     return session
 
 
-Session = Annotated[AsyncSession, Depends(get_session)]
+Session = Annotated[WriteSession, Depends(get_session)]

@@ -13,7 +13,7 @@ from fastapi.security import APIKeyHeader, OAuth2PasswordBearer
 
 from features.kernel.context import current_context
 from features.kernel.errors import Forbidden, Unauthorized
-from features.kernel.reader import Rows, SessionRows
+from features.kernel.reader import Rows
 
 Role = Literal["member", "admin"]
 Scheme = Literal["bearer", "api_key"]
@@ -60,8 +60,7 @@ async def find_principal(request: Request) -> Principal | None:
         return None
     scheme, secret = credential
     authenticators: dict[Scheme, Authenticator] = request.app.state.authenticators
-    session = request.scope.get("session")
-    rows: Rows = SessionRows(session) if session else request.app.state.reader
+    rows: Rows = request.scope.get("session") or request.app.state.reader
     return await authenticators[scheme](rows, secret) if scheme in authenticators else None
 
 

@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import asyncpg
 from fastapi import Depends, Request
 from pydantic import BaseModel, TypeAdapter
-from sqlalchemy import Select
+from sqlalchemy import ClauseElement
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
-from sqlmodel.ext.asyncio.session import AsyncSession
 
+from features.kernel.connections import connect
 from features.kernel.context import current_context
-from features.kernel.database import connect
 from features.kernel.settings import Settings
 from features.kernel.sqlstate import is_disconnect, translate
 
 DRIVER_ERRORS = asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError
+Executable = ClauseElement
 M = TypeVar("M", bound=BaseModel)
 POSTGRES = dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it untyped
 
@@ -37,20 +37,14 @@ class Rows(ABC):
     """Where rows come from: the reader or, inside a unit of work, its session."""
 
     @abstractmethod
-    async def fetch(
-        self, statement: Select[*tuple[Any, ...]], **values: object
-    ) -> list[dict[str, Any]]:
+    async def fetch(self, statement: Executable, **values: object) -> list[dict[str, Any]]:
         """Run the statement with its bindparams' values; one dict for each row."""
 
-    async def all(
-        self, model: type[M], statement: Select[*tuple[Any, ...]], **values: object
-    ) -> list[M]:
+    async def all(self, model: type[M], statement: Executable, **values: object) -> list[M]:
         """Every row, as the DTO."""
         return _reads_list(model)(await self.fetch(statement, **values))
 
-    async def first(
-        self, model: type[M], statement: Select[*tuple[Any, ...]], **values: object
-    ) -> M | None:
+    async def first(self, model: type[M], statement: Executable, **values: object) -> M | None:
         """The first row as the DTO, or None."""
         found = await self.fetch(statement, **values)
         return model.__pydantic_validator__.validate_python(found[0]) if found else None
@@ -67,9 +61,7 @@ class ReadPool(Rows):
         self._idle: list[PooledConnection] = []
         self._waiting = 0
 
-    async def fetch(
-        self, statement: Select[*tuple[Any, ...]], **values: object
-    ) -> list[dict[str, Any]]:
+    async def fetch(self, statement: Executable, **values: object) -> list[dict[str, Any]]:
         """Run the statement.
 
         Raises:
@@ -102,21 +94,17 @@ class ReadPool(Rows):
 
     async def _run(self, sql: str, arguments: list[Any]) -> list[dict[str, Any]]:
         connection = self._idle.pop() if self._idle else await self._acquire()
-        started = time.perf_counter()
         try:
-            records = await connection.fetch(sql, *arguments)
+            rows = await run(connection, sql, arguments)
         except BaseException:
             # Whatever state it is in, the pool knows what to do: wait for a cancelled query, say.
             await self._pool.release(connection)
             raise
-        if context := current_context():
-            context.queries += 1
-            context.database_time += time.perf_counter() - started
         if self._waiting:
             await self._pool.release(connection)
         else:
             self._idle.append(connection)
-        return [dict(record) for record in records]
+        return rows
 
     async def _acquire(self) -> "PooledConnection":
         self._waiting += 1
@@ -126,24 +114,24 @@ class ReadPool(Rows):
             self._waiting -= 1
 
 
-class SessionRows(Rows):
-    """The same queries inside the unit of work, so that they see and guard what it writes."""
-
-    def __init__(self, session: AsyncSession) -> None:
-        self._session = session
-
-    async def fetch(
-        self, statement: Select[*tuple[Any, ...]], **values: object
-    ) -> list[dict[str, Any]]:
-        connection = await self._session.connection()
-        result = await connection.execute(statement, values)
-        return [dict(row) for row in result.mappings()]
+async def run(
+    connection: "asyncpg.Connection[asyncpg.Record] | PooledConnection",
+    sql: str,
+    arguments: list[Any],
+) -> list[dict[str, Any]]:
+    """Run one query and count it."""
+    started = time.perf_counter()
+    records = await connection.fetch(sql, *arguments)
+    if context := current_context():
+        context.queries += 1
+        context.database_time += time.perf_counter() - started
+    return [dict(record) for record in records]
 
 
 @lru_cache(maxsize=1024)
-def compile_statement(statement: Select[*tuple[Any, ...]]) -> tuple[str, dict[str, Any]]:
+def compile_statement(statement: Executable) -> tuple[str, dict[str, Any]]:
     """The SQL with `$1, $2, …`, and the values that the statement brings itself, in that order."""
-    compiled = statement.compile(dialect=POSTGRES)
+    compiled: Any = statement.compile(dialect=POSTGRES)
     return str(compiled), {name: compiled.params[name] for name in compiled.positiontup or ()}
 
 

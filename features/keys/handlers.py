@@ -8,7 +8,8 @@ from sqlalchemy import Select, bindparam, func, or_, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import col, select
 
-from features.kernel.database import Session, SessionMaker
+from features.kernel.connections import SessionMaker
+from features.kernel.database import Session
 from features.kernel.errors import NotFound, ServiceError
 from features.kernel.identity import Authenticator, Principal
 from features.kernel.paging import Page, Pager
@@ -41,11 +42,8 @@ async def list_keys(reader: ReadPool, me: Principal, pager: Pager) -> Page[KeyPu
 
 async def create_key(session: Session, me: Principal, data: KeyCreate) -> KeyCreated:
     secret = PREFIX + secrets.token_urlsafe(32)
-    key = Key(
-        **data.model_dump(), user_id=me.id, prefix=secret[: len(PREFIX) + 8], digest=_digest(secret)
-    )
-    session.add(key)
-    await session.flush()
+    own = {"user_id": me.id, "prefix": secret[: len(PREFIX) + 8], "digest": _digest(secret)}
+    key = await session.insert(Key, KeyPublic, **data.model_dump(), **own)
     return KeyCreated(**key.model_dump(), key=secret)
 
 

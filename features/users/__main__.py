@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 from sqlmodel import select
 
-from features.kernel.database import open_sessions
+from features.kernel.connections import open_sessions
 from features.kernel.development import embedded_database
 from features.kernel.errors import ServiceError
 from features.kernel.settings import load_settings

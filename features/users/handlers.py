@@ -40,14 +40,9 @@ async def list_users(
 
 
 async def create_user(session: Session, passwords: PasswordVault, data: UserCreate) -> UserPublic:
-    user = User(
-        email=data.email,
-        full_name=data.full_name,
-        password_hash=await passwords.hash(data.password),
-    )
-    session.add(user)
-    await session.flush()
-    return UserPublic.model_validate(user)
+    password_hash = await passwords.hash(data.password)
+    values = data.model_dump(exclude={"password"})
+    return await session.insert(User, UserPublic, **values, password_hash=password_hash)
 
 
 async def update_me(

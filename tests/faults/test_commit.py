@@ -69,7 +69,7 @@ async def no_connection_leaks(served, way, sampler, sql):
     assert (await sampler.caller.get("/items")).status_code == 200
     assert (await sampler.caller.post("/items", json={"title": "after"})).status_code == 201
     await until(nobody_is_in_a_transaction, 2)
-    assert served.state.sessions.kw["bind"].pool.checkedout() == 0
+    assert served.state.writer.in_use() == 0
 
 
 @pytest.fixture

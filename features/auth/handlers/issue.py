@@ -11,7 +11,8 @@ from sqlmodel import col
 from features.auth.handlers.access import ACTIVE, TokenSigner
 from features.auth.handlers.throttle import Throttle
 from features.auth.models import Account, RefreshToken, TokenPublic, users
-from features.kernel.database import Session, SessionMaker
+from features.kernel.connections import SessionMaker
+from features.kernel.database import Session
 from features.kernel.errors import Unauthorized
 from features.kernel.passwords import PasswordVault
 from features.kernel.reader import Rows

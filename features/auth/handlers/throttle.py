@@ -9,7 +9,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 
 from features.auth.models import SignInAttempt
-from features.kernel.database import Session, SessionMaker
+from features.kernel.connections import SessionMaker
+from features.kernel.database import Session
 from features.kernel.errors import TooManyRequests
 
 since, failures = col(SignInAttempt.since), col(SignInAttempt.failures)
