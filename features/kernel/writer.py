@@ -1,10 +1,10 @@
 """The connections of writes, and their transactions.
 
-SQLAlchemy believes that these are in autocommit mode. BEGIN, COMMIT and ROLLBACK are sent here, for
-the session as for SQLAlchemy.
+SQLAlchemy believes that these are in autocommit mode, so that it leaves BEGIN, COMMIT and ROLLBACK
+to the session.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -97,8 +97,7 @@ class WritePool:
 async def open_writer(url: str, settings: Settings) -> AsyncIterator[WritePool]:
     """The pool, which connects when it is first used, not before."""
     engine = make_engine(url, settings, settings.pool_size, settings.max_overflow, "AUTOCOMMIT")
-    for name, act in (("begin", begin), ("commit", commit), ("rollback", rollback)):
-        event.listen(engine.sync_engine, name, _on_raw(act))
+    event.listen(engine.sync_engine, "begin", _begin)
     pool = WritePool(engine, settings.pool_size)
     try:
         yield pool
@@ -107,9 +106,6 @@ async def open_writer(url: str, settings: Settings) -> AsyncIterator[WritePool]:
         await engine.dispose()
 
 
-def _on_raw(act: Callable[[Any], Awaitable[None]]) -> Callable[[Connection], None]:
-    def listener(connection: Connection) -> None:
-        adapted: Any = connection.connection.dbapi_connection
-        adapted.run_async(act)
-
-    return listener
+def _begin(connection: Connection) -> None:
+    adapted: Any = connection.connection.dbapi_connection
+    adapted.run_async(begin)
