@@ -11,7 +11,6 @@ import json
 import os
 import re
 import time
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -32,9 +31,8 @@ PAGE = f"SELECT {COLUMNS} FROM items WHERE owner_id = $1 ORDER BY id DESC LIMIT 
 NEXT = f"SELECT {COLUMNS} FROM items WHERE owner_id = $1 AND id < $3 ORDER BY id DESC LIMIT $2"
 INSERT = f"INSERT INTO items (title, description, owner_id) VALUES ($1, $2, $3) RETURNING {COLUMNS}"
 REQUEST_ID = re.compile("[A-Za-z0-9._-]{1,64}")
-Connection = asyncpg.pool.PoolConnectionProxy
 
-secret = os.environ["APP_JWT_SECRET"]
+secret = os.environ.get("APP_JWT_SECRET", "")
 mac_key = hashlib.sha256(b"mac" + secret.encode()).digest()
 verified: dict[str, tuple[int, int]] = {}
 pool: "asyncpg.Pool[asyncpg.Record]"
@@ -65,7 +63,7 @@ def user_id(request: Request) -> int:
 def answer(request: Request, status: int, content: object) -> Response:
     request_id = request.headers.get("x-request-id", "")
     if not REQUEST_ID.fullmatch(request_id):
-        request_id = uuid.uuid4().hex
+        request_id = os.urandom(16).hex()
     headers = {"X-Request-ID": request_id}
     return Response(to_json(content), status, headers, "application/json")
 
@@ -82,9 +80,9 @@ async def get_item(request: Request) -> Response:
 
 
 async def list_items(request: Request) -> Response:
-    query = request.query_params
+    query, path = request.query_params, request.scope["path"]
     limit = int(query.get("limit", "50"))
-    after = last_id(request, query["cursor"]) if "cursor" in query else None
+    after = unseal(mac_key, path, query["cursor"]) if "cursor" in query else None
     async with pool.acquire() as connection:
         user = await connection.fetchrow(USER, user_id(request))
         if user is None:
@@ -92,7 +90,7 @@ async def list_items(request: Request) -> Response:
         place = () if after is None else (after,)
         found = await connection.fetch(NEXT if place else PAGE, user["id"], limit + 1, *place)
     items = [dict(item) for item in found[:limit]]
-    cursor = seal(request, items[-1]["id"]) if len(found) > limit else None
+    cursor = seal(mac_key, path, items[-1]["id"]) if len(found) > limit else None
     return answer(request, 200, {"items": items, "next_cursor": cursor})
 
 
@@ -106,27 +104,29 @@ async def create_item(request: Request) -> Response:
         if user is None:
             return answer(request, 401, {"error": "unauthorized"})
         item = await connection.fetchrow(INSERT, data.title, data.description, user["id"])
-    return answer(request, 201, dict(item))
+    return answer(request, 201, dict(item or ()))
 
 
-def seal(request: Request, row_id: int) -> str:
+def seal(key: bytes, path: str, row_id: int) -> str:
+    """The cursor behind this row, newest first: the service's own, byte for byte."""
     text = json.dumps(["-id", row_id, row_id]).encode()
-    return base64.urlsafe_b64encode(text + sign(request, text)).decode()
+    return base64.urlsafe_b64encode(text + sign(key, path, text)).decode()
 
 
-def last_id(request: Request, cursor: str) -> int:
+def unseal(key: bytes, path: str, cursor: str) -> int:
     sealed = base64.urlsafe_b64decode(cursor)
-    assert hmac.compare_digest(sealed[-16:], sign(request, sealed[:-16]))
-    return int(json.loads(sealed[:-16])[2])
+    text, signature = sealed[:-16], sealed[-16:]
+    assert hmac.compare_digest(signature, sign(key, path, text))
+    return int(json.loads(text)[2])
 
 
-def sign(request: Request, text: bytes) -> bytes:
-    return hmac.digest(mac_key, request.scope["path"].encode() + text, hashlib.sha256)[:16]
+def sign(key: bytes, path: str, text: bytes) -> bytes:
+    return hmac.digest(key, path.encode() + text, hashlib.sha256)[:16]
 
 
 @asynccontextmanager
 async def lifespan(_: Starlette) -> AsyncIterator[None]:
-    global pool  # noqa: PLW0603  # the shortest way there is, so the bound's
+    global pool
     url = os.environ["APP_DATABASE_URL"]
     async with asyncpg.create_pool(url, min_size=0, max_size=10, reset=keep_state) as pool:
         yield

@@ -1,149 +1,132 @@
 """The three systems side by side: that they answer alike, and what each answer costs."""
 
-import json
 from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import astuple
 from pathlib import Path
 from statistics import median
-from typing import Any
 
 import httpx
 
-from tests.bench.stage import (
-    OWNER,
-    Items,
-    Load,
-    Operation,
-    Running,
-    Sample,
-    System,
-    fill,
-    press,
-    serving,
-)
+from tests.bench.report import draw_bars, keep, markdown
+from tests.bench.stage import Items, Load, Operation, Sample, System, fill, press, serving
 from tests.tap import Tap
 
+SERVICE = System("julienne", "service:app")
 SYSTEMS = [
     System("bound", "tests.bench.bound:app", ("--no-access-log",)),
-    System("julienne", "service:app"),
+    SERVICE,
     System("layout", "tests.bench.layout:app"),
 ]
-OPERATIONS = [
-    Operation("get", "GET", "/items/{id}"),
-    Operation("list", "GET", "/items?limit=50"),
-    Operation("create", "POST", "/items", '{"title": "Soup", "description": "With leek"}'),
+GET = Operation("GET one", "/items/{id}")
+LIST = Operation("list of 50", "/items?limit=50")
+POST = Operation("POST", "/items", '{"title": "Soup", "description": "With leek"}')
+NEXT = Operation("next page", "/items?limit=50&cursor={cursor}")
+CHECKED = [
+    *(LIST, NEXT, GET, POST),
+    *(Operation("no token", "/items", token="x"), Operation("not theirs", "/items/1")),
 ]
 # At most so many times the bound, and so many times better than the layout.
-GOALS = {"get": (1.6, 4.0), "list": (1.4, 3.0), "create": (2.5, 3.0)}
-# What differs though the answers are alike: a row's own, and a cursor, which is each system's word.
-OWN = ("id", "created_at", "updated_at")
+GOALS = {GET: (1.6, 4.0), LIST: (1.4, 3.0), POST: (2.5, 3.0)}
+HEADER = ("", "system", "requests/s", "p50 ms", "p99 ms", "CPU µs", "÷ bound", "÷ ours",
+          "round trips", "RSS MB")  # fmt: skip
+Results = dict[tuple[Operation, System], Sample]
+Waits = dict[tuple[Operation, System], int]
 
 
 async def compare(url: str, folder: Path, load: Load, rounds: int, only: str) -> None:
+    """Measure each system in turn, round after round; print and keep the medians."""
     items = await fill(url, 100_000, 100)
-    waits = await round_trips(items, folder)
-    operations = [each for each in OPERATIONS if each.name in (only or each.name).split(",")]
-    samples: dict[tuple[str, str], list[Sample]] = defaultdict(list)
-    memory: dict[str, list[int]] = defaultdict(list)
+    waits = await check(items, folder)
+    operations = [each for each in GOALS if only in each.name]
+    samples: dict[tuple[Operation, System], list[Sample]] = defaultdict(list)
+    memory: dict[System, list[float]] = defaultdict(list)
     for number in range(1, rounds + 1):
         for system in SYSTEMS:
-            async with serving(system, items.url, folder / f"{system.name}.log") as running:
+            async with serving(system, items.url, folder / "log") as running:
                 for operation in operations:
                     sample = await press(running, operation, items, load)
-                    samples[system.name, operation.name].append(sample)
+                    samples[operation, system].append(sample)
                     print(f"round {number}: {system.name} {operation.name} {sample.cpu:.0f} µs")
-                memory[system.name] += running.memory("Rss")
-    results = {
-        key: Sample(*map(median, zip(*map(astuple, found), strict=True)))
-        for key, found in samples.items()
-    }
-    print(table(results, waits, {name: median(found) for name, found in memory.items()}))
-    print(goals(results))
+                memory[system].append(running.memory("Rss"))
+    results = {key: middle(samples[key]) for key in sorted(samples, key=_place)}
+    sizes = {system: median(found) for system, found in memory.items()}
+    table = markdown(HEADER, _rows(results, waits, sizes))
+    what = f"Medians of {rounds} rounds of {load.seconds} s, {load.connections} connections."
+    keep("comparison", what, table, "\n".join(_verdicts(results)))
+    cpu = {o.name: {s.name: results[o, s].cpu for s in SYSTEMS} for o in operations}
+    draw_bars("comparison", "CPU of the app for each request (less is better)", cpu)
 
 
-async def round_trips(items: Items, folder: Path) -> dict[tuple[str, str], int]:
-    """How often each system waits for the database, once it has been seen to answer right."""
-    waits = {}
-    answers: dict[str, list[Any]] = defaultdict(list)
+def middle(samples: Iterable[Sample]) -> Sample:
+    """The median of each figure."""
+    return Sample(*map(median, zip(*map(astuple, samples), strict=True)))
+
+
+async def check(items: Items, folder: Path) -> Waits:
+    """See that the systems answer alike, and count how often each waits for the database.
+
+    Raises:
+        SystemExit: they do not.
+    """
+    waits, answers = {}, {}
     for system in SYSTEMS:
         async with (
             Tap(items.url).open() as tap,
-            serving(system, tap.url, folder / "tapped.log") as running,
-            _client(running) as client,
+            serving(system, tap.url, folder / "log") as running,
+            httpx.AsyncClient(base_url=running.url, trust_env=False) as client,
         ):
-            for operation in OPERATIONS:
-                for _ in range(4):
+            cursor = ""
+            for operation in CHECKED:
+                path = operation.path.format(id=items.step, cursor=cursor)
+                for _ in range(4):  # until its connections and statements are warm
                     before = tap.waits
-                    answer = await ask(client, operation, items.step)
-                    waits[system.name, operation.name] = tap.waits - before
-                answers[operation.name].append(answer)
-            answers["401"].append(
-                (await client.get("/items", headers={"Authorization": ""})).status_code
-            )
-            answers["404"].append((await client.get(f"/items/{items.step + 1}")).status_code)
-            answers["next"].append(await following(client))
+                    answer = await client.request(
+                        operation.method, path, content=operation.body, headers=operation.headers
+                    )
+                    waits[operation, system] = tap.waits - before
+                answers[operation, system] = _shared(operation, answer)
+                cursor = answer.json().get("next_cursor") or cursor
         await items.forget_created()
-    for name, (first, *others) in answers.items():
-        if any(other != first for other in others):
-            shown = "\n".join(f"{answer}"[:300] for answer in (first, *others))
-            raise SystemExit(f"the systems do not answer {name!r} alike:\n{shown}")
+    for (operation, system), theirs in answers.items():
+        first = answers[operation, SYSTEMS[0]]
+        if theirs != first:
+            told = f"{system.name} answers\n{theirs}\nand {SYSTEMS[0].name}\n{first}"
+            raise SystemExit(f"{operation.name}: {told}")
     return waits
 
 
-def _client(running: Running) -> httpx.AsyncClient:
-    headers = {"Authorization": f"Bearer {OWNER}"}
-    return httpx.AsyncClient(base_url=running.url, headers=headers, trust_env=False)
-
-
-async def ask(client: httpx.AsyncClient, operation: Operation, row_id: int) -> Any:
-    path = operation.path.format(id=row_id)
-    headers = {"Content-Type": "application/json"} if operation.body else {}
-    answer = await client.request(operation.method, path, content=operation.body, headers=headers)
+def _shared(operation: Operation, answer: httpx.Response) -> object:
+    """What of an answer is every system's, and not its own: its cursors, its words for errors."""
     body = answer.json()
-    if operation.method == "POST":
-        body = {key: type(value) if key in OWN else value for key, value in body.items()}
-    if "next_cursor" in body:
-        body["next_cursor"] = type(body["next_cursor"])
-    return answer.status_code, body
+    if answer.is_error:
+        return answer.status_code
+    own = {"id", "created_at", "updated_at"} if operation is POST else {"next_cursor"}
+    return answer.status_code, body | dict.fromkeys(own & set(body))
 
 
-async def following(client: httpx.AsyncClient) -> list[dict[str, Any]]:
-    """The items of the second page."""
-    cursor = (await client.get("/items")).json()["next_cursor"]
-    found: list[dict[str, Any]] = (await client.get("/items", params={"cursor": cursor})).json()[
-        "items"
-    ]
-    return found
+def _place(key: tuple[Operation, System]) -> tuple[int, int]:
+    return [*GOALS].index(key[0]), SYSTEMS.index(key[1])
 
 
-def table(
-    results: dict[tuple[str, str], Sample],
-    waits: dict[tuple[str, str], int],
-    memory: dict[str, float],
-) -> str:
-    lines = [
-        "| | system | requests/s | p50 ms | p99 ms | CPU µs | ÷ bound | round trips | memory MB |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
-    ]
-    for (system, operation), s in sorted(results.items(), key=lambda r: [*GOALS].index(r[0][1])):
-        ratio = s.cpu / results["bound", operation].cpu
-        lines.append(
-            f"| {operation} | {system} | {s.rate:,.0f} | {s.p50:.1f} | {s.p99:.1f} | {s.cpu:,.0f}"
-            f" | {ratio:.2f} | {waits[system, operation]} | {memory[system] / 1024:.0f} |"
-        )
-    return "\n".join(lines)
+def _rows(results: Results, waits: Waits, sizes: dict[System, float]) -> Iterable[list[str]]:
+    for (operation, system), it in results.items():
+        bound, ours = results[operation, SYSTEMS[0]].cpu, results[operation, SERVICE].cpu
+        yield [
+            *(operation.name, system.name, f"{it.rate:,.0f}", f"{it.p50:.1f}", f"{it.p99:.1f}"),
+            *(f"{it.cpu:,.0f}", f"{it.cpu / bound:.2f}", f"{it.cpu / ours:.2f}"),
+            *(f"{waits[operation, system]}", f"{sizes[system]:.0f}"),
+        ]
 
 
-def goals(results: dict[tuple[str, str], Sample]) -> str:
-    lines = []
+def _verdicts(results: Results) -> Iterable[str]:
     for operation, (most, least) in GOALS.items():
-        if ("julienne", operation) not in results:
-            continue
-        bound, ours, layout = (results[s.name, operation].cpu for s in SYSTEMS)
-        lines.append(
-            f"{operation}: {ours / bound:.2f} × the bound (goal ≤ {most}:"
-            f" {'met' if ours / bound <= most else 'MISSED'}),"
-            f" {layout / ours:.2f} × better than the layout (goal ≥ {least}:"
-            f" {'met' if layout / ours >= least else 'MISSED'})"
-        )
-    return "\n".join(lines)
+        if (operation, SERVICE) in results:
+            bound, ours, layout = (results[operation, system].cpu for system in SYSTEMS)
+            behind, ahead = ours / bound, layout / ours
+            yield (
+                f"- {operation.name}: {behind:.2f}× the bound,"
+                f" goal ≤ {most}×: {'met' if behind <= most else 'MISSED'};"
+                f" {ahead:.2f}× better than the layout,"
+                f" goal ≥ {least}×: {'met' if ahead >= least else 'MISSED'}"
+            )

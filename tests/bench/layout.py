@@ -1,4 +1,4 @@
-"""The published layout: FastAPI, Pydantic v2 and async SQLAlchemy as articles and templates have it.
+"""The published layout: FastAPI, Pydantic v2 and async SQLAlchemy, as articles and templates do it.
 
 Retyped in its known shape and in one file, so that it can be compared with; nothing is made worse
 than its authors make it.
@@ -32,7 +32,7 @@ class Settings(BaseSettings):
     jwt_secret: str
 
 
-settings = Settings()  # type: ignore[call-arg]  # its values come from the environment
+settings = Settings()
 engine = create_async_engine(
     settings.database_url.replace("postgresql:", "postgresql+asyncpg:").replace("sslmode", "ssl"),
     pool_size=10,

@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from tempfile import TemporaryDirectory
 
 import asyncpg
@@ -24,7 +25,7 @@ from features.kernel.embedded import server
 from features.kernel.schema import upgrade_schema
 from features.kernel.settings import ROOT
 
-APP_CPU, OTHER_CPU = 0, 1
+APP_CPUS, OTHER_CPUS = {0}, {1}
 SCRIPT = Path(__file__).with_name("load.lua")
 TICK = 1e6 / os.sysconf("SC_CLK_TCK")  # µs
 SECRET = "bench" * 8
@@ -37,7 +38,8 @@ USERS = """
 """
 ITEMS = """
     INSERT INTO items (title, description, owner_id)
-    SELECT 'Soup ' || n, 'With leek, for ' || n, CASE n % $2 WHEN 0 THEN 1 ELSE 3 + n % 298 END
+    SELECT CASE n WHEN 500 THEN 'Rarity' ELSE 'Soup ' || n END, 'With leek, for ' || n,
+        CASE n % $2 WHEN 0 THEN 1 ELSE 3 + n % 298 END
     FROM generate_series(1, $1::int) AS n
 """
 
@@ -50,6 +52,11 @@ class Items:
     count: int
     step: int
 
+    @property
+    def folder(self) -> Path:
+        """The server's."""
+        return Path(self.url.partition("host=")[2].partition("&")[0])
+
     async def forget_created(self) -> None:
         """Take away what POSTs have left, so that each system writes into the same table."""
         async with _connected(self.url) as connection:
@@ -59,9 +66,9 @@ class Items:
 
 
 @contextmanager
-def postgres() -> Iterator[tuple[str, Path]]:
+def postgres(cpus: set[int]) -> Iterator[tuple[str, Path]]:
     """A durable server of our own, and a folder for logs; both are gone afterwards."""
-    os.sched_setaffinity(0, {OTHER_CPU})  # what we start inherits it
+    os.sched_setaffinity(0, cpus)  # what we start inherits it
     with TemporaryDirectory() as folder, server(Path(folder) / "pg", durable=True) as url:
         yield url, Path(folder)
 
@@ -110,40 +117,49 @@ class Running:
         """µs of CPU that its processes have used."""
         return sum(map(cpu, tree(self.pid)))
 
-    def memory(self, field: str) -> list[int]:
-        """KiB of `Rss` or `Pss`, for each process that serves."""
-        pids = tree(self.pid)
-        rollups = [Path(f"/proc/{pid}/smaps_rollup").read_text() for pid in pids]
-        return [int(each.split(f"{field}:")[1].split()[0]) for each in rollups]
+    def memory(self, field: str) -> float:
+        """MB of `Rss` or `Pss`, of a process that serves."""
+        pids = [pid for pid in tree(self.pid)[1:] if b"spawn_main" in _proc(pid, "cmdline")]
+        rollups = [_proc(pid, "smaps_rollup").decode() for pid in pids or [self.pid]]
+        return mean(int(each.split(f"{field}:")[1].split()[0]) / 1024 for each in rollups)
 
 
 def tree(pid: int) -> list[int]:
     """The process and its descendants."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    children = _proc(pid, f"task/{pid}/children").split()
     return [pid, *(each for child in children for each in tree(int(child)))]
 
 
 def cpu(pid: int) -> float:
     """µs of CPU, user and system, that a process and its ended children have used."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    fields = _proc(pid, "stat").rpartition(b")")[2].split()
     return sum(map(int, fields[11:15])) * TICK
+
+
+def _proc(pid: int, name: str) -> bytes:
+    return Path(f"/proc/{pid}/{name}").read_bytes()
 
 
 @asynccontextmanager
 async def serving(
-    system: System, database_url: str, log: Path, *options: str, pinned: bool = True, **app: str
+    system: System,
+    database_url: str,
+    log: Path,
+    *options: str,
+    cpus: set[int] = APP_CPUS,
+    **variables: object,
 ) -> AsyncIterator[Running]:
-    """Run the system until we are through, or fail with its log."""
+    """Run the system until we are through, with its `APP_…` variables, or fail with its log."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    cpus = f"{APP_CPU}" if pinned else f"0-{(os.cpu_count() or 1) - 1}"
-    environment = {"PATH": os.environ["PATH"], "APP_ENV": "prod", **app}
+    variables |= {"env": "prod", "database_url": database_url, "jwt_secret": SECRET}
+    environment = {f"APP_{name.upper()}": f"{value}" for name, value in variables.items()}
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
-            *("taskset", "--cpu-list", cpus, sys.executable, "-m", "uvicorn", system.app),
-            *("--port", f"{port}", *system.options, *options),
+            *("taskset", "--cpu-list", ",".join(map(str, cpus)), sys.executable),
+            *("-m", "uvicorn", system.app, "--port", f"{port}", *system.options, *options),
             cwd=ROOT,
-            env=environment | {"APP_DATABASE_URL": database_url, "APP_JWT_SECRET": SECRET},
+            env={"PATH": os.environ["PATH"], **environment},
             stdout=output,
             stderr=output,
             start_new_session=True,
@@ -163,13 +179,12 @@ async def serving(
 
 async def _answers(process: asyncio.subprocess.Process, running: Running, log: Path) -> None:
     async with asyncio.timeout(30), httpx.AsyncClient(trust_env=False) as client:
-        while True:
+        while process.returncode is None:
             with suppress(httpx.TransportError):
                 await client.get(f"{running.url}/items")
                 return
-            if process.returncode is not None:
-                raise RuntimeError(f"it did not start:\n{log.read_text()}")
             await asyncio.sleep(0.05)
+    raise SystemExit(f"it did not start:\n{log.read_text()}")  # noqa: ASYNC240  # it is short
 
 
 @dataclass(frozen=True)
@@ -177,9 +192,18 @@ class Operation:
     """A request to measure: `{id}` in its path becomes an id of the owner's, another each time."""
 
     name: str
-    method: str
     path: str
     body: str = ""
+    token: str = OWNER
+
+    @property
+    def method(self) -> str:
+        return "POST" if self.body else "GET"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        media_type = {"Content-Type": "application/json"} if self.body else {}
+        return {"Authorization": f"Bearer {self.token}", **media_type}
 
 
 @dataclass(frozen=True)
@@ -201,36 +225,35 @@ class Sample:
     database_cpu: float
 
 
-async def press(
-    running: Running, operation: Operation, items: Items, load: Load, token: str = OWNER
-) -> Sample:
+class Failed(Exception):
+    """Not every answer was a good one."""
+
+
+async def press(running: Running, operation: Operation, items: Items, load: Load) -> Sample:
     """Warm the system up, then measure it."""
-    await _wrk(running, operation, items, token, load.connections, 1)
-    postmaster = _postmaster(items.url)
-    before = running.cpu(), sum(map(cpu, tree(postmaster)))
-    said = await _wrk(running, operation, items, token, load.connections, load.seconds)
-    after = running.cpu(), sum(map(cpu, tree(postmaster)))
-    if operation.method == "POST":
-        await items.forget_created()
+    postmaster = int((items.folder / "data/postmaster.pid").read_text().split()[0])
+    try:
+        await _wrk(running, operation, items, Load(load.connections, 1))
+        before = running.cpu(), sum(map(cpu, tree(postmaster)))
+        said = await _wrk(running, operation, items, load)
+        after = running.cpu(), sum(map(cpu, tree(postmaster)))
+    finally:
+        if operation.method == "POST":
+            await items.forget_created()
     used = [(late - early) / said["requests"] for early, late in zip(before, after, strict=True)]
     return Sample(said["requests"] / said["seconds"], said["p50"], said["p99"], *used)
 
 
-def _postmaster(url: str) -> int:
-    folder = Path(url.partition("host=")[2].partition("&")[0])
-    return int((folder / "data/postmaster.pid").read_text().split()[0])
-
-
 async def _wrk(
-    running: Running, operation: Operation, items: Items, token: str, connections: int, seconds: int
+    running: Running, operation: Operation, items: Items, load: Load
 ) -> dict[str, float]:
     program = shutil.which("wrk")
     if program is None:
-        raise SystemExit("wrk is missing: apt-get install wrk")
+        raise SystemExit("wrk is missing; on Debian: apt-get install wrk")
     process = await asyncio.create_subprocess_exec(
-        *(program, "-t1", f"-c{connections}", f"-d{seconds}s", "-s", SCRIPT),
-        *(running.url, "--", token, operation.method, operation.path, operation.body),
-        *(f"{items.step}", f"{items.count // items.step}"),
+        *(program, "-t1", f"-c{load.connections}", f"-d{load.seconds}s", "-s", SCRIPT),
+        *(running.url, "--", operation.token, operation.method, operation.path),
+        *(operation.body, f"{items.step}", f"{items.count // items.step}"),
         stdout=asyncio.subprocess.PIPE,
     )
     try:
@@ -240,5 +263,5 @@ async def _wrk(
             process.kill()
     said: dict[str, float] = json.loads(output.decode().splitlines()[-1])
     if said["errors"] or not said["requests"]:
-        raise SystemExit(f"{operation.name} failed under load:\n{output.decode()}")
+        raise Failed(f"{operation.name}: {said['errors']:.0f} of {said['requests']:.0f}")
     return said
