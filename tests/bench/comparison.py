@@ -1,5 +1,6 @@
 """The three systems side by side: that they answer alike, and what each answer costs."""
 
+import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import astuple
@@ -12,11 +13,11 @@ from tests.bench.report import draw_bars, keep, markdown
 from tests.bench.stage import Items, Load, Operation, Sample, System, fill, press, serving
 from tests.tap import Tap
 
-SERVICE = System("julienne", "service:app")
+SERVICE = System("julienne", "Julienne", "service:app")
 SYSTEMS = [
-    System("bound", "tests.bench.bound:app", ("--no-access-log",)),
+    System("bound", "by hand", "tests.bench.bound:app", ("--no-access-log",)),
     SERVICE,
-    System("layout", "tests.bench.layout:app"),
+    System("layout", "published layout", "tests.bench.layout:app"),
 ]
 GET = Operation("GET one", "/items/{id}")
 LIST = Operation("list of 50", "/items?limit=50")
@@ -54,8 +55,8 @@ async def compare(url: str, folder: Path, load: Load, rounds: int, only: str) ->
     table = markdown(HEADER, _rows(results, waits, sizes))
     what = f"Medians of {rounds} rounds of {load.seconds} s, {load.connections} connections."
     keep("comparison", what, table, "\n".join(_verdicts(results)))
-    cpu = {o.name: {s.name: results[o, s].cpu for s in SYSTEMS} for o in operations}
-    draw_bars("comparison", "CPU of the app for each request (less is better)", cpu)
+    cpu = {o.name: {s.words: results[o, s].cpu for s in SYSTEMS} for o in operations}
+    draw_bars("comparison", "App CPU for each request, in µs: less is better", cpu)
 
 
 def middle(samples: Iterable[Sample]) -> Sample:
@@ -84,6 +85,7 @@ async def check(items: Items, folder: Path) -> Waits:
                     answer = await client.request(
                         operation.method, path, content=operation.body, headers=operation.headers
                     )
+                    await asyncio.sleep(0.05)  # some still talk to it when they have answered
                     waits[operation, system] = tap.waits - before
                 answers[operation, system] = _shared(operation, answer)
                 cursor = answer.json().get("next_cursor") or cursor

@@ -31,7 +31,7 @@ ROWS = (1_000, 10_000, 100_000, 1_000_000)
 SLICES = (5, 20, 80)
 CONNECTIONS = (8, 32, 128)
 OWN_SLICES = 5
-CROWDED = System("crowded", "tests.bench.crowded:app")
+CROWDED = System("crowded", "Julienne", "tests.bench.crowded:app")
 MOST = 1.3
 HEADER = ("", "at", "requests/s", "p50 ms", "p99 ms", "app CPU µs", "database CPU µs")
 # By size, what each operation costs there.

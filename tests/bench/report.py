@@ -4,6 +4,7 @@ import os
 import platform
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 
 import matplotlib as mpl
@@ -54,24 +55,24 @@ def keep(name: str, *parts: str) -> None:
 
 def draw_bars(name: str, title: str, groups: Mapping[str, Mapping[str, float]]) -> None:
     """Horizontal bars: a group for each operation, a bar in it for each system."""
-    figure, axes = plt.subplots(figsize=(9, 0.6 + 1.15 * len(groups)))
-    longest = max(max(bars.values()) for bars in groups.values())
-    for place, bars in enumerate(groups.values()):
-        best = min(bars.values())
-        for number, (label, value) in enumerate(bars.items()):
-            y = place + (number - 1) * 0.27
-            axes.barh(y, value, 0.24, color=COLOURS[number], label=label if not place else None)
-            words = f"{value:,.0f} µs" + (f"   {value / best:.1f}×" if value > best else "")
-            axes.text(value + longest * 0.01, y, words, va="center", fontsize=10)
-    axes.set_yticks(range(len(groups)), groups)
-    axes.set_xlim(0, longest * 1.18)
+    figure, axes = plt.subplots(figsize=(9, 0.5 + 1.5 * len(groups)))
+    places, labels = [], []
+    for number, (group, bars) in enumerate(groups.items()):
+        top, least = number * (len(bars) + 1.6), min(bars.values())
+        axes.text(0, top - 0.95, group, weight="bold", va="center")
+        for y, (label, value), colour in zip(count(top), bars.items(), COLOURS, strict=False):
+            axes.barh(y, value, 0.84, color=colour)
+            words = f" {value:,.0f}" + (f"  ({value / least:.1f}×)" if value > least else "")
+            axes.text(value, y, words, va="center", fontsize=10)
+            places.append(y)
+            labels.append(label)
+    axes.set_yticks(places, labels)
     axes.invert_yaxis()
-    axes.tick_params(axis="y", length=0)
-    axes.spines["left"].set_visible(False)
-    axes.xaxis.set_visible(False)
-    axes.spines["bottom"].set_visible(False)
-    axes.set_title(title)
-    axes.legend(loc="lower right", fontsize=10)
+    axes.margins(x=0.15, y=0.02)
+    axes.tick_params(length=0)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    axes.set_xticks([])
+    figure.suptitle(title, x=0.01, ha="left", weight="bold")
     _save(figure, name)
 
 

@@ -102,6 +102,7 @@ class System:
     """Something to measure: an ASGI app, served by uvicorn with these options."""
 
     name: str
+    words: str
     app: str
     options: tuple[str, ...] = ()
 
