@@ -23,10 +23,12 @@ async def main(given: Namespace) -> None:
     load = Load(given.connections, given.seconds)
     cpus = os.sched_getaffinity(0) if given.what == "workers" else OTHER_CPUS
     with postgres(cpus) as (url, folder):
-        if given.what == "compare":
-            await compare(url, folder, load, rounds=given.rounds, only=given.only)
+        if given.what == "growth":
+            await grow(url, folder, load)
+        elif given.what == "workers":
+            await scale(url, folder, load, given.rounds)
         else:
-            await {"growth": grow, "workers": scale}[given.what](url, folder, load)
+            await compare(url, folder, load, given.rounds, given.only)
 
 
 def arguments() -> Namespace:

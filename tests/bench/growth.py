@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import replace
 from math import inf
@@ -9,7 +10,7 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 from tests.bench.bound import seal
-from tests.bench.comparison import GET, LIST, POST, SERVICE
+from tests.bench.comparison import GET, LIST, POST, SERVICE, middle
 from tests.bench.report import draw_lines, keep, markdown
 from tests.bench.stage import (
     ADMIN,
@@ -51,7 +52,8 @@ async def grow(url: str, folder: Path, load: Load) -> None:
     parts = {"Rows": rows, "Slices": slices, "Connections": connections}
     tables = [f"### {name}\n\n{markdown(HEADER, _lines(costs))}" for name, costs in parts.items()]
     keep("growth", *tables, "\n".join(_verdicts(rows)))
-    draw_lines("growth", {name: _curves(costs) for name, costs in parts.items()})
+    title = "CPU for each request, app and database together, in µs, as things grow"
+    draw_lines("growth", title, {name: _curves(costs) for name, costs in parts.items()})
 
 
 async def _grow_slices(items: Items, log: Path, load: Load) -> Costs:
@@ -137,20 +139,22 @@ def _verdict(what: str, factor: float) -> str:
     return f"- {what}: {factor:.2f}×, goal ≤ {MOST}×: {'met' if factor <= MOST else 'MISSED'}"
 
 
-async def scale(url: str, folder: Path, load: Load) -> None:
+async def scale(url: str, folder: Path, load: Load, rounds: int) -> None:
     """Measure one and two workers. Nothing is pinned: wrk and Postgres take their share of both."""
     items = await fill(url, 100_000, 100)
-    cpus = os.sched_getaffinity(0)
-    lines: list[list[str]] = []
-    alone: dict[str, float] = {}
-    for workers in (1, 2):
+    cpus, found = os.sched_getaffinity(0), defaultdict[tuple[str, int], list[Sample]](list)
+    memory = {}
+    for workers in (1, 2) * rounds:
         options = ("--workers", f"{workers}")
         async with serving(SERVICE, items.url, folder / "log", *options, cpus=cpus) as running:
-            samples = await _measure(running, (GET, LIST, POST), items, load)
-            memory = [f"{running.memory(kind):.0f}" for kind in ("Rss", "Pss")]
-        for name, it in samples.items():
-            factor = it.rate / alone.setdefault(name, it.rate)
-            lines.append([name, f"{workers}", f"{it.rate:,.0f}", f"{factor:.2f}", *memory])
-    header = ("", "workers", "requests/s", "factor", "RSS MB", "PSS MB")
+            for name, sample in (await _measure(running, (GET, LIST, POST), items, load)).items():
+                found[name, workers].append(sample)
+            memory[workers] = [f"{running.memory(kind):.0f}" for kind in ("Rss", "Pss")]
+    rates = {key: middle(samples).rate for key, samples in sorted(found.items())}
+    lines = [
+        [name, f"{workers}", f"{rate:,.0f}", f"{rate / rates[name, 1]:.2f}", *memory[workers]]
+        for (name, workers), rate in rates.items()
+    ]
     note = f"Not pinned: the workers, wrk and Postgres share {len(cpus)} cores."
+    header = ("", "workers", "requests/s", "factor", "RSS MB of each", "PSS MB of each")
     keep("workers", note, markdown(header, lines))

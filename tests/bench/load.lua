@@ -17,11 +17,13 @@ function request()
 end
 
 function done(summary, latency, _)
-  local errors = summary.errors
+  local errors = {}
+  for kind, number in pairs(summary.errors) do
+    if number > 0 then errors[#errors + 1] = number .. " " .. kind end
+  end
   print(string.format(
-    '{"requests": %d, "seconds": %f, "p50": %f, "p99": %f, "errors": %d}',
+    '{"requests": %d, "seconds": %f, "p50": %f, "p99": %f, "errors": "%s"}',
     summary.requests, summary.duration / 1e6,
-    latency:percentile(50) / 1e3, latency:percentile(99) / 1e3,
-    errors.connect + errors.read + errors.write + errors.status + errors.timeout
+    latency:percentile(50) / 1e3, latency:percentile(99) / 1e3, table.concat(errors, ", ")
   ))
 end

@@ -16,6 +16,7 @@ from features.kernel.settings import ROOT
 FOLDER = ROOT / "docs" / "benchmark"
 PACKAGES = ("fastapi", "starlette", "uvicorn", "asyncpg", "sqlalchemy", "pydantic")
 COLOURS = ("#9aa5b1", "#2f9e5f", "#d9823b", "#4a7fc1", "#b0518f", "#6b5b95", "#c0a030", "#444444")
+COSTS = (500, 1_000, 2_000, 5_000, 10_000, 20_000)
 mpl.use("agg")
 mpl.rcParams |= {
     "font.size": 11,
@@ -76,18 +77,26 @@ def draw_bars(name: str, title: str, groups: Mapping[str, Mapping[str, float]]) 
     _save(figure, name)
 
 
-def draw_lines(name: str, panels: Mapping[str, Mapping[str, Mapping[int, float]]]) -> None:
-    """A panel for each thing that grows, a line in it for each operation."""
-    figure, all_axes = plt.subplots(1, len(panels), figsize=(5.2 * len(panels), 4.6))
-    for axes, (title, lines) in zip(all_axes, panels.items(), strict=True):
-        for colour, (label, points) in zip(COLOURS, lines.items(), strict=False):
-            axes.plot(points.keys(), points.values(), "o-", label=label, color=colour)
-        axes.set(xscale="log", yscale="log")
+def draw_lines(
+    name: str, title: str, panels: Mapping[str, Mapping[str, Mapping[int, float]]]
+) -> None:
+    """A panel for each thing that grows, a line in it for each operation; the admin's dashed."""
+    figure, all_axes = plt.subplots(1, len(panels), figsize=(13, 5), sharey=True)
+    for axes, (panel, lines) in zip(all_axes, panels.items(), strict=True):
+        colours: dict[str, str] = {}
+        for label, points in lines.items():
+            what, _, who = label.partition(" (")
+            colour = colours.setdefault(what, COLOURS[len(colours)])
+            style = "o--" if who == "admin)" else "o-"
+            axes.plot(points.keys(), points.values(), style, label=label, color=colour)
         sizes = sorted({size for points in lines.values() for size in points})
+        axes.set(xscale="log", yscale="log", title=panel)
         axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.set_yticks(COSTS, [f"{cost:,}" for cost in COSTS])
+        axes.grid(axis="y", alpha=0.3)
         axes.minorticks_off()
-        axes.set_title(title, fontsize=11)
         axes.legend(fontsize=8)
+    figure.suptitle(title, x=0.01, ha="left", weight="bold")
     _save(figure, name)
 
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import asyncpg
 import httpx
@@ -138,7 +139,9 @@ def cpu(pid: int) -> float:
 
 
 def _proc(pid: int, name: str) -> bytes:
-    return Path(f"/proc/{pid}/{name}").read_bytes()
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    return b""  # it ended while we looked
 
 
 @asynccontextmanager
@@ -245,14 +248,20 @@ async def press(running: Running, operation: Operation, items: Items, load: Load
     return Sample(said["requests"] / said["seconds"], said["p50"], said["p99"], *used)
 
 
-async def _wrk(
-    running: Running, operation: Operation, items: Items, load: Load
-) -> dict[str, float]:
+async def _wrk(running: Running, operation: Operation, items: Items, load: Load) -> dict[str, Any]:
     program = shutil.which("wrk")
     if program is None:
         raise SystemExit("wrk is missing; on Debian: apt-get install wrk")
     process = await asyncio.create_subprocess_exec(
-        *(program, "-t1", f"-c{load.connections}", f"-d{load.seconds}s", "-s", SCRIPT),
+        *(
+            program,
+            "-t1",
+            f"-c{load.connections}",
+            f"-d{load.seconds}s",
+            "--timeout=10s",
+            "-s",
+            SCRIPT,
+        ),
         *(running.url, "--", operation.token, operation.method, operation.path),
         *(operation.body, f"{items.step}", f"{items.count // items.step}"),
         stdout=asyncio.subprocess.PIPE,
@@ -262,7 +271,7 @@ async def _wrk(
     finally:
         with suppress(ProcessLookupError):
             process.kill()
-    said: dict[str, float] = json.loads(output.decode().splitlines()[-1])
+    said: dict[str, Any] = json.loads(output.decode().splitlines()[-1])
     if said["errors"] or not said["requests"]:
-        raise Failed(f"{operation.name}: {said['errors']:.0f} of {said['requests']:.0f}")
+        raise Failed(f"{operation.name}, of {said['requests']}: {said['errors'] or 'no answer'}")
     return said
