@@ -9,8 +9,9 @@ from math import inf
 from pathlib import Path
 from urllib.parse import urlencode
 
+from tests.bench.alike import GET, LIST, POST, SERVICE
 from tests.bench.bound import seal
-from tests.bench.comparison import GET, LIST, POST, SERVICE, middle
+from tests.bench.comparison import middle
 from tests.bench.report import draw_lines, keep, markdown
 from tests.bench.stage import (
     ADMIN,
@@ -150,7 +151,7 @@ async def scale(url: str, folder: Path, load: Load, rounds: int) -> None:
             for name, sample in (await _measure(running, (GET, LIST, POST), items, load)).items():
                 found[name, workers].append(sample)
             memory[workers] = [f"{running.memory(kind):.0f}" for kind in ("Rss", "Pss")]
-    rates = {key: middle(samples).rate for key, samples in sorted(found.items())}
+    rates = {key: middle(samples).rate for key, samples in found.items()}
     lines = [
         [name, f"{workers}", f"{rate:,.0f}", f"{rate / rates[name, 1]:.2f}", *memory[workers]]
         for (name, workers), rate in rates.items()
