@@ -9,11 +9,10 @@ import asyncio
 import os
 import signal
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from contextlib import suppress
 
 from tests.bench.comparison import compare
 from tests.bench.growth import grow, scale
-from tests.bench.stage import OTHER_CPUS, Load, postgres
+from tests.bench.stage import OTHER_CPUS, Failed, Load, postgres
 
 
 async def main(given: Namespace) -> None:
@@ -47,5 +46,9 @@ def arguments() -> Namespace:
 
 if len(os.sched_getaffinity(0)) < 2:
     raise SystemExit("two CPUs are needed: one for the system, one for the database and the load")
-with suppress(KeyboardInterrupt, asyncio.CancelledError):
+try:
     asyncio.run(main(arguments()))
+except Failed as failure:
+    raise SystemExit(f"{failure}") from None
+except (KeyboardInterrupt, asyncio.CancelledError):
+    raise SystemExit(130) from None

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import httpx
 
-from tests.bench.stage import Items, Operation, System, serving
+from tests.bench.stage import Failed, Items, Operation, System, serving
 from tests.tap import Tap
 
 SERVICE = System("julienne", "Julienne", "service:app")
@@ -29,7 +29,7 @@ async def check(items: Items, folder: Path) -> Waits:
     """See that the systems answer alike, and count how often each waits for the database.
 
     Raises:
-        SystemExit: they do not.
+        Failed: they do not.
     """
     waits, answers = {}, {}
     for system in SYSTEMS:
@@ -55,7 +55,7 @@ async def check(items: Items, folder: Path) -> Waits:
         first = answers[operation, SYSTEMS[0]]
         if theirs != first:
             told = f"{system.name} answers\n{theirs}\nand {SYSTEMS[0].name}\n{first}"
-            raise SystemExit(f"{operation.name}: {told}")
+            raise Failed(f"{operation.name}: {told}")
     return waits
 
 

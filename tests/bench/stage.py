@@ -45,6 +45,10 @@ ITEMS = """
 """
 
 
+class Failed(Exception):
+    """There is no figure to be had; the message says why."""
+
+
 @dataclass(frozen=True)
 class Items:
     """A filled table: of `count` items, every `step`th is the owner's, whose token is OWNER."""
@@ -188,7 +192,7 @@ async def _answers(process: asyncio.subprocess.Process, running: Running, log: P
                 await client.get(f"{running.url}/items")
                 return
             await asyncio.sleep(0.05)
-    raise SystemExit(f"it did not start:\n{log.read_text()}")  # noqa: ASYNC240  # it is short
+    raise Failed(f"it did not start:\n{log.read_text()}")  # noqa: ASYNC240  # it is short
 
 
 @dataclass(frozen=True)
@@ -229,10 +233,6 @@ class Sample:
     database_cpu: float
 
 
-class Failed(Exception):
-    """Not every answer was a good one."""
-
-
 async def press(running: Running, operation: Operation, items: Items, load: Load) -> Sample:
     """Warm the system up, then measure it."""
     postmaster = int((items.folder / "data/postmaster.pid").read_text().split()[0])
@@ -251,7 +251,7 @@ async def press(running: Running, operation: Operation, items: Items, load: Load
 async def _wrk(running: Running, operation: Operation, items: Items, load: Load) -> dict[str, Any]:
     program = shutil.which("wrk")
     if program is None:
-        raise SystemExit("wrk is missing; on Debian: apt-get install wrk")
+        raise Failed("wrk is missing; on Debian: apt-get install wrk")
     process = await asyncio.create_subprocess_exec(
         *(
             program,
