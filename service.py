@@ -21,6 +21,7 @@ from features.kernel.middleware import RequestMiddleware
 from features.kernel.openapi import operation_id
 from features.kernel.passwords import PasswordVault
 from features.kernel.reader import open_reader
+from features.kernel.routing import Switchboard
 from features.kernel.settings import Settings, load_settings
 from features.keys import router as keys
 from features.keys.handlers import make_key_authenticator
@@ -83,6 +84,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(keys.router)
     app.include_router(users.router)
     app.include_router(items.router)
+    app.router.middleware_stack = Switchboard(app)
     return app
 
 

@@ -6,7 +6,7 @@ from sqlalchemy import BigInteger, Boolean, DateTime, String, column, func, tabl
 from sqlmodel import Field, SQLModel
 
 from features.kernel.identity import Role
-from features.kernel.models import Input, Secret, Table, Text
+from features.kernel.models import Dto, Input, Secret, Table, Text
 
 # What sign-in needs of another slice's table, by name: slices share the database, not classes.
 users = table(
@@ -44,7 +44,7 @@ class SignInAttempt(SQLModel, table=True):
     )
 
 
-class Account(SQLModel):
+class Account(Dto):
     id: int
     password_hash: str
     role: Role
@@ -54,7 +54,7 @@ class RefreshTokenInput(Input):
     refresh_token: Text = Field(max_length=200)
 
 
-class TokenPublic(SQLModel):
+class TokenPublic(Dto):
     access_token: Secret
     token_type: Literal["bearer"] = "bearer"  # noqa: S105  # a kind of token, not one
     expires_in: int

@@ -8,8 +8,6 @@ a dependency, after its `yield`, happens when the client already has its 201.)
 import asyncio
 import random
 from collections.abc import Callable
-from functools import wraps
-from inspect import iscoroutinefunction
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -17,15 +15,15 @@ from fastapi.routing import APIRoute
 from sqlalchemy import text
 from sqlalchemy.orm.exc import StaleDataError
 from sqlmodel.ext.asyncio.session import AsyncSession
-from starlette.routing import Match
-from starlette.types import Scope
 
 from features.kernel.bodies import Handler, with_checked_body
+from features.kernel.dependencies import Provided
 from features.kernel.errors import OutcomeUnknown, PreconditionFailed
 from features.kernel.idempotency import claim, keep, read_key
 from features.kernel.identity import find_principal
 from features.kernel.openapi import declared_errors, document_headers, holds_secret, is_write
-from features.kernel.preconditions import STALE, IfMatch, note_answer, tag_response
+from features.kernel.preconditions import STALE, IfMatch, tag_response
+from features.kernel.routing import with_plain_ids
 from features.kernel.sqlstate import is_disconnect, is_retryable, translate
 
 ATTEMPTS = 3
@@ -36,26 +34,18 @@ class BoundaryRoute(APIRoute):
     """A route whose writes are units of work, and which OpenAPI tells the whole truth about."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        super().__init__(path, _noting(endpoint), **options)
+        self.provided = Provided(endpoint)
+        super().__init__(with_plain_ids(path, endpoint), self.provided.call, **options)
         self.responses = {**declared_errors(self), **self.responses}
-        path_params = self.dependant.path_params
-        self._ids = [each.name for each in path_params if each.field_info.annotation is int]
         self.openapi_extra = {**document_headers(self), **(self.openapi_extra or {})}
-
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        match, child_scope = super().matches(scope)
-        # A plain word is no id: `/users/me` is its own routes' path, and not `/users/{user_id}`'s.
-        words = [child_scope.get("path_params", {}).get(name, "") for name in self._ids]
-        is_word = any(word.isalpha() and word.islower() for word in words)
-        return (Match.NONE, {}) if is_word else (match, child_scope)
 
     def get_route_handler(self) -> Handler:
         handler = super().get_route_handler()
         if self.body_field is not None:
             handler = with_checked_body(handler, self.body_field.field_info)
         if is_write(self):
-            return _UnitOfWork(handler, holds_secret(self)).run
-        return _read(handler)
+            return _UnitOfWork(handler, self.provided, holds_secret(self)).run
+        return _read(handler, self.provided)
 
 
 class Router(APIRouter):
@@ -68,8 +58,9 @@ class Router(APIRouter):
 class _UnitOfWork:
     """A write, from its first statement to its COMMIT, and again from its start if need be."""
 
-    def __init__(self, handler: Handler, secret: bool) -> None:
+    def __init__(self, handler: Handler, provided: Provided, secret: bool) -> None:
         self._handler = handler
+        self._provided = provided
         self._secret = secret
 
     async def run(self, request: Request) -> Response:
@@ -92,15 +83,16 @@ class _UnitOfWork:
         raise AssertionError("unreachable")
 
     async def _attempt(self, request: Request, session: AsyncSession) -> Response:
-        request.state.session = session
+        scope, keyed = request.scope, None
+        scope["session"], scope["principal"] = session, None
         dry_run = DRY_RUN in _preferences(request)
-        keyed = request.state.principal = None
         if "idempotency-key" in request.headers and not dry_run:
-            request.state.principal = await find_principal(request)
-            keyed = await read_key(request, request.state.principal)
+            scope["principal"] = await find_principal(request)
+            keyed = await read_key(request, scope["principal"])
             if replay := await claim(session, keyed):
                 return replay
         precondition = IfMatch(request, session)
+        await self._provided.provide(request)
         response = await self._handler(request)
         if response.status_code >= 400:
             return response
@@ -135,25 +127,15 @@ async def _rehearse(session: AsyncSession, response: Response) -> None:
 
 
 def _preferences(request: Request) -> set[str]:
+    if "prefer" not in request.headers:
+        return set()
     given = ",".join(request.headers.getlist("prefer")).replace('"', "").lower()
     return {preference.partition(";")[0].replace(" ", "") for preference in given.split(",")}
 
 
-def _read(handler: Handler) -> Handler:
+def _read(handler: Handler, provided: Provided) -> Handler:
     async def run(request: Request) -> Response:
+        await provided.provide(request)
         return tag_response(request, await handler(request))
-
-    return run
-
-
-def _noting(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-    if not iscoroutinefunction(endpoint):
-        return endpoint  # a stream of events, say, is about no one row
-
-    @wraps(endpoint)
-    async def run(*args: Any, **kwargs: Any) -> Any:
-        result = await endpoint(*args, **kwargs)
-        note_answer(result)
-        return result
 
     return run

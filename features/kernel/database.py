@@ -107,7 +107,7 @@ async def get_session(request: Request) -> AsyncSession:
     Raises:
         RuntimeError: in a GET, which has none; a GET reads through `Reader`.
     """
-    session: AsyncSession | None = getattr(request.state, "session", None)
+    session: AsyncSession | None = request.scope.get("session")
     if session is None:
         raise RuntimeError("a GET has no session: it reads through Reader and cannot write")
     return session

@@ -9,6 +9,8 @@ from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict
 
+from features.kernel.identity import SCHEMES
+
 
 class Mistake(BaseModel):
     """One thing wrong with the request: where (`loc`), which rule (`type`), in words (`msg`)."""
@@ -38,7 +40,14 @@ def describe_api(app: FastAPI) -> None:
 
     def openapi() -> dict[str, Any]:
         document = framework()
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        components = document.setdefault("components", {})
+        components["securitySchemes"] = {
+            scheme.scheme_name: scheme.model.model_dump(
+                mode="json", by_alias=True, exclude_none=True
+            )
+            for scheme in SCHEMES
+        }
+        schemas = components.setdefault("schemas", {})
         if "Problem" not in schemas:
             problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
             schemas |= problem.pop("$defs") | {"Problem": problem}

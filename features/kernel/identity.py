@@ -17,6 +17,8 @@ from features.kernel.reader import Rows, SessionRows
 
 Role = Literal["member", "admin"]
 Scheme = Literal["bearer", "api_key"]
+SCHEMES = (OAuth2PasswordBearer(tokenUrl="auth/token"), APIKeyHeader(name="X-API-Key"))
+"""How a request may carry its credential, for OpenAPI."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,20 +36,17 @@ class Principal:
 Authenticator = Callable[[Rows, str], Awaitable[Principal | None]]
 """Finds the principal whose credential this is, in one query, or None."""
 
-_bearer = OAuth2PasswordBearer(tokenUrl="auth/token", auto_error=False)
-_api_key = APIKeyHeader(name="X-API-Key", auto_error=False)
 
-
-async def get_credential(
-    token: Annotated[str | None, Depends(_bearer)], key: Annotated[str | None, Depends(_api_key)]
-) -> tuple[Scheme, str] | None:
+def read_credential(request: Request) -> tuple[Scheme, str] | None:
     """The request's credential, by its scheme. A request with two is a mistake, and has none."""
-    if token and not key:
-        return "bearer", token
-    return ("api_key", key) if key and not token else None
-
-
-Credential = Annotated[tuple[Scheme, str] | None, Depends(get_credential)]
+    given = request.headers.getlist("authorization")
+    scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
+    key = request.headers.get("x-api-key")
+    if len(given) > 1 or (key and scheme.lower() == "bearer"):
+        return None
+    if key:
+        return "api_key", key
+    return ("bearer", token) if scheme.lower() == "bearer" and token else None
 
 
 async def find_principal(request: Request) -> Principal | None:
@@ -56,28 +55,27 @@ async def find_principal(request: Request) -> Principal | None:
     The account is looked up anew in each request: a write looks in its own transaction, a read
     asks the reader.
     """
-    if len(request.headers.getlist("authorization")) > 1:
-        return None
-    credential = await get_credential(await _bearer(request), await _api_key(request))
+    credential = read_credential(request)
     if credential is None:
         return None
     scheme, secret = credential
     authenticators: dict[Scheme, Authenticator] = request.app.state.authenticators
-    session = getattr(request.state, "session", None)
+    session = request.scope.get("session")
     rows: Rows = SessionRows(session) if session else request.app.state.reader
     return await authenticators[scheme](rows, secret) if scheme in authenticators else None
 
 
-async def get_principal(request: Request, _: Credential) -> Principal:
+async def get_principal(request: Request) -> Principal:
     """The caller.
 
     Raises:
         Unauthorized: no credential, one that is not valid, or an account that is not active.
     """
     # The boundary has looked already when it needs to know whose idempotency key it has.
-    principal = getattr(request.state, "principal", None) or await find_principal(request)
+    principal = request.scope.get("principal") or await find_principal(request)
     if principal is None:
         raise Unauthorized("sign in to do this")
+    request.scope["principal"] = principal
     if context := current_context():
         context.user_id = principal.id
     return principal
@@ -86,16 +84,19 @@ async def get_principal(request: Request, _: Credential) -> Principal:
 CurrentUser = Annotated[Principal, Depends(get_principal)]
 
 
-def require(role: Role) -> Callable[[Principal], Awaitable[Principal]]:
+@dataclass(frozen=True)
+class RoleCheck:
     """A dependency that lets only callers with the role pass; it raises Forbidden for others."""
 
-    async def check(me: CurrentUser) -> Principal:
-        if me.role != role:
-            raise Forbidden(f"only for the role {role}")
+    role: Role
+
+    async def __call__(self, request: Request) -> Principal:
+        me = await get_principal(request)
+        if me.role != self.role:
+            raise Forbidden(f"only for the role {self.role}")
         return me
 
-    return check
 
-
+require = RoleCheck
 require_admin = require("admin")
 Admin = Annotated[Principal, Depends(require_admin)]

@@ -16,6 +16,10 @@ PLAIN_SPOKEN = (
 )  # fmt: skip
 
 
+# ASCII only: U+2028 and escape sequences in a text can neither break nor forge a line.
+_encode = json.JSONEncoder(default=str).encode
+
+
 class JsonFormatter(logging.Formatter):
     """A record as one line of JSON; `extra={"fields": {...}}` adds members."""
 
@@ -31,8 +35,7 @@ class JsonFormatter(logging.Formatter):
         line |= getattr(record, "fields", {})
         if record.exc_info and record.exc_info[1]:
             line["exception"] = describe(record.exc_info[1])
-        # ASCII only: U+2028 and escape sequences in a text can neither break nor forge a line.
-        return json.dumps(line, default=str)
+        return _encode(line)
 
 
 def describe(error: BaseException) -> str:
@@ -62,6 +65,8 @@ def configure_logging(level: str) -> None:
     The service's own loggers and uvicorn's speak from `level` on, libraries from WARNING on: some
     of them log headers, statements and bodies at DEBUG.
     """
+    # What no line shows need not be looked up (logging HOWTO, "Optimization").
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = logging.StreamHandler(sys.stderr)
     handler.set_name(__name__)
     handler.setFormatter(JsonFormatter())

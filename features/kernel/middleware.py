@@ -17,7 +17,6 @@ from features.kernel.context import RequestContext, enter_context, leave_context
 from features.kernel.errors import problem
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-Headers = Iterable[tuple[bytes, bytes]]
 logger = logging.getLogger(__name__)
 
 
@@ -33,12 +32,13 @@ class RequestMiddleware:
             await self.app(scope, receive, send)
             return
         context = RequestContext()
-        given = _header(scope["headers"], b"x-request-id")
-        if REQUEST_ID.fullmatch(given):
+        headers = dict(scope["headers"])
+        given = headers.get(b"x-request-id")
+        if given and REQUEST_ID.fullmatch(given):
             context.request_id = given.decode()
         token = enter_context(context)
         try:
-            await _Exchange(self, context, scope, receive, send).run()
+            await _Exchange(self, context, scope, receive, send).run(headers)
         finally:
             leave_context(token)
 
@@ -65,9 +65,10 @@ class _Exchange:
         self.received = 0
         self.status = 0
 
-    async def run(self) -> None:
+    async def run(self, headers: dict[bytes, bytes]) -> None:
         try:
-            if _content_length(self.scope["headers"]) > self.max_body_bytes:
+            length = headers.get(b"content-length", b"")
+            if length.isdigit() and int(length[:20]) > self.max_body_bytes:
                 await problem(413, "the body is too large")(self.scope, self.receive, self.send)
             elif self.scope["http_version"] == "1.1" and not _names_one_host(self.scope["headers"]):
                 await problem(400, "Host should be there, once")(
@@ -112,27 +113,23 @@ class _Exchange:
         return f'db;dur={database * 1e3:.1f};desc="{queries} queries", app;dur={spent * 1e3:.1f}'
 
     def log(self) -> None:
+        if not logger.isEnabledFor(logging.INFO):
+            return
         route = self.scope.get("route")
         fields = {
             "method": self.method,
-            "route": getattr(route, "path", None),
+            "route": getattr(route, "path_format", None),
             "status": self.status,
             "ms": round((time.perf_counter() - self.context.started) * 1e3, 1),
             "queries": self.context.queries,
             "user_id": self.context.user_id,
         }
-        logger.info("request", extra={"fields": fields})
+        # Not logger.info(), which looks through the stack for its caller.
+        record = logging.LogRecord(logger.name, logging.INFO, __file__, 0, "request", None, None)
+        record.fields = fields
+        logger.handle(record)
 
 
-def _header(headers: Headers, name: bytes) -> bytes:
-    return next((value for key, value in headers if key == name), b"")
-
-
-def _names_one_host(headers: Headers) -> bool:
+def _names_one_host(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     """RFC 9112 §3.2."""
-    return sum(name == b"host" for name, _ in headers) == 1
-
-
-def _content_length(headers: Headers) -> int:
-    length = _header(headers, b"content-length")
-    return int(length[:20]) if length.isdigit() else 0
+    return [name for name, _ in headers].count(b"host") == 1

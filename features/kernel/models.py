@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from email_validator import EmailNotValidError, validate_email
 from fastapi import Path
 from pydantic import (
     AfterValidator,
     AwareDatetime,
+    BaseModel,
     BeforeValidator,
     ConfigDict,
     StringConstraints,
@@ -54,7 +55,16 @@ class Table(SQLModel):
         return {"version_id_col": cls.__table__.c.version, "eager_defaults": True}  # type: ignore[attr-defined]
 
 
-class Input(SQLModel):
+class Dto(SQLModel):
+    """Fields that are no table's row: pydantic makes them, without what an ORM needs of a row."""
+
+    def __new__(cls, *_: Any, **__: Any) -> Self:
+        return object.__new__(cls)
+
+    __init__ = BaseModel.__init__
+
+
+class Input(Dto):
     """The base of every body: an unknown field is a mistake, not something to drop silently."""
 
     model_config = ConfigDict(extra="forbid")  # type: ignore[assignment]
@@ -68,7 +78,7 @@ class Input(SQLModel):
         return given
 
 
-class Public(SQLModel):
+class Public(Dto):
     """What every answer about one row carries, besides the slice's own fields."""
 
     id: int

@@ -7,7 +7,7 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from features.kernel.errors import TITLES
-from features.kernel.identity import get_principal, require_admin
+from features.kernel.identity import SCHEMES, RoleCheck, get_principal
 from features.kernel.models import Public, ShownOnce
 
 PROBLEM = {
@@ -45,6 +45,18 @@ def is_about_one_row(route: APIRoute) -> bool:
     return isinstance(route.response_model, type) and issubclass(route.response_model, Public)
 
 
+def dependencies(route: APIRoute) -> set[Any]:
+    """What the operation depends on, whoever provides it."""
+    provided = getattr(route, "provided", None)
+    calls: set[Any] = set(provided.providers.values()) if provided else set()
+    return calls | {part.call for part in _flatten(route.dependant)}
+
+
+def needs_principal(route: APIRoute) -> bool:
+    """Whether only signed-in callers are answered."""
+    return any(call == get_principal or isinstance(call, RoleCheck) for call in dependencies(route))
+
+
 def holds_secret(route: APIRoute) -> bool:
     """Whether the answer has a field that is marked `ShownOnce`."""
     fields = getattr(route.response_model, "model_fields", {}).values()
@@ -59,12 +71,12 @@ def error_response(status: int) -> dict[str, Any]:
 def declared_errors(route: APIRoute) -> dict[int | str, dict[str, Any]]:
     """The errors that an operation can give, as far as its signature tells."""
     parts = list(_flatten(route.dependant))
-    calls = {part.call for part in parts}
+    calls = dependencies(route)
     takes_input = any(part.path_params or part.query_params for part in parts) or route.body_field
     told = {
         400: is_write(route),
-        401: get_principal in calls,
-        403: require_admin in calls,
+        401: needs_principal(route),
+        403: any(isinstance(call, RoleCheck) for call in calls),
         404: any(part.path_params for part in parts),
         409: is_write(route),
         412: _may_be_conditional(route),
@@ -93,7 +105,9 @@ def document_headers(route: APIRoute) -> dict[str, Any]:
         answers["304"] = {"description": "Not Modified"}
     words = REQUEST_HEADERS | ({"Idempotency-Key": KEEPS_NO_SECRET} if holds_secret(route) else {})
     parameters = [_parameter(name, words[name]) for name, known in asked.items() if known]
-    return {"parameters": parameters, "responses": answers}
+    security: dict[str, Any] = {"security": [{scheme.scheme_name: []} for scheme in SCHEMES]}
+    known = {"parameters": parameters, "responses": answers}
+    return known | (security if needs_principal(route) else {})
 
 
 def _may_be_conditional(route: APIRoute) -> bool:

@@ -67,7 +67,7 @@ class Pager:
         cursor = self._seal(order, items[-1]) if len(found) > self.limit else None
         if cursor:
             self._link(cursor)
-        return Page[model](items=items, next_cursor=cursor)  # type: ignore[valid-type]
+        return _page_of(model)(items=items, next_cursor=cursor)
 
     def _open(self, order: str) -> dict[str, Any]:
         if self.cursor is None:
@@ -98,6 +98,11 @@ class Pager:
         # RFC 8288; relative, because the Host header is the client's word.
         query = urlencode({**self._request.query_params, "cursor": cursor})
         self._response.headers["Link"] = f'<{self._request.url.path}?{query}>; rel="next"'
+
+
+@cache
+def _page_of(model: type[M]) -> type[Page[M]]:
+    return Page[model]  # type: ignore[valid-type]  # known at run time only
 
 
 def _native(key: Any) -> Any:

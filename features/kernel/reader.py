@@ -7,10 +7,10 @@ compiled once to SQL. A query's values are passed by the bindparams' names, as a
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import cache, lru_cache, partial
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import asyncpg
 from fastapi import Depends, Request
@@ -29,6 +29,10 @@ M = TypeVar("M", bound=BaseModel)
 POSTGRES = dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it untyped
 
 
+if TYPE_CHECKING:
+    PooledConnection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+
+
 class Rows(ABC):
     """Where rows come from: the reader or, inside a unit of work, its session."""
 
@@ -42,14 +46,14 @@ class Rows(ABC):
         self, model: type[M], statement: Select[*tuple[Any, ...]], **values: object
     ) -> list[M]:
         """Every row, as the DTO."""
-        return _list_of(model).validate_python(await self.fetch(statement, **values))
+        return _reads_list(model)(await self.fetch(statement, **values))
 
     async def first(
         self, model: type[M], statement: Select[*tuple[Any, ...]], **values: object
     ) -> M | None:
         """The first row as the DTO, or None."""
-        found = await self.all(model, statement, **values)
-        return found[0] if found else None
+        found = await self.fetch(statement, **values)
+        return model.__pydantic_validator__.validate_python(found[0]) if found else None
 
 
 class ReadPool(Rows):
@@ -58,6 +62,10 @@ class ReadPool(Rows):
     def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", timeout: float) -> None:
         self._pool = pool
         self._timeout = timeout
+        # Taken from the pool and not in use. To give each back after its query, and take it anew
+        # for the next one, costs more than the query.
+        self._idle: list[PooledConnection] = []
+        self._waiting = 0
 
     async def fetch(
         self, statement: Select[*tuple[Any, ...]], **values: object
@@ -79,20 +87,43 @@ class ReadPool(Rows):
                 # A read is safe to repeat. All of the pool is suspect: the server was restarted,
                 # or became a standby.
                 await self._pool.expire_connections()
+                await self.release()
                 return await self._run(sql, arguments)
         except DRIVER_ERRORS as error:
             if answer := translate(error):
                 raise answer from error
             raise
 
+    async def release(self) -> None:
+        """Give the idle connections back to the pool, which closes those that have expired."""
+        idle, self._idle = self._idle, []
+        for connection in idle:
+            await self._pool.release(connection)
+
     async def _run(self, sql: str, arguments: list[Any]) -> list[dict[str, Any]]:
-        async with self._pool.acquire(timeout=self._timeout) as connection:
-            started = time.perf_counter()
+        connection = self._idle.pop() if self._idle else await self._acquire()
+        started = time.perf_counter()
+        try:
             records = await connection.fetch(sql, *arguments)
+        except BaseException:
+            # Whatever state it is in, the pool knows what to do: wait for a cancelled query, say.
+            await self._pool.release(connection)
+            raise
         if context := current_context():
             context.queries += 1
             context.database_time += time.perf_counter() - started
+        if self._waiting:
+            await self._pool.release(connection)
+        else:
+            self._idle.append(connection)
         return [dict(record) for record in records]
+
+    async def _acquire(self) -> "PooledConnection":
+        self._waiting += 1
+        try:
+            return await self._pool.acquire(timeout=self._timeout)
+        finally:
+            self._waiting -= 1
 
 
 class SessionRows(Rows):
@@ -117,8 +148,8 @@ def compile_statement(statement: Select[*tuple[Any, ...]]) -> tuple[str, dict[st
 
 
 @cache
-def _list_of(model: type[M]) -> TypeAdapter[list[M]]:
-    return TypeAdapter(list[model])  # type: ignore[valid-type]  # known at run time only
+def _reads_list(model: type[M]) -> Callable[[list[dict[str, Any]]], list[M]]:
+    return TypeAdapter(list[model]).validator.validate_python  # type: ignore[valid-type]  # known at run time only
 
 
 @asynccontextmanager
@@ -134,7 +165,11 @@ async def open_reader(url: str, settings: Settings, size: int) -> AsyncIterator[
         reset=_keep_state,
     )
     async with pool:
-        yield ReadPool(pool, settings.pool_timeout)
+        reader = ReadPool(pool, settings.pool_timeout)
+        try:
+            yield reader
+        finally:
+            await reader.release()
 
 
 async def _speak_json(connection: "asyncpg.Connection[asyncpg.Record]") -> None:

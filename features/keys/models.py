@@ -6,7 +6,7 @@ from sqlalchemy import BigInteger, Boolean, String, column, table
 from sqlmodel import Field, SQLModel
 
 from features.kernel.identity import Role
-from features.kernel.models import Input, Line, Public, Secret, Table, Timestamp
+from features.kernel.models import Dto, Input, Line, Public, Secret, Table, Timestamp
 
 # What a key needs of its user, by name: slices share the database, not classes.
 users = table(
@@ -28,7 +28,7 @@ class Key(KeyBase, Table, table=True):
     last_used_at: datetime | None = None
 
 
-class KeyHolder(SQLModel):
+class KeyHolder(Dto):
     id: int
     role: Role
     key_id: int

@@ -2,7 +2,7 @@ from fastapi import Depends, Request
 
 from features.kernel.boundary import Router
 from features.kernel.database import Session
-from features.kernel.identity import Admin, Credential, CurrentUser, get_principal, require_admin
+from features.kernel.identity import Admin, CurrentUser, require_admin
 from features.kernel.models import Id
 from features.kernel.openapi import error_response
 from features.kernel.paging import Page, Paging, Search
@@ -15,9 +15,9 @@ from features.users.models import MeUpdate, UserCreate, UserPublic, UserUpdate
 router = Router(prefix="/users", tags=["users"])
 
 
-async def _may_sign_up(request: Request, credential: Credential) -> None:
+async def _may_sign_up(request: Request) -> None:
     if not request.app.state.settings.sign_up_is_open:
-        await require_admin(await get_principal(request, credential))
+        await require_admin(request)
 
 
 @router.post(
