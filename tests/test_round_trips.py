@@ -3,11 +3,6 @@
 Counted on the wire, so that nothing can hide: no ping, no reset, no BEGIN of a library's own.
 """
 
-import asyncio
-import struct
-from contextlib import asynccontextmanager
-from urllib.parse import parse_qs, urlsplit
-
 import asyncpg
 import pytest
 from pydantic import SecretStr
@@ -15,6 +10,7 @@ from pydantic import SecretStr
 from features.kernel.settings import ROOT
 from service import create_app
 from tests.fixtures import PASSWORD
+from tests.tap import Tap
 
 # Exactly, for each slice. A higher number is a slower service: think twice before writing it down.
 COSTS = {
@@ -44,50 +40,6 @@ ROWS = {
     "items": "INSERT INTO items (title, owner_id) SELECT $1, min(id) FROM users RETURNING id",
 }
 SLICES = [name for name in COSTS if (ROOT / "features" / name).exists()]
-
-
-class Tap:
-    """A port that leads to the server, and counts how often its clients wait for an answer."""
-
-    # After Sync, after a simple Query, and after Flush, which asks for the answers so far.
-    WAITS = (b"S", b"Q", b"H")
-
-    def __init__(self, url: str) -> None:
-        self.waits = 0
-        self.url = url
-        self.socket = f"{parse_qs(urlsplit(url).query)['host'][0]}/.s.PGSQL.5432"
-
-    @asynccontextmanager
-    async def open(self):
-        async with await asyncio.start_server(self.accept, "127.0.0.1", 0) as listener:
-            host, port = listener.sockets[0].getsockname()
-            name = urlsplit(self.url).path
-            self.url = f"postgresql://postgres@{host}:{port}{name}?sslmode=disable"
-            yield self
-
-    async def accept(self, client, to_client):
-        server, to_server = await asyncio.open_unix_connection(self.socket)
-        await asyncio.gather(self.forward(client, to_server), back(server, to_client))
-
-    async def forward(self, client, to_server):
-        # A message is its kind, its length, and the rest (PostgreSQL manual, "Message Formats");
-        # the first one has no kind.
-        kind = b""
-        try:
-            while True:
-                length = await client.readexactly(4)
-                rest = await client.readexactly(struct.unpack("!i", length)[0] - 4)
-                self.waits += kind in self.WAITS
-                to_server.write(kind + length + rest)
-                kind = await client.readexactly(1)
-        except asyncio.IncompleteReadError:
-            to_server.close()
-
-
-async def back(server, to_client):
-    while data := await server.read(65_536):
-        to_client.write(data)
-    to_client.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,54 @@
+"""How near to the limit: `uv run --group bench python -m tests.bench`.
+
+Runs the bound, this service and the published layout in turn, on one database, under the same load,
+and compares what a request costs the process that answers it. `growth` asks what the service's
+requests cost as rows, slices and connections grow, `workers` what a second worker brings.
+"""
+
+import asyncio
+import os
+import signal
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
+
+from tests.bench.comparison import compare
+from tests.bench.growth import grow, scale
+from tests.bench.stage import OTHER_CPUS, Failed, Load, postgres
+
+
+async def main(given: Namespace) -> None:
+    # Whatever ends us, what we started ends with us.
+    if task := asyncio.current_task():
+        asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    load = Load(given.connections, given.seconds)
+    cpus = os.sched_getaffinity(0) if given.what == "workers" else OTHER_CPUS
+    with postgres(cpus) as (url, folder):
+        if given.what == "growth":
+            await grow(url, folder, load)
+        elif given.what == "workers":
+            await scale(url, folder, load, given.rounds)
+        else:
+            await compare(url, folder, load, given.rounds, given.only)
+
+
+def arguments() -> Namespace:
+    parser = ArgumentParser(
+        "tests.bench", description=__doc__, formatter_class=RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "what", nargs="?", default="compare", choices=("compare", "growth", "workers")
+    )
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=int, default=4, help="of each measurement")
+    parser.add_argument("--connections", type=int, default=8)
+    parser.add_argument("--only", default="", help="compare just the operations named like this")
+    return parser.parse_args()
+
+
+if len(os.sched_getaffinity(0)) < 2:
+    raise SystemExit("two CPUs are needed: one for the system, one for the database and the load")
+try:
+    asyncio.run(main(arguments()))
+except Failed as failure:
+    raise SystemExit(f"{failure}") from None
+except (KeyboardInterrupt, asyncio.CancelledError):
+    raise SystemExit(130) from None
