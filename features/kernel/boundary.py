@@ -8,21 +8,24 @@ a dependency, after its `yield`, happens when the client already has its 201.)
 import asyncio
 import random
 from collections.abc import Callable
+from functools import wraps
+from inspect import iscoroutinefunction
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, RouteContext
 from sqlalchemy import text
 from sqlalchemy.orm.exc import StaleDataError
+from starlette.types import ASGIApp
 
 from features.kernel.bodies import Handler, with_checked_body
 from features.kernel.database import WriteSession
-from features.kernel.dependencies import Provided
 from features.kernel.errors import OutcomeUnknown, PreconditionFailed
 from features.kernel.idempotency import claim, keep, read_key
 from features.kernel.identity import find_principal
 from features.kernel.openapi import declared_errors, document_headers, holds_secret, is_write
-from features.kernel.preconditions import STALE, IfMatch, tag_response
+from features.kernel.plan import Plan
+from features.kernel.preconditions import STALE, IfMatch, note_answer, tag_response
 from features.kernel.routing import with_plain_ids
 from features.kernel.sqlstate import is_disconnect, is_retryable, translate
 
@@ -34,18 +37,28 @@ class BoundaryRoute(APIRoute):
     """A route whose writes are units of work, and which OpenAPI tells the whole truth about."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        self.provided = Provided(endpoint)
-        super().__init__(with_plain_ids(path, endpoint), self.provided.call, **options)
+        super().__init__(with_plain_ids(path, endpoint), _noting(endpoint), **options)
         self.responses = {**declared_errors(self), **self.responses}
         self.openapi_extra = {**document_headers(self), **(self.openapi_extra or {})}
 
     def get_route_handler(self) -> Handler:
-        handler = super().get_route_handler()
+        return self._within(super().get_route_handler())
+
+    def plan(self, context: RouteContext) -> ASGIApp:
+        """The short way through the operation as it is mounted.
+
+        Raises:
+            Unplanned: it needs all of FastAPI.
+        """
+        plan = Plan(context)
+        return plan.app(self._within(plan.run))
+
+    def _within(self, handler: Handler) -> Handler:
         if self.body_field is not None:
             handler = with_checked_body(handler, self.body_field.field_info)
         if is_write(self):
-            return _UnitOfWork(handler, self.provided, holds_secret(self)).run
-        return _read(handler, self.provided)
+            return _UnitOfWork(handler, holds_secret(self)).run
+        return _read(handler)
 
 
 class Router(APIRouter):
@@ -58,9 +71,8 @@ class Router(APIRouter):
 class _UnitOfWork:
     """A write, from its first statement to its COMMIT, and again from its start if need be."""
 
-    def __init__(self, handler: Handler, provided: Provided, secret: bool) -> None:
+    def __init__(self, handler: Handler, secret: bool) -> None:
         self._handler = handler
-        self._provided = provided
         self._secret = secret
 
     async def run(self, request: Request) -> Response:
@@ -94,7 +106,6 @@ class _UnitOfWork:
             if replay := await claim(session, keyed):
                 return replay
         precondition = IfMatch(request, session)
-        await self._provided.provide(request)
         response = await self._handler(request)
         if response.status_code >= 400:
             return response
@@ -135,9 +146,21 @@ def _preferences(request: Request) -> set[str]:
     return {preference.partition(";")[0].replace(" ", "") for preference in given.split(",")}
 
 
-def _read(handler: Handler, provided: Provided) -> Handler:
+def _read(handler: Handler) -> Handler:
     async def run(request: Request) -> Response:
-        await provided.provide(request)
         return tag_response(request, await handler(request))
+
+    return run
+
+
+def _noting(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    if not iscoroutinefunction(endpoint):
+        return endpoint  # a stream of events, say, is about no one row
+
+    @wraps(endpoint)
+    async def run(*args: Any, **kwargs: Any) -> Any:
+        result = await endpoint(*args, **kwargs)
+        note_answer(result)
+        return result
 
     return run

@@ -46,10 +46,8 @@ def is_about_one_row(route: APIRoute) -> bool:
 
 
 def dependencies(route: APIRoute) -> set[Any]:
-    """What the operation depends on, whoever provides it."""
-    provided = getattr(route, "provided", None)
-    calls: set[Any] = set(provided.providers.values()) if provided else set()
-    return calls | {part.call for part in _flatten(route.dependant)}
+    """All that the operation depends on."""
+    return {part.call for part in _flatten(route.dependant)}
 
 
 def needs_principal(route: APIRoute) -> bool:

@@ -2,14 +2,17 @@
 
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from inspect import signature
 from typing import Any, get_args
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute, iter_route_contexts
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+from features.kernel.planning import Unplanned
 
 
 class IdConvertor(StringConvertor):
@@ -77,6 +80,16 @@ class Switchboard:
                 opaque.add(first)  # a mounted app, say
             elif first not in opaque:
                 operation = _Operation(
-                    route.path_regex, route.methods or set(), route.app, route.original_route
+                    route.path_regex, route.methods or set(), _plan(route), route.original_route
                 )
                 self._operations.setdefault(first, []).append(operation)
+
+
+def _plan(route: RouteContext) -> ASGIApp:
+    app: ASGIApp = route.app
+    plan: Callable[[RouteContext], ASGIApp] | None = getattr(route.original_route, "plan", None)
+    if plan is None:
+        return app
+    with suppress(Unplanned):
+        app = plan(route)
+    return app

@@ -1,0 +1,118 @@
+"""The short way through an operation.
+
+FastAPI reads an endpoint's signature once, but works out anew for each request what it found there:
+for a list's page, that takes longer than the queries. A plan runs the common case: coroutines, and
+parameters that are plain values. What it cannot run is FastAPI's own, and so is an invalid request.
+"""
+
+from typing import Any
+
+from fastapi import Request, Response
+from fastapi.exceptions import ResponseValidationError
+from fastapi.routing import RouteContext
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from features.kernel.bodies import Handler
+from features.kernel.planning import Parameter, steps_of
+
+
+class Plan:
+    """An operation as it is mounted, which `otherwise` FastAPI runs.
+
+    Raises:
+        Unplanned: it asks for more than a plan can give.
+    """
+
+    def __init__(self, context: RouteContext) -> None:
+        self._steps = steps_of(context)
+        self._body = context.body_field
+        self._answer, self._status = context.response_field, context.status_code or 200
+        self._tells_response = any(step.response_name for step in self._steps)
+        self._otherwise: ASGIApp = context.app
+
+    def app(self, handler: Handler) -> ASGIApp:
+        """The operation as an ASGI app; `handler` is `run` with the boundary around it."""
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            request = Request(scope, receive, send)
+            if await self._take(request):
+                response = await handler(request)
+                await response(scope, receive, send)
+            else:
+                await self._otherwise(scope, await _again(request, receive), send)
+
+        return app
+
+    async def run(self, request: Request) -> Response:
+        """Call the dependencies and the endpoint with what was found in the request."""
+        told = Response() if self._tells_response else None
+        results: list[Any] = []
+        for step, values in zip(self._steps, request.scope["taken"], strict=True):
+            for name, place in step.parts:
+                if name:
+                    values[name] = results[place]
+            if step.request_name:
+                values[step.request_name] = request
+            if step.response_name:
+                values[step.response_name] = told
+            results.append(await step.call(**values))
+        return self._respond(results[-1], told)
+
+    def _respond(self, result: Any, told: Response | None) -> Response:
+        if isinstance(result, Response):
+            return result
+        if self._answer is None:
+            response = Response(status_code=self._status)
+        else:
+            value, mistakes = self._answer.validate(result, loc=("response",))
+            if mistakes:
+                raise ResponseValidationError(mistakes)
+            content = self._answer.serialize_json(value)
+            response = Response(content, self._status, media_type="application/json")
+        if told:
+            own = [each for each in told.raw_headers if each[0] != b"content-length"]
+            response.raw_headers.extend(own)
+        return response
+
+    async def _take(self, request: Request) -> bool:
+        """Find the values of all parameters; nothing is called before all are found valid."""
+        if request.app.dependency_overrides:
+            return False
+        path = request.path_params
+        query = request.query_params if request.scope["query_string"] else {}
+        taken: list[dict[str, Any]] = [{} for _ in self._steps]
+        for step, values in zip(self._steps, taken, strict=True):
+            for each in step.parameters:
+                if not _found(each, path if each.in_path else query, values):
+                    return False
+        request.scope["taken"] = taken
+        return await self._take_body(request, taken[-1]) if self._body else True
+
+    async def _take_body(self, request: Request, values: dict[str, Any]) -> bool:
+        try:
+            document = await request.json()
+        except (ValueError, RecursionError):
+            return False
+        values[self._body.name], mistakes = self._body.validate(document, loc=("body",))
+        return not mistakes
+
+
+def _found(parameter: Parameter, given: Any, values: dict[str, Any]) -> bool:
+    text = given.get(parameter.alias)
+    if text is None and not parameter.is_required:
+        values[parameter.name] = parameter.default
+        return True
+    values[parameter.name], mistakes = parameter.validate(text)
+    return not mistakes
+
+
+async def _again(request: Request, receive: Receive) -> Receive:
+    """What gives the request's body once more."""
+    body: Message | None = {"type": "http.request", "body": await request.body()}
+
+    async def again() -> Message:
+        nonlocal body
+        message, body = body, None
+        return message or await receive()
+
+    return again
