@@ -7,6 +7,7 @@ requests cost as rows, slices and connections grow, `workers` what a second work
 
 import asyncio
 import os
+import shutil
 import signal
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 
@@ -44,6 +45,8 @@ def arguments() -> Namespace:
     return parser.parse_args()
 
 
+if shutil.which("wrk") is None:
+    raise SystemExit("wrk is missing; on Debian: apt-get install wrk")
 if len(os.sched_getaffinity(0)) < 2:
     raise SystemExit("two CPUs are needed: one for the system, one for the database and the load")
 try:

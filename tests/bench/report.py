@@ -91,16 +91,16 @@ def draw_lines(
             axes.plot(points.keys(), points.values(), style, label=label, color=colour)
         sizes = sorted({size for points in lines.values() for size in points})
         axes.set(xscale="log", yscale="log", title=panel)
-        axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+        axes.set_xticks(sizes, [f"{size:,}" for size in sizes], fontsize=9)
         axes.set_yticks(COSTS, [f"{cost:,}" for cost in COSTS])
         axes.grid(axis="y", alpha=0.3)
         axes.minorticks_off()
-        axes.legend(fontsize=8)
+        axes.legend(fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.08))
     figure.suptitle(title, x=0.01, ha="left", weight="bold")
     _save(figure, name)
 
 
 def _save(figure: Figure, name: str) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
-    figure.savefig(FOLDER / f"{name}.png", dpi=130)
+    figure.savefig(FOLDER / f"{name}.png", dpi=130, bbox_inches="tight")
     plt.close(figure)

@@ -6,7 +6,6 @@ The system's worker has a CPU to itself; Postgres, wrk and we share the other on
 import asyncio
 import json
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -249,19 +248,8 @@ async def press(running: Running, operation: Operation, items: Items, load: Load
 
 
 async def _wrk(running: Running, operation: Operation, items: Items, load: Load) -> dict[str, Any]:
-    program = shutil.which("wrk")
-    if program is None:
-        raise Failed("wrk is missing; on Debian: apt-get install wrk")
     process = await asyncio.create_subprocess_exec(
-        *(
-            program,
-            "-t1",
-            f"-c{load.connections}",
-            f"-d{load.seconds}s",
-            "--timeout=10s",
-            "-s",
-            SCRIPT,
-        ),
+        *("wrk", "-t1", "-T10s", f"-c{load.connections}", f"-d{load.seconds}s", "-s", SCRIPT),
         *(running.url, "--", operation.token, operation.method, operation.path),
         *(operation.body, f"{items.step}", f"{items.count // items.step}"),
         stdout=asyncio.subprocess.PIPE,
