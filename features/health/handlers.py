@@ -16,6 +16,6 @@ async def check_readiness(probe: Rows, needed_revision: str) -> HealthPublic:
             found = await probe.fetch(CURRENT_REVISION)
     except TimeoutError:
         raise Unavailable("the database does not answer") from None
-    if {"version_num": needed_revision} not in found:
+    if needed_revision not in [row["version_num"] for row in found]:
         raise Unavailable("the database's schema is behind")
     return HealthPublic()

@@ -84,7 +84,7 @@ class _UnitOfWork:
                 if isinstance(error, StaleDataError) and "if-match" in request.headers:
                     raise PreconditionFailed(STALE) from error
                 if is_disconnect(error):
-                    await request.app.state.writer.expire()
+                    request.app.state.writer.expire()
                 answer = translate(error)
                 # Nothing was committed and the body is kept, so the work can start over: on a
                 # fresh connection, or when whoever was in the way has gone.

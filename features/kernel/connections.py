@@ -8,7 +8,6 @@ from typing import Any
 import asyncpg
 from sqlalchemy import Connection, event
 from sqlalchemy.engine import ExceptionContext
-from sqlalchemy.engine.interfaces import IsolationLevel
 from sqlalchemy.ext.asyncio import AsyncEngine, async_sessionmaker, create_async_engine
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -57,16 +56,16 @@ async def open_sessions(
     url: str, settings: Settings, size: int, overflow: int
 ) -> AsyncIterator[SessionMaker]:
     """The maker of sessions of their own."""
-    engine = make_engine(url, settings, size, overflow)
+    timeout = settings.pool_timeout
+    limits = {"pool_size": size, "max_overflow": overflow, "pool_timeout": timeout}
+    engine = make_engine(url, settings, **limits)
     try:
         yield async_sessionmaker(engine, class_=AsyncSession, expire_on_commit=False)
     finally:
         await engine.dispose()
 
 
-def make_engine(
-    url: str, settings: Settings, size: int, overflow: int, isolation: IsolationLevel | None = None
-) -> AsyncEngine:
+def make_engine(url: str, settings: Settings, **options: Any) -> AsyncEngine:
     """SQLAlchemy's engine, which connects when it is first used, not before."""
 
     async def open_connection(*_: Any, **__: Any) -> "asyncpg.Connection[asyncpg.Record]":
@@ -75,12 +74,8 @@ def make_engine(
     engine = create_async_engine(
         "postgresql+asyncpg://",
         async_creator=open_connection,
-        pool_size=size,
-        max_overflow=overflow,
-        pool_timeout=settings.pool_timeout,
-        pool_use_lifo=True,
         hide_parameters=True,
-        **({"isolation_level": isolation} if isolation else {}),
+        **options,
     )
     event.listen(engine.sync_engine, "handle_error", _drop_pool_on_disconnect)
     event.listen(engine.sync_engine, "before_cursor_execute", _start_timer)

@@ -10,16 +10,19 @@ import json
 from functools import cache
 from typing import Annotated, Any, Self, TypeVar
 
+import asyncpg
 from fastapi import Depends, Request
 from pydantic import BaseModel
-from sqlalchemy import JSON, Column, Connection, bindparam, insert
+from sqlalchemy import JSON, ClauseElement, Column, Connection, bindparam, insert
 from sqlalchemy.util import await_
 from sqlmodel.ext.asyncio.session import AsyncSession
 from sqlmodel.orm.session import Session as SyncSession
 
 from features.kernel.models import Table
-from features.kernel.reader import Executable, Rows, compile_statement, run
-from features.kernel.writer import Link, WritePool, begin, commit, rollback
+from features.kernel.pool import Pool
+from features.kernel.reader import Rows, compile_statement, run
+from features.kernel.rows import read
+from features.kernel.writer import Link, begin, commit, rollback
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -35,12 +38,12 @@ class WriteSession(AsyncSession, Rows):
 
     sync_session_class = _LinkedSession
 
-    def __init__(self, pool: WritePool) -> None:
+    def __init__(self, pool: Pool[Link]) -> None:
         super().__init__(expire_on_commit=False, info={"connect": self._connect})
         self._pool = pool
         self._link: Link | None = None
 
-    async def fetch(self, statement: Executable, **values: object) -> list[dict[str, Any]]:
+    async def fetch(self, statement: ClauseElement, **values: object) -> list[asyncpg.Record]:
         """Run the statement, which sees what was flushed before."""
         sql, own_values = compile_statement(statement)
         return await self._run(sql, [values.get(name, own) for name, own in own_values.items()])
@@ -48,8 +51,7 @@ class WriteSession(AsyncSession, Rows):
     async def insert(self, table: type[Table], model: type[M], **values: object) -> M:
         """Insert a row, and give it back as the DTO, in one round trip (INSERT … RETURNING)."""
         sql, columns = _compile_insert(table, model, tuple(values))
-        (row,) = await self._run(sql, [_value(column, values) for column in columns])
-        return model.__pydantic_validator__.validate_python(row)  # type: ignore[no-any-return]
+        return read(model, await self._run(sql, [_value(each, values) for each in columns]))[0]
 
     async def commit(self) -> None:
         if self.in_transaction():
@@ -71,7 +73,7 @@ class WriteSession(AsyncSession, Rows):
         if self.in_transaction() or (link and link.raw.is_in_transaction()):
             await asyncio.shield(asyncio.ensure_future(self._undo(link)))
         elif link:
-            await self._pool.give_back(link)
+            self._pool.give_back(link)
 
     async def _undo(self, link: Link | None) -> None:
         try:
@@ -79,12 +81,12 @@ class WriteSession(AsyncSession, Rows):
             await self.close()
         except Exception:  # noqa: BLE001  # lost, or cancelling a query: it is not to be used again
             if link:
-                await self._pool.drop(link)
+                self._pool.drop(link)
         else:
             if link:
-                await self._pool.give_back(link)
+                self._pool.give_back(link)
 
-    async def _run(self, sql: str, values: list[Any]) -> list[dict[str, Any]]:
+    async def _run(self, sql: str, values: list[Any]) -> list[asyncpg.Record]:
         raw = (await self._connect()).raw
         await begin(raw)
         return await run(raw, sql, values)

@@ -5,7 +5,6 @@ rows that come or go in the meantime move nothing (Markus Winand, "No Offset").
 """
 
 import base64
-import hashlib
 import hmac
 import json
 import re
@@ -92,12 +91,12 @@ class Pager:
         return base64.urlsafe_b64encode(text + self._sign(text)).decode()
 
     def _sign(self, text: bytes) -> bytes:
-        return hmac.digest(self._key, self._request.url.path.encode() + text, hashlib.sha256)[:16]
+        return hmac.digest(self._key, self._request.scope["path"].encode() + text, "sha256")[:16]
 
     def _link(self, cursor: str) -> None:
         # RFC 8288; relative, because the Host header is the client's word.
         query = urlencode({**self._request.query_params, "cursor": cursor})
-        self._response.headers["Link"] = f'<{self._request.url.path}?{query}>; rel="next"'
+        self._response.headers["Link"] = f'<{self._request.scope["path"]}?{query}>; rel="next"'
 
 
 @cache

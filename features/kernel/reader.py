@@ -4,64 +4,62 @@ Statements are SQLModel `select(...)` objects with `bindparam`s, built once at m
 compiled once to SQL. A query's values are passed by the bindparams' names, as asyncpg's own types.
 """
 
+import asyncio
 import json
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import cache, lru_cache, partial
+from functools import lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import asyncpg
 from fastapi import Depends, Request
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel
 from sqlalchemy import ClauseElement
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 
 from features.kernel.connections import connect
 from features.kernel.context import current_context
+from features.kernel.pool import Pool
+from features.kernel.rows import read
 from features.kernel.settings import Settings
 from features.kernel.sqlstate import is_disconnect, translate
 
 DRIVER_ERRORS = asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError
-Executable = ClauseElement
 M = TypeVar("M", bound=BaseModel)
 POSTGRES = dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it untyped
 
 
 if TYPE_CHECKING:
-    PooledConnection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+    Record = asyncpg.Record
+    Connection = asyncpg.Connection[Record]
 
 
 class Rows(ABC):
     """Where rows come from: the reader or, inside a unit of work, its session."""
 
     @abstractmethod
-    async def fetch(self, statement: Executable, **values: object) -> list[dict[str, Any]]:
-        """Run the statement with its bindparams' values; one dict for each row."""
+    async def fetch(self, statement: ClauseElement, **values: object) -> list["Record"]:
+        """Run the statement with its bindparams' values."""
 
-    async def all(self, model: type[M], statement: Executable, **values: object) -> list[M]:
+    async def all(self, model: type[M], statement: ClauseElement, **values: object) -> list[M]:
         """Every row, as the DTO."""
-        return _reads_list(model)(await self.fetch(statement, **values))
+        return read(model, await self.fetch(statement, **values))
 
-    async def first(self, model: type[M], statement: Executable, **values: object) -> M | None:
+    async def first(self, model: type[M], statement: ClauseElement, **values: object) -> M | None:
         """The first row as the DTO, or None."""
         found = await self.fetch(statement, **values)
-        return model.__pydantic_validator__.validate_python(found[0]) if found else None
+        return read(model, found[:1])[0] if found else None
 
 
 class ReadPool(Rows):
-    """A pool of connections that were started with `default_transaction_read_only=on`."""
+    """Connections that were started with `default_transaction_read_only=on`."""
 
-    def __init__(self, pool: "asyncpg.Pool[asyncpg.Record]", timeout: float) -> None:
-        self._pool = pool
-        self._timeout = timeout
-        # Taken from the pool and not in use. To give each back after its query, and take it anew
-        # for the next one, costs more than the query.
-        self._idle: list[PooledConnection] = []
-        self._waiting = 0
+    def __init__(self, connections: "Pool[Connection]") -> None:
+        self._connections = connections
 
-    async def fetch(self, statement: Executable, **values: object) -> list[dict[str, Any]]:
+    async def fetch(self, statement: ClauseElement, **values: object) -> list["Record"]:
         """Run the statement.
 
         Raises:
@@ -78,86 +76,70 @@ class ReadPool(Rows):
                     raise
                 # A read is safe to repeat. All of the pool is suspect: the server was restarted,
                 # or became a standby.
-                await self._pool.expire_connections()
-                await self.release()
+                self._connections.expire()
                 return await self._run(sql, arguments)
         except DRIVER_ERRORS as error:
             if answer := translate(error):
                 raise answer from error
             raise
 
-    async def release(self) -> None:
-        """Give the idle connections back to the pool, which closes those that have expired."""
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            await self._pool.release(connection)
-
-    async def _run(self, sql: str, arguments: list[Any]) -> list[dict[str, Any]]:
-        connection = self._idle.pop() if self._idle else await self._acquire()
+    async def _run(self, sql: str, arguments: list[Any]) -> list["Record"]:
+        connection = await self._connections.take()
         try:
-            rows = await run(connection, sql, arguments)
-        except BaseException:
-            # Whatever state it is in, the pool knows what to do: wait for a cancelled query, say.
-            await self._pool.release(connection)
+            records = await run(connection, sql, arguments)
+        except asyncpg.PostgresError as error:
+            # The statement failed; after most of these errors the connection is none the worse.
+            if is_disconnect(error):
+                self._connections.drop(connection)
+            else:
+                self._connections.give_back(connection)
             raise
-        if self._waiting:
-            await self._pool.release(connection)
-        else:
-            self._idle.append(connection)
-        return rows
-
-    async def _acquire(self) -> "PooledConnection":
-        self._waiting += 1
-        try:
-            return await self._pool.acquire(timeout=self._timeout)
-        finally:
-            self._waiting -= 1
+        except BaseException:
+            self._connections.drop(connection)
+            raise
+        self._connections.give_back(connection)
+        return records
 
 
-async def run(
-    connection: "asyncpg.Connection[asyncpg.Record] | PooledConnection",
-    sql: str,
-    arguments: list[Any],
-) -> list[dict[str, Any]]:
+async def run(connection: "Connection", sql: str, arguments: list[Any]) -> list["Record"]:
     """Run one query and count it."""
     started = time.perf_counter()
     records = await connection.fetch(sql, *arguments)
     if context := current_context():
         context.queries += 1
         context.database_time += time.perf_counter() - started
-    return [dict(record) for record in records]
+    return records
 
 
 @lru_cache(maxsize=1024)
-def compile_statement(statement: Executable) -> tuple[str, dict[str, Any]]:
+def compile_statement(statement: ClauseElement) -> tuple[str, dict[str, Any]]:
     """The SQL with `$1, $2, …`, and the values that the statement brings itself, in that order."""
     compiled: Any = statement.compile(dialect=POSTGRES)
     return str(compiled), {name: compiled.params[name] for name in compiled.positiontup or ()}
 
 
-@cache
-def _reads_list(model: type[M]) -> Callable[[list[dict[str, Any]]], list[M]]:
-    return TypeAdapter(list[model]).validator.validate_python  # type: ignore[valid-type]  # known at run time only
-
-
 @asynccontextmanager
 async def open_reader(url: str, settings: Settings, size: int) -> AsyncIterator[ReadPool]:
-    """A pool of `size` connections at most, each made when it is first needed."""
-    pool = asyncpg.create_pool(
-        url,
-        min_size=0,
-        max_size=size,
-        connect=partial(connect, settings=settings, read_only=True),
-        init=_speak_json,
-        # The default reset is a round trip; nothing here changes a connection's state.
-        reset=_keep_state,
-    )
-    async with pool:
-        reader = ReadPool(pool, settings.pool_timeout)
-        try:
-            yield reader
-        finally:
-            await reader.release()
+    """A reader with `size` connections at most, each made when it is first needed."""
+
+    async def open_connection() -> "Connection":
+        connection = await connect(url, settings, read_only=True)
+        await _speak_json(connection)
+        return connection
+
+    timeout = settings.pool_timeout
+    pool = Pool(open_connection, _close, size=size, keep=size, timeout=timeout)
+    try:
+        yield ReadPool(pool)
+    finally:
+        await pool.close()
+
+
+async def _close(connection: "Connection") -> None:
+    try:
+        await connection.close(timeout=2)
+    except (*DRIVER_ERRORS, asyncio.CancelledError):
+        connection.terminate()
 
 
 async def _speak_json(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
@@ -165,9 +147,6 @@ async def _speak_json(connection: "asyncpg.Connection[asyncpg.Record]") -> None:
         await connection.set_type_codec(
             kind, encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
         )
-
-
-async def _keep_state(_: object) -> None: ...
 
 
 async def get_reader(request: Request) -> ReadPool:

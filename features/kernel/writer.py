@@ -9,10 +9,11 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import asyncpg
-from sqlalchemy import Connection, event
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy import Connection, NullPool, event
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from features.kernel.connections import make_engine
+from features.kernel.pool import Pool
 from features.kernel.settings import Settings
 
 RawConnection = asyncpg.Connection  # generic in its stubs alone
@@ -48,62 +49,35 @@ async def rollback(raw: "RawConnection[asyncpg.Record]") -> None:
         await raw.execute("ROLLBACK")
 
 
-class WritePool:
-    """Idle connections, which stay taken from SQLAlchemy's pool: to check one in and out again
-    costs as much as two queries."""
+@asynccontextmanager
+async def open_writer(url: str, settings: Settings) -> AsyncIterator[Pool[Link]]:
+    """The connections, each made when it is first needed."""
+    engine = make_engine(url, settings, poolclass=NullPool, isolation_level="AUTOCOMMIT")
+    event.listen(engine.sync_engine, "begin", _begin)
 
-    def __init__(self, engine: AsyncEngine, size: int) -> None:
-        self._engine = engine
-        self._size = size
-        self._idle: list[Link] = []
-        self._waiting = 0
-
-    async def take(self) -> Link:
-        """A connection, which the caller gives back, in no transaction, or drops."""
-        if self._idle:
-            return self._idle.pop()
-        self._waiting += 1
-        try:
-            connection = await self._engine.connect()
-        finally:
-            self._waiting -= 1
+    async def open_link() -> Link:
+        connection = await engine.connect()
         fairy = await connection.get_raw_connection()
         return Link(connection, fairy.driver_connection)  # type: ignore[arg-type]  # it is asyncpg's
 
-    async def give_back(self, link: Link) -> None:
-        if self._waiting or len(self._idle) >= self._size:
-            await link.connection.close()
-        else:
-            self._idle.append(link)
-
-    async def drop(self, link: Link) -> None:
-        """Close a connection that is lost, or in the middle of something."""
-        await link.connection.invalidate()
-        await link.connection.close()
-
-    async def expire(self) -> None:
-        """Drop the idle connections: one was found dead, so all of them may be."""
-        idle, self._idle = self._idle, []
-        for link in idle:
-            await self.drop(link)
-
-    def in_use(self) -> int:
-        """How many connections somebody has taken."""
-        checked_out: int = self._engine.pool.checkedout()  # type: ignore[attr-defined]
-        return checked_out - len(self._idle)
-
-
-@asynccontextmanager
-async def open_writer(url: str, settings: Settings) -> AsyncIterator[WritePool]:
-    """The pool, which connects when it is first used, not before."""
-    engine = make_engine(url, settings, settings.pool_size, settings.max_overflow, "AUTOCOMMIT")
-    event.listen(engine.sync_engine, "begin", _begin)
-    pool = WritePool(engine, settings.pool_size)
+    pool = Pool(
+        open_link,
+        _close,
+        size=settings.pool_size + settings.max_overflow,
+        keep=settings.pool_size,
+        timeout=settings.pool_timeout,
+    )
     try:
         yield pool
     finally:
-        await pool.expire()
+        await pool.close()
         await engine.dispose()
+
+
+async def _close(link: Link) -> None:
+    # Gracefully within two seconds, then not.
+    await link.connection.invalidate()
+    await link.connection.close()
 
 
 def _begin(connection: Connection) -> None:

@@ -1,0 +1,55 @@
+"""Records of the database as DTOs."""
+
+from collections.abc import Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+from uuid import UUID
+
+from pydantic import BaseModel
+
+M = TypeVar("M", bound=BaseModel)
+_new, _set = object.__new__, object.__setattr__
+# What asyncpg gives for a column of this kind is what pydantic would make of it.
+NATIVE = {int, str, bool, bytes, date, datetime, Decimal, UUID, dict, NoneType}
+
+
+def read(model: type[M], records: Sequence[Any]) -> list[M]:
+    """The records as DTOs.
+
+    The database has judged them. So they are taken as they are, unless the DTO has rules of its
+    own or fields that are no type of a column.
+    """
+    names = _trusted(model)
+    if names is None:
+        return [model.model_validate(dict(record)) for record in records]
+    return [_take(model, names, record) for record in records]
+
+
+def _take(model: type[M], names: list[str], record: Any) -> M:
+    row: M = _new(model)
+    _set(row, "__dict__", {name: record[name] for name in names})
+    _set(row, "__pydantic_fields_set__", set(names))
+    _set(row, "__pydantic_extra__", None)
+    _set(row, "__pydantic_private__", None)
+    return row
+
+
+@cache
+def _trusted(model: type[BaseModel]) -> list[str] | None:
+    """The names of the fields, if records can be taken as they are."""
+    rules = model.__pydantic_decorators__
+    if rules.model_validators or rules.field_validators or model.__pydantic_post_init__:
+        return None
+    fields = model.model_fields
+    return [*fields] if all(_is_native(each.annotation) for each in fields.values()) else None
+
+
+def _is_native(annotation: Any) -> bool:
+    origin = get_origin(annotation)
+    if origin in (Annotated, Union, UnionType):
+        parts = get_args(annotation)[:1] if origin is Annotated else get_args(annotation)
+        return all(map(_is_native, parts))
+    return origin is Literal or (origin or annotation) in NATIVE
