@@ -1,10 +1,9 @@
 """What is known of the request under way; log lines, errors and timings read it from here."""
 
-import secrets
+import os
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import partial
 
 
 @dataclass(slots=True)
@@ -12,7 +11,7 @@ class RequestContext:
     """One request: its id, what it has cost so far (durations in seconds), who it is for, and
     which row in which version its answer is about."""
 
-    request_id: str = field(default_factory=partial(secrets.token_hex, 16))
+    request_id: str = field(default_factory=lambda: os.urandom(16).hex())
     started: float = field(default_factory=time.perf_counter)
     queries: int = 0
     database_time: float = 0.0

@@ -11,7 +11,7 @@ import re
 from datetime import datetime
 from functools import cache
 from typing import Annotated, Any, Generic, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import quote
 
 from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel, Field
@@ -95,8 +95,12 @@ class Pager:
 
     def _link(self, cursor: str) -> None:
         # RFC 8288; relative, because the Host header is the client's word.
-        query = urlencode({**self._request.query_params, "cursor": cursor})
-        self._response.headers["Link"] = f'<{self._request.scope["path"]}?{query}>; rel="next"'
+        scope = self._request.scope
+        asked = quote(scope["query_string"], safe="=&+%").split("&")
+        query = "&".join([part for part in asked if part and not part.startswith("cursor=")])
+        self._response.headers["Link"] = (
+            f'<{scope["path"]}?{query}{"&" if query else ""}cursor={cursor}>; rel="next"'
+        )
 
 
 @cache

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from functools import cache
+from operator import itemgetter
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from uuid import UUID
@@ -25,16 +26,15 @@ def read(model: type[M], records: Sequence[Any]) -> list[M]:
     names = _trusted(model)
     if names is None:
         return [model.model_validate(dict(record)) for record in records]
-    return [_take(model, names, record) for record in records]
-
-
-def _take(model: type[M], names: list[str], record: Any) -> M:
-    row: M = _new(model)
-    _set(row, "__dict__", {name: record[name] for name in names})
-    _set(row, "__pydantic_fields_set__", set(names))
-    _set(row, "__pydantic_extra__", None)
-    _set(row, "__pydantic_private__", None)
-    return row
+    pick, rows = itemgetter(*names), []
+    for record in records:
+        row: M = _new(model)
+        _set(row, "__dict__", dict(zip(names, pick(record), strict=True)))
+        _set(row, "__pydantic_fields_set__", set(names))
+        _set(row, "__pydantic_extra__", None)
+        _set(row, "__pydantic_private__", None)
+        rows.append(row)
+    return rows
 
 
 @cache
@@ -44,7 +44,11 @@ def _trusted(model: type[BaseModel]) -> list[str] | None:
     if rules.model_validators or rules.field_validators or model.__pydantic_post_init__:
         return None
     fields = model.model_fields
-    return [*fields] if all(_is_native(each.annotation) for each in fields.values()) else None
+    return (
+        [*fields]
+        if len(fields) > 1 and all(_is_native(each.annotation) for each in fields.values())
+        else None
+    )
 
 
 def _is_native(annotation: Any) -> bool:
