@@ -6,6 +6,8 @@ import sys
 import traceback
 from datetime import UTC, datetime
 
+from pydantic_core import PydanticSerializationError, to_json
+
 from features.kernel.context import current_context
 from features.kernel.errors import ServiceError
 from features.kernel.sqlstate import driver_error, sqlstate
@@ -16,8 +18,13 @@ PLAIN_SPOKEN = (
 )  # fmt: skip
 
 
-# ASCII only: U+2028 and escape sequences in a text can neither break nor forge a line.
-_encode = json.JSONEncoder(default=str).encode
+def _encode(line: dict[str, object]) -> str:
+    """The line as JSON of ASCII only: U+2028 in a text can neither break nor forge a line."""
+    try:
+        text = to_json(line, fallback=str)
+    except PydanticSerializationError:  # a lone surrogate
+        text = b"\xff"
+    return text.decode() if text.isascii() else json.dumps(line, default=str)
 
 
 class JsonFormatter(logging.Formatter):

@@ -26,11 +26,12 @@ def read(model: type[M], records: Sequence[Any]) -> list[M]:
     names = _trusted(model)
     if names is None:
         return [model.model_validate(dict(record)) for record in records]
-    pick, rows = itemgetter(*names), []
+    # All of them share one set: with every name in it, nothing can be added.
+    pick, known, rows = itemgetter(*names), set(names), []
     for record in records:
         row: M = _new(model)
         _set(row, "__dict__", dict(zip(names, pick(record), strict=True)))
-        _set(row, "__pydantic_fields_set__", set(names))
+        _set(row, "__pydantic_fields_set__", known)
         _set(row, "__pydantic_extra__", None)
         _set(row, "__pydantic_private__", None)
         rows.append(row)
