@@ -14,9 +14,9 @@ from features.kernel.embedded import server
 from features.kernel.passwords import PasswordVault
 from features.kernel.schema import upgrade_schema
 from features.kernel.settings import Settings
-from service import create_app
+from tests.app import create_app, create_table
+from tests.callers import PASSWORD, Caller
 
-PASSWORD = "correct horse battery"
 # Six times as fast as TRUNCATE for a few rows; as a replica, it asks no foreign key.
 EMPTY = """
     DO $$ DECLARE name text; BEGIN
@@ -36,13 +36,6 @@ Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 Database = Callable[[], AbstractAsyncContextManager[str]]
 
 
-class Caller(httpx.AsyncClient):
-    """A client of the service, signed in as the user."""
-
-    user_id: int
-    email: str
-
-
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     return "asyncio", {"use_uvloop": True}
@@ -58,10 +51,11 @@ def postgres(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterat
 
 @pytest.fixture(scope="session")
 async def template(postgres: str, worker_id: str) -> str:
-    """The name of a migrated database that others are cloned from."""
+    """The name of a migrated database that others are cloned from, with the tests' own table."""
     name = f"template_{worker_id}"
     await _run(postgres, f"CREATE DATABASE {name}")
     await upgrade_schema(_url(postgres, name))
+    await create_table(_url(postgres, name))
     return name
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
-from tests.fixtures import PASSWORD, Caller
+from tests.callers import PASSWORD, Caller
 
 METHODS = ("get", "post", "put", "patch", "delete")
 # Where the schema alone does not tell what is valid.

@@ -4,7 +4,7 @@ import pytest
 import time_machine
 
 from features.kernel.settings import Settings
-from service import create_app
+from tests.app import create_app
 from tests.operations import Sampler, operations
 
 OPERATIONS = {each.name: each for each in operations(create_app(Settings(_env_file=None)))}

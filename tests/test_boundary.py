@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from features.kernel.settings import Settings
-from service import create_app
+from tests.app import create_app
 from tests.operations import Sampler, writes
 
 WRITES = writes(create_app(Settings(_env_file=None)))

@@ -20,8 +20,8 @@ from sqlmodel import SQLModel
 from features.kernel.errors import TITLES
 from features.kernel.logs import configure_logging
 from features.kernel.settings import Settings
-from service import create_app
-from tests.fixtures import PASSWORD
+from tests.app import create_app
+from tests.callers import PASSWORD
 from tests.hostile import INJECTIONS, REQUESTS, documents, fragments, texts
 from tests.operations import Sampler, operations
 from tests.processes import checkout_in, serve

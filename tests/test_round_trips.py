@@ -13,8 +13,8 @@ import pytest
 from pydantic import SecretStr
 
 from features.kernel.settings import ROOT
-from service import create_app
-from tests.fixtures import PASSWORD
+from tests.app import create_app
+from tests.callers import PASSWORD
 
 # Exactly, for each slice. A higher number is a slower service: think twice before writing it down.
 COSTS = {

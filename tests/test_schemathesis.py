@@ -20,8 +20,8 @@ from anyio import to_thread
 
 from features.auth.handlers.access import TokenSigner
 from features.kernel.settings import ROOT, Settings
-from service import create_app
-from tests.fixtures import PASSWORD
+from tests.app import create_app
+from tests.callers import PASSWORD
 from tests.operations import operations
 from tests.processes import checkout_in, serve
 

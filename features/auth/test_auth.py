@@ -69,7 +69,7 @@ async def test_a_deactivated_account_is_out_at_once(client, admin, alice, passwo
     tokens = (await sign_in(client)).json()
     await admin.patch(f"/users/{alice.user_id}", json={"is_active": False})
     assert (await alice.get("/users/me")).status_code == 401
-    assert (await alice.post("/items", json={"title": "x"})).status_code == 401
+    assert (await alice.post("/peelings", json={"title": "x"})).status_code == 401
     assert (await sign_in(client)).status_code == 401
     assert (await refresh(client, tokens["refresh_token"])).status_code == 401
 

@@ -146,7 +146,7 @@ async def test_an_admin_changes_roles_and_activity(admin, bob):
 
 
 async def test_an_admin_deletes_a_user_whom_nothing_refers_to(admin, alice, bob):
-    await bob.post("/items", json={"title": "Bob's"})
+    await bob.post("/peelings", json={"title": "Bob's"})
     assert (await admin.delete(f"/users/{alice.user_id}")).status_code == 204
     assert (await alice.get("/users/me")).status_code == 401
     refused = await admin.delete(f"/users/{bob.user_id}")
