@@ -2,6 +2,14 @@ import asyncio
 
 import pytest
 
+RULES = {
+    "create_item": "signed_in",
+    "list_items": "signed_in",
+    "get_item": "owner_or_admin",
+    "update_item": "owner_or_admin",
+    "delete_item": "owner_or_admin",
+}
+
 
 @pytest.fixture
 async def item(alice):

@@ -3,6 +3,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+RULES = {
+    "create_key": "signed_in",
+    "list_keys": "signed_in",
+    "delete_key": "owner",
+}
+
 
 @pytest.fixture
 async def key(alice):

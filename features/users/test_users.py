@@ -2,6 +2,16 @@ import asyncio
 
 import pytest
 
+RULES = {
+    "create_user": "open",
+    "list_users": "signed_in",
+    "get_me": "signed_in",
+    "update_me": "signed_in",
+    "get_user": "signed_in",
+    "update_user": "admin",
+    "delete_user": "admin",
+}
+RULES_OUTSIDE_DEV = {"create_user": "admin"}
 CAROL = {"email": "carol@example.com", "full_name": "Carol", "password": "correct horse battery"}
 
 
