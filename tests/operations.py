@@ -66,6 +66,11 @@ class Operation:
         }
 
     @property
+    def success(self) -> dict[str, Any]:
+        """What the document says of the answer when all is well."""
+        return next(each for status, each in self.spec["responses"].items() if status[0] == "2")
+
+    @property
     def is_form(self) -> bool:
         content = self.spec.get("requestBody", {}).get("content", {})
         return "application/json" not in content

@@ -18,6 +18,7 @@ from sqlalchemy import UniqueConstraint, func, select
 from sqlmodel import SQLModel
 
 from features.kernel.logs import configure_logging
+from features.kernel.openapi import REQUEST_HEADERS
 from features.kernel.settings import Settings
 from tests.app import create_app
 from tests.callers import PASSWORD
@@ -435,6 +436,42 @@ async def test_head_is_get_without_the_body(sampler, operation):
     assert {n: v for n, v in get.headers.items() if n not in own} == {
         n: v for n, v in head.headers.items() if n not in own
     }
+
+
+# Headers. What writes do with theirs is in test_boundary.
+
+
+def documenting(name):
+    return [each for each in OPERATIONS if name in each.parameters("header")]
+
+
+def test_every_header_of_the_boundary_is_one_that_is_tested():
+    known = {"Idempotency-Key", "Prefer", "If-Match", "If-None-Match"}
+    assert REQUEST_HEADERS.keys() == known
+    writes = [each for each in OPERATIONS if each.method != "GET"]
+    assert documenting("Idempotency-Key") == documenting("Prefer") == writes
+    assert documenting("If-Match") == [each for each in writes if each.method != "POST"]
+
+
+@every(documenting("If-None-Match"))
+async def test_a_get_with_the_current_tag_is_not_modified(sampler, ask, operation):
+    url = await sampler.url(operation)
+    read = await ask(operation, url)
+    tag = read.headers["etag"]
+    assert tag == f'"{read.json()["version"]}"'
+    for tags in (tag, f"W/{tag}", f'"0", {tag}', "*"):
+        answer = await ask(operation, url, headers={"If-None-Match": tags})
+        assert (answer.status_code, answer.content) == (304, b"")
+        assert answer.headers["etag"] == tag
+    for tags in ('"0"', tag.strip('"'), ""):
+        answer = await ask(operation, url, headers={"If-None-Match": tags})
+        assert (answer.status_code, answer.content) == (200, read.content)
+
+
+@every([each for each in OPERATIONS if "ETag" in each.success.get("headers", {})])
+async def test_an_answer_about_one_row_carries_its_version(sampler, operation):
+    answer = await sampler.call(operation)
+    assert answer.headers["etag"] == f'"{answer.json()["version"]}"'
 
 
 # Methods.

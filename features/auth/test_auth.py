@@ -16,6 +16,7 @@ RULES = {
     "refresh_token": "open",
     "sign_out": "open",
 }
+COSTS = {"create_token": 8}
 PASSWORD = "correct horse battery"
 SECRET = "test" * 8
 NOW = 1_790_000_000

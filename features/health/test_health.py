@@ -2,6 +2,7 @@ RULES = {
     "get_liveness": "open",
     "get_readiness": "open",
 }
+COSTS = {"get_liveness": 0, "get_readiness": 1}
 
 
 async def test_liveness_asks_no_database(client):

@@ -9,6 +9,7 @@ RULES = {
     "update_item": "owner_or_admin",
     "delete_item": "owner_or_admin",
 }
+COSTS = {"create_item": 4, "list_items": 2, "get_item": 2, "update_item": 5, "delete_item": 5}
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ RULES = {
     "list_keys": "signed_in",
     "delete_key": "owner",
 }
+COSTS = {"create_key": 4, "list_keys": 2}
 
 
 @pytest.fixture

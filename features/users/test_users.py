@@ -12,6 +12,15 @@ RULES = {
     "delete_user": "admin",
 }
 RULES_OUTSIDE_DEV = {"create_user": "admin"}
+COSTS = {
+    "create_user": 3,
+    "list_users": 2,
+    "get_me": 2,
+    "get_user": 2,
+    "update_me": 5,
+    "update_user": 5,
+    "delete_user": 5,
+}
 CAROL = {"email": "carol@example.com", "full_name": "Carol", "password": "correct horse battery"}
 
 
