@@ -163,10 +163,10 @@ async def test_a_dry_run_checks_what_commit_would_check(sampler, refuse_at_commi
 
 @every_change
 async def test_a_stale_tag_changes_nothing(sampler, rows, write):
-    url = await sampler.url(write)
+    url, body = await sampler.url(write), await sampler.body(write)
     before = await rows()
     for tags in ('"0"', '"0", "99"', 'W/"1"', "1", "", '"1'):
-        answer = await sampler.call(write, url, If_Match=tags)
+        answer = await sampler.call(write, url, body, If_Match=tags)
         assert (answer.status_code, answer.json()["error"]) == (412, "precondition_failed")
     assert await rows() == before
 

@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from datetime import date, time
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -191,5 +192,10 @@ if __name__ == "__main__":
     # Nobody has an address under `.test` (RFC 6761).
     hosts = strategies.sampled_from(["example.com", "example.org", "mail.example.net"])
     openapi.format("email", strategies.emails(domains=hosts))
+    # A schema has no bounds for time.
+    days = strategies.dates(date(1970, 1, 1), date(8999, 12, 31)).map(date.isoformat)
+    times = strategies.times().map(time.isoformat)
+    openapi.format("date", days)
+    openapi.format("date-time", strategies.builds("{}T{}Z".format, days, times))
     hook("before_call")(say_what_no_schema_can)
     command_line()
