@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
+from sqlalchemy import Table
 from sqlmodel import SQLModel
 
 from features.kernel.errors import TITLES
@@ -51,16 +52,17 @@ class Operation:
         return self.resolve(next(iter(content.values()))["schema"]) if content else None
 
     @property
-    def table(self) -> str:
-        """The name of the table that its path is about, if there is such a table."""
-        return self.path.split("/")[1].replace("-", "_")
+    def table(self) -> Table | None:
+        """The table that the path is about: the last of its words that is the name of one."""
+        tables = SQLModel.metadata.tables
+        words = [word.replace("-", "_") for word in self.path.split("/")]
+        return next((tables[word] for word in reversed(words) if word in tables), None)
 
     @property
     def references(self) -> dict[str, str]:
         """The fields of the body that refer to another row, and the table of that row."""
-        table = SQLModel.metadata.tables.get(self.table)
         fields = self.body.get("properties", {}) if self.body else {}
-        columns = [table.c[name] for name in fields if name in table.c] if table is not None else []
+        columns = [] if self.table is None else [c for c in self.table.c if c.name in fields]
         return {
             column.name: key.column.table.name for column in columns for key in column.foreign_keys
         }
@@ -175,6 +177,13 @@ def writes(app: FastAPI) -> list[Operation]:
     return [each for each in operations(app) if each.method != "GET"]
 
 
+def lists(app: FastAPI) -> list[Operation]:
+    """The operations that give pages of what another operation of the same path makes."""
+    found = list(operations(app))
+    creates = {each.path for each in found if each.method == "POST"}
+    return [e for e in found if "cursor" in e.parameters("query") and e.path in creates]
+
+
 class Sampler:
     """Calls operations with valid requests, as an admin, making the rows that paths name."""
 
@@ -203,7 +212,7 @@ class Sampler:
         given: dict[str, Any] = {
             name: await self.row(table)
             for name, table in operation.references.items()
-            if table != operation.table  # or it would never end
+            if table != getattr(operation.table, "name", None)  # or it would never end
         }
         if "username" in fields:
             given["username"] = self.caller.email
@@ -217,8 +226,9 @@ class Sampler:
         """The id of a row to refer to; of users, the caller's own."""
         if table == "users":
             return self.caller.user_id
+        ends = (f"/{table}", f"/{table.replace('_', '-')}")
         posts = [each for each in self.operations.values() if each.method == "POST"]
-        create = next(each for each in posts if each.table == table)
+        create = next(each for each in posts if each.path.endswith(ends))
         made: int = (await self.call(create)).json()["id"]
         return made
 

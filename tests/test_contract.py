@@ -15,7 +15,6 @@ from urllib.parse import quote_from_bytes, urlencode
 import pytest
 from argon2 import PasswordHasher
 from sqlalchemy import UniqueConstraint, func, select
-from sqlmodel import SQLModel
 
 from features.kernel.logs import configure_logging
 from features.kernel.openapi import REQUEST_HEADERS
@@ -23,10 +22,11 @@ from features.kernel.settings import Settings
 from tests.app import create_app
 from tests.callers import PASSWORD
 from tests.hostile import INJECTIONS, REQUESTS, documents, fragments, texts
-from tests.operations import Sampler, holds, operations
+from tests.operations import Sampler, holds, lists, operations
 from tests.processes import checkout_in, serve
 
-OPERATIONS = list(operations(create_app(Settings(_env_file=None))))
+APP = create_app(Settings(_env_file=None))
+OPERATIONS = list(operations(APP))
 JSON = {"Content-Type": "application/json"}
 AT_ONCE = 4  # requests
 # What a request leaves behind although it fails.
@@ -49,15 +49,15 @@ def every(chosen):
 BODIES = [each for each in OPERATIONS if each.body]
 DOCUMENTS = [each for each in BODIES if not each.is_form]
 GETS = [each for each in OPERATIONS if each.method == "GET"]
-LISTS = [each for each in GETS if "cursor" in each.parameters("query")]
+LISTS = lists(APP)
 PARAMETERS = [each for each in OPERATIONS if each.parameters("path") or each.parameters("query")]
 PATHS = sorted({each.path for each in OPERATIONS})
 
 
 def has_twins(operation):
     """Whether the table has columns of the body's that no two rows of a caller may share."""
-    table = SQLModel.metadata.tables.get(operation.table)
-    rules = (*table.constraints, *table.indexes) if table is not None else ()
+    table = operation.table
+    rules = () if table is None else (*table.constraints, *table.indexes)
     unique = [rule for rule in rules if isinstance(rule, UniqueConstraint) or is_unique(rule)]
     given = operation.body["properties"].keys()
     return any(
@@ -143,7 +143,7 @@ async def all_of(requests):
 async def lists_are_whole(sampler, ask):
     """A row that cannot be read would break every list that it is in."""
     for operation in LISTS:
-        answer = await ask(operation, operation.path, params={"limit": 100})
+        answer = await ask(operation, await sampler.url(operation), params={"limit": 100})
         assert answer.status_code == 200
 
 
@@ -329,9 +329,9 @@ async def test_no_text_of_a_body_becomes_sql(sampler, ask, rows, operation):
 async def fill(sampler):
     """Make rows for a list to show."""
 
-    async def fill(operation, count):
+    async def fill(operation, url, count):
         create = sampler.operations["POST", operation.path]
-        made = await all_of([sampler.call(create) for _ in range(count)])
+        made = await all_of([sampler.call(create, url) for _ in range(count)])
         assert {answer.status_code for answer in made} == {201}
 
     return fill
@@ -347,53 +347,57 @@ def params(**given):
 
 
 @every(LISTS)
-async def test_pages_are_complete_and_stay_so_while_rows_come(ask, fill, operation):
-    await fill(operation, 12)
+async def test_pages_are_complete_and_stay_so_while_rows_come(sampler, ask, fill, operation):
+    url = await sampler.url(operation)
+    await fill(operation, url, 12)
     for order in orders(operation):
-        whole = await page(ask, operation, order=order, limit=100)
+        whole = await page(ask, operation, url, order=order, limit=100)
         assert len(whole["items"]) >= 12
         seen, cursor = [], None
         while len(seen) == 0 or cursor:
-            part = await page(ask, operation, order=order, limit=5, cursor=cursor)
+            part = await page(ask, operation, url, order=order, limit=5, cursor=cursor)
             seen += [row["id"] for row in part["items"]]
             cursor = part["next_cursor"]
-            await fill(operation, 1)
+            await fill(operation, url, 1)
         ids = [row["id"] for row in whole["items"]]
         assert [each for each in seen if each in ids] == ids
         assert len(set(seen)) == len(seen)
 
 
-async def page(ask, operation, **given):
-    return (await ask(operation, operation.path, params=params(**given))).json()
+async def page(ask, operation, url, **given):
+    return (await ask(operation, url, params=params(**given))).json()
 
 
 @every(LISTS)
-async def test_a_page_is_bounded(ask, fill, operation):
-    await fill(operation, 2)
+async def test_a_page_is_bounded(sampler, ask, fill, operation):
+    url = await sampler.url(operation)
+    await fill(operation, url, 2)
     most = operation.parameters("query")["limit"]["maximum"]
     for limit in (0, -1, most + 1, 2**63, "x", ""):
-        answer = await ask(operation, operation.path, params={"limit": limit})
+        answer = await ask(operation, url, params={"limit": limit})
         assert answer.status_code == 422
-    assert len((await page(ask, operation, limit=1))["items"]) == 1
-    assert (await ask(operation, operation.path, params={"limit": most})).status_code == 200
+    assert len((await page(ask, operation, url, limit=1))["items"]) == 1
+    assert (await ask(operation, url, params={"limit": most})).status_code == 200
 
 
 @every(LISTS)
-async def test_a_forged_cursor_is_refused(ask, fill, operation):
-    await fill(operation, 2)
-    cursor = (await page(ask, operation, limit=1))["next_cursor"]
+async def test_a_forged_cursor_is_refused(sampler, ask, fill, operation):
+    url = await sampler.url(operation)
+    await fill(operation, url, 2)
+    cursor = (await page(ask, operation, url, limit=1))["next_cursor"]
     forged = [cursor[:at] + ("A" if cursor[at] != "A" else "B") + cursor[at + 1 :] for at in (0, 9)]
     for bad in (*forged, cursor[1:], cursor[:-5], cursor * 2, "x", ""):
-        answer = await ask(operation, operation.path, params={"cursor": bad})
+        answer = await ask(operation, url, params={"cursor": bad})
         assert answer.status_code == 422
 
 
 @every(LISTS)
-async def test_a_list_of_many_takes_as_many_queries_as_a_list_of_one(ask, fill, operation):
-    await fill(operation, 1)
-    few = await ask(operation, operation.path)
-    await fill(operation, 19)
-    many = await ask(operation, operation.path)
+async def test_a_list_of_many_takes_as_many_queries_as_a_list_of_one(sampler, ask, fill, operation):
+    url = await sampler.url(operation)
+    await fill(operation, url, 1)
+    few = await ask(operation, url)
+    await fill(operation, url, 19)
+    many = await ask(operation, url)
     assert len(many.json()["items"]) >= 20
     assert queries(few) == queries(many)
 
