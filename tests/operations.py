@@ -156,8 +156,9 @@ def declared(app: FastAPI, name: str) -> dict[str, Any]:
     modules = {
         getattr(route.endpoint, "__module__", "") for route in iter_route_contexts(app.routes)
     }
+    slices = sorted(each.removesuffix(".router") for each in modules if each.endswith(".router"))
     said: dict[str, Any] = {}
-    for slice_ in (each.removesuffix(".router") for each in modules if each.endswith(".router")):
+    for slice_ in slices:  # in an order that all workers of a run share
         tests = import_module(f"{slice_}.test_{slice_.split('.')[-1]}")
         said |= getattr(tests, name, {})
     return said
