@@ -14,9 +14,10 @@ from features.kernel.embedded import server
 from features.kernel.passwords import PasswordVault
 from features.kernel.schema import upgrade_schema
 from features.kernel.settings import Settings
-from service import create_app
+from tests.app import create_app, create_table
+from tests.callers import PASSWORD, Caller
+from tests.operations import Sampler
 
-PASSWORD = "correct horse battery"
 # Six times as fast as TRUNCATE for a few rows; as a replica, it asks no foreign key.
 EMPTY = """
     DO $$ DECLARE name text; BEGIN
@@ -36,13 +37,6 @@ Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 Database = Callable[[], AbstractAsyncContextManager[str]]
 
 
-class Caller(httpx.AsyncClient):
-    """A client of the service, signed in as the user."""
-
-    user_id: int
-    email: str
-
-
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     return "asyncio", {"use_uvloop": True}
@@ -58,10 +52,11 @@ def postgres(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterat
 
 @pytest.fixture(scope="session")
 async def template(postgres: str, worker_id: str) -> str:
-    """The name of a migrated database that others are cloned from."""
+    """The name of a migrated database that others are cloned from, with the tests' own table."""
     name = f"template_{worker_id}"
     await _run(postgres, f"CREATE DATABASE {name}")
     await upgrade_schema(_url(postgres, name))
+    await create_table(_url(postgres, name))
     return name
 
 
@@ -198,6 +193,19 @@ async def bob(sign_up: Callable[..., Any]) -> Caller:
 async def admin(sign_up: Callable[..., Any]) -> Caller:
     caller: Caller = await sign_up("Admin", "admin")
     return caller
+
+
+@pytest.fixture
+def make(app: FastAPI, admin: Caller) -> Callable[[str], Any]:
+    """Make a valid row of a collection, as an admin: `row = await make("/items")`."""
+    sampler = Sampler(app, admin)
+
+    async def make(collection: str) -> dict[str, Any]:
+        answer = await sampler.call(sampler.operations["POST", collection])
+        row: dict[str, Any] = answer.raise_for_status().json()
+        return row
+
+    return make
 
 
 def _transport(app: FastAPI) -> httpx.ASGITransport:

@@ -42,6 +42,21 @@ TEXTS = {
     "year 10000": "10000-01-01T00:00:00Z",
     "naive time": "2030-01-02T03:04:05",
     "leap second": "2030-06-30T23:59:60Z",
+    "day of year 1": "0001-01-01",
+    "day of year 9999": "9999-12-31",
+    "day of year 10000": "10000-01-01",
+    "day that is not": "2030-02-30",
+    "month that is not": "2030-13-01T00:00:00Z",
+    "hour that is not": "2030-01-01T24:00:01Z",
+    "offset that is not": "2030-01-01T00:00:00+99:99",
+    "one decimal too many": "0.001",
+    "ten digits too many": "9" * 20 + ".99",
+    "tiny": "1e-999",
+    "signalling NaN": "sNaN",
+    "zero id": "00000000-0000-0000-0000-000000000000",
+    "id as URN": "urn:uuid:00000000-0000-4000-8000-000000000000",
+    "id in braces": "{00000000-0000-4000-8000-000000000000}",
+    "id that is not": "g0000000-0000-4000-8000-00000000000",
     "timestamp": "99999999999999999999",
     "infinity": "infinity",
     "epoch": "epoch",
@@ -81,6 +96,27 @@ LITERALS = {
     "operator": '{"$ne": null}',
     "prototype": '{"__proto__": {"x": 1}}',
     "nested": "[" * 50 + "]" * 50,
+    "one decimal too many": "0.001",
+    "ten digits too many": "9" * 20 + ".99",
+    "4301 decimals": "0." + "9" * 4301,
+    "tiny": "1e-999",
+    # Inside of a JSON object.
+    "NUL in a value": r'{"a": "\u0000"}',
+    "NUL in a key": r'{"\u0000": 1}',
+    "lone surrogate in a value": r'{"a": ["\ud800"]}',
+    "lone surrogate in a key": r'{"\udfff": 1}',
+    "numbers that are not": '{"a": [NaN, Infinity, -Infinity, 1e999, -0.0]}',
+    "long numbers": f'{{"a": {"9" * 4300}, "b": -{2**63}, "c": {2**64}, "d": 1e308}}',
+    "4301 digits in a value": f'{{"a": {"9" * 4301}}}',
+    "twice": '{"a": 1, "a": {"b": 2}}',
+    "empty key": '{"": {"": null}}',
+    **{
+        f"{levels} objects": '{"a":' * levels + "1" + "}" * levels for levels in (20, 100, 300, 900)
+    },
+    "900 arrays": '{"a": ' + "[" * 900 + "]" * 900 + "}",
+    "many members": json.dumps({f"k{number}": number for number in range(10_000)}),
+    "long key": json.dumps({"k" * 100_000: 1}),
+    "long value": json.dumps({"a": "x" * 100_000}),
     "many": json.dumps(list(range(10_000))),
 }
 INJECTIONS = [
@@ -153,7 +189,7 @@ def documents(field: str) -> Iterator[bytes]:
         b"{1: 2}",
     )
     yield f'{{"{field}": {"9" * 5000}}}'.encode()
-    yield f'{{"{field}": "a", "{field}": null}}'.encode()
+    yield f'{{"{field}": "a", "{field}": null, "unknown": 1}}'.encode()
     yield f'{{"{field}": "\\ud800"}}'.encode()
     yield f'{{"\\ud800": 1, "{field}": "a"}}'.encode()
     yield f'{{"{field}": "'.encode() + b"\xc3\x28" + b'"}'

@@ -5,13 +5,18 @@ Tests that walk these cover a slice as soon as it is mounted.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
 from itertools import count
 from typing import Any
 
 import httpx
 from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+from sqlalchemy import Table
+from sqlmodel import SQLModel
 
-from tests.fixtures import PASSWORD, Caller
+from features.kernel.errors import TITLES
+from tests.callers import PASSWORD, Caller
 
 METHODS = ("get", "post", "put", "patch", "delete")
 # Where the schema alone does not tell what is valid.
@@ -19,6 +24,7 @@ SAMPLES: dict[str, Callable[[int], dict[str, Any]]] = {
     "create_token": lambda _: {"username": "", "password": PASSWORD},
     "update_me": lambda number: {"full_name": f"Sampler {number}"},
 }
+FORM = {"error", "message", "status", "title", "detail", "request_id"}
 _numbers = count(1)
 
 
@@ -46,6 +52,27 @@ class Operation:
         return self.resolve(next(iter(content.values()))["schema"]) if content else None
 
     @property
+    def table(self) -> Table | None:
+        """The table that the path is about: the last of its words that is the name of one."""
+        tables = SQLModel.metadata.tables
+        words = [word.replace("-", "_") for word in self.path.split("/")]
+        return next((tables[word] for word in reversed(words) if word in tables), None)
+
+    @property
+    def references(self) -> dict[str, str]:
+        """The fields of the body that refer to another row, and the table of that row."""
+        fields = self.body.get("properties", {}) if self.body else {}
+        columns = [] if self.table is None else [c for c in self.table.c if c.name in fields]
+        return {
+            column.name: key.column.table.name for column in columns for key in column.foreign_keys
+        }
+
+    @property
+    def success(self) -> dict[str, Any]:
+        """What the document says of the answer when all is well."""
+        return next(each for status, each in self.spec["responses"].items() if status[0] == "2")
+
+    @property
     def is_form(self) -> bool:
         content = self.spec.get("requestBody", {}).get("content", {})
         return "application/json" not in content
@@ -60,6 +87,10 @@ class Operation:
         """The schemas of the parameters in `path`, `query` or `header`."""
         given = self.spec.get("parameters", [])
         return {each["name"]: self.resolve(each["schema"]) for each in given if each["in"] == place}
+
+    def takes_null(self, field: str) -> bool:
+        schema = (self.body or {})["properties"][field]
+        return {"type": "null"} in schema.get("anyOf", [])
 
     def resolve(self, schema: dict[str, Any]) -> dict[str, Any]:
         if "$ref" in schema:
@@ -77,7 +108,8 @@ class Operation:
         if self.name in SAMPLES:
             return SAMPLES[self.name](next(_numbers))
         properties = self.body.get("properties", {})
-        return {name: self.value(schema) for name, schema in properties.items()}
+        blank = dict.fromkeys(self.references)  # which only the service can give
+        return {name: self.value(schema) for name, schema in properties.items()} | blank
 
     def value(self, schema: dict[str, Any]) -> Any:
         """A valid value of the field or parameter."""
@@ -89,14 +121,47 @@ class Operation:
             "uuid": f"00000000-0000-4000-8000-{number:012d}",
             "date": "2030-01-02",
             "date-time": "2030-01-02T03:04:05Z",
-            "integer": max(1, schema.get("minimum", 1)),
-            "number": 1.5,
+            "integer": within(schema, 1),
+            "number": within(schema, 1.5),
             "boolean": True,
             "array": [],
-            "object": {},
+            "object": {"sample": number},
             "string": f"sample {number}"[: schema.get("maxLength")],
         }
         return schema["enum"][0] if "enum" in schema else values[kind]
+
+
+def within(schema: dict[str, Any], number: float) -> float:
+    """The number, or the bound that it is beyond."""
+    least: float = schema.get("minimum", number)
+    most: float = schema.get("maximum", number)
+    return min(max(number, least), most)
+
+
+def holds(operation: Operation, answer: httpx.Response) -> None:
+    """Hold an answer against the document: its status is declared, a failure has the one form."""
+    status = answer.status_code
+    assert str(status) in operation.spec["responses"], (operation, status, answer.text[:300])
+    assert answer.headers["x-request-id"]
+    if status >= 400:
+        problem = answer.json()
+        assert answer.headers["content-type"] == "application/problem+json"
+        assert problem.keys() >= FORM
+        assert (problem["status"], problem["title"]) == (status, TITLES[status])
+        assert problem["request_id"] == answer.headers["x-request-id"]
+
+
+def declared(app: FastAPI, name: str) -> dict[str, Any]:
+    """What the tests of the mounted slices say under this name, like `RULES`, together."""
+    modules = {
+        getattr(route.endpoint, "__module__", "") for route in iter_route_contexts(app.routes)
+    }
+    slices = sorted(each.removesuffix(".router") for each in modules if each.endswith(".router"))
+    said: dict[str, Any] = {}
+    for slice_ in slices:  # in an order that all workers of a run share
+        tests = import_module(f"{slice_}.test_{slice_.split('.')[-1]}")
+        said |= getattr(tests, name, {})
+    return said
 
 
 def operations(app: FastAPI) -> Iterator[Operation]:
@@ -113,6 +178,13 @@ def writes(app: FastAPI) -> list[Operation]:
     return [each for each in operations(app) if each.method != "GET"]
 
 
+def lists(app: FastAPI) -> list[Operation]:
+    """The operations that give pages of what another operation of the same path makes."""
+    found = list(operations(app))
+    creates = {each.path for each in found if each.method == "POST"}
+    return [e for e in found if "cursor" in e.parameters("query") and e.path in creates]
+
+
 class Sampler:
     """Calls operations with valid requests, as an admin, making the rows that paths name."""
 
@@ -124,28 +196,51 @@ class Sampler:
         """The operation's path, about a row that was made for it."""
         url = operation.path
         for name in operation.parameters("path"):
-            collection = operation.path.partition(f"/{{{name}}}")[0]
-            made = await self.call(self.operations["POST", collection])
-            url = url.replace(f"{{{name}}}", str(made.json()["id"]))
+            place = f"/{{{name}}}"
+            create = self.operations["POST", operation.path.partition(place)[0]]
+            made = await self.call(create, url.partition(place)[0])
+            url = url.replace(place, f"/{made.json()['id']}")
         return url
 
     async def body(self, operation: Operation) -> dict[str, Any] | None:
         """A valid body, with things in it that only the service can give."""
         body = operation.sample()
-        if body and "username" in body:
-            body["username"] = self.caller.email
-        if body and "refresh_token" in body:
+        return None if body is None else body | await self.given(operation)
+
+    async def given(self, operation: Operation) -> dict[str, Any]:
+        """The fields of a body that only the service can give: a sign-in, and ids of rows."""
+        fields = operation.body.get("properties", {}) if operation.body else {}
+        given: dict[str, Any] = {
+            name: await self.row(table)
+            for name, table in operation.references.items()
+            if table != getattr(operation.table, "name", None)  # or it would never end
+        }
+        if "username" in fields:
+            given["username"] = self.caller.email
+        if "refresh_token" in fields:
             form = {"username": self.caller.email, "password": PASSWORD}
             tokens = await self.caller.post("/auth/token", data=form)
-            body["refresh_token"] = tokens.json()["refresh_token"]
-        return body
+            given["refresh_token"] = tokens.json()["refresh_token"]
+        return given
+
+    async def row(self, table: str) -> int:
+        """The id of a row to refer to; of users, the caller's own."""
+        if table == "users":
+            return self.caller.user_id
+        ends = (f"/{table}", f"/{table.replace('_', '-')}")
+        posts = [each for each in self.operations.values() if each.method == "POST"]
+        create = next(each for each in posts if each.path.endswith(ends))
+        made: int = (await self.call(create)).json()["id"]
+        return made
 
     async def call(
         self, operation: Operation, url: str | None = None, body: Any = None, **headers: str
     ) -> httpx.Response:
-        """Send a valid request; `headers` are named with underscores."""
+        """Send a valid request, and hold the answer; `headers` are named with underscores."""
         url = url or await self.url(operation)
         body = body or await self.body(operation)
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         content = {} if body is None else {"data" if operation.is_form else "json": body}
-        return await self.caller.request(operation.method, url, headers=sent, **content)
+        answer = await self.caller.request(operation.method, url, headers=sent, **content)
+        holds(operation, answer)
+        return answer

@@ -20,7 +20,8 @@ import httpx
 from anyio import to_thread
 
 from features.kernel.settings import ROOT
-from tests.fixtures import PASSWORD
+from tests.app import mount
+from tests.callers import PASSWORD
 
 PATIENCE = 20  # seconds, for a start on a busy machine
 
@@ -148,12 +149,16 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 
 @contextmanager
 def checkout_in(folder: Path) -> Iterator[Path]:
-    """A copy of the service's source; whatever process still lives in it is killed on leaving."""
+    """A copy of the service's source, with the tests' slice in it.
+
+    Whatever process still lives in it is killed on leaving.
+    """
     folder.mkdir(parents=True)
     for name in ("service.py", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
     for name in ("features", "migrations"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    mount(folder)
     try:
         yield folder
     finally:

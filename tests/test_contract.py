@@ -1,7 +1,7 @@
 """What every operation owes its clients, walked over the OpenAPI document.
 
-A slice is covered by being mounted. Whatever is asked here, `ask` also holds the answer against
-the document: its status is declared, and a failure has the one form.
+A slice is covered by being mounted. Whatever is asked here, the answer is also held against the
+document: its status is declared, and a failure has the one form.
 """
 
 import asyncio
@@ -15,19 +15,18 @@ from urllib.parse import quote_from_bytes, urlencode
 import pytest
 from argon2 import PasswordHasher
 from sqlalchemy import UniqueConstraint, func, select
-from sqlmodel import SQLModel
 
-from features.kernel.errors import TITLES
 from features.kernel.logs import configure_logging
+from features.kernel.openapi import REQUEST_HEADERS
 from features.kernel.settings import Settings
-from service import create_app
-from tests.fixtures import PASSWORD
+from tests.app import create_app
+from tests.callers import PASSWORD
 from tests.hostile import INJECTIONS, REQUESTS, documents, fragments, texts
-from tests.operations import Sampler, operations
+from tests.operations import Sampler, holds, lists, operations
 from tests.processes import checkout_in, serve
 
-OPERATIONS = list(operations(create_app(Settings(_env_file=None))))
-FORM = {"error", "message", "status", "title", "detail", "request_id"}
+APP = create_app(Settings(_env_file=None))
+OPERATIONS = list(operations(APP))
 JSON = {"Content-Type": "application/json"}
 AT_ONCE = 4  # requests
 # What a request leaves behind although it fails.
@@ -50,25 +49,28 @@ def every(chosen):
 BODIES = [each for each in OPERATIONS if each.body]
 DOCUMENTS = [each for each in BODIES if not each.is_form]
 GETS = [each for each in OPERATIONS if each.method == "GET"]
-LISTS = [each for each in GETS if "cursor" in each.parameters("query")]
+LISTS = lists(APP)
 PARAMETERS = [each for each in OPERATIONS if each.parameters("path") or each.parameters("query")]
 PATHS = sorted({each.path for each in OPERATIONS})
 
 
-def unique_columns():
-    """The columns that no two rows of a table may share."""
-    for table in SQLModel.metadata.tables.values():
-        for rule in (*table.constraints, *table.indexes):
-            if isinstance(rule, UniqueConstraint) or getattr(rule, "unique", False):
-                yield {column.name for column in rule.columns}
+def has_twins(operation):
+    """Whether the table has columns of the body's that no two rows of a caller may share."""
+    table = operation.table
+    rules = () if table is None else (*table.constraints, *table.indexes)
+    unique = [rule for rule in rules if isinstance(rule, UniqueConstraint) or is_unique(rule)]
+    given = operation.body["properties"].keys()
+    return any(
+        {column.name for column in rule.columns if not column.foreign_keys} <= given
+        for rule in unique
+    )
 
 
-CREATES = [
-    each
-    for each in DOCUMENTS
-    if each.method == "POST"
-    and any(columns <= each.body["properties"].keys() for columns in unique_columns())
-]
+def is_unique(rule):
+    return getattr(rule, "unique", False)
+
+
+CREATES = [each for each in DOCUMENTS if each.method == "POST" and has_twins(each)]
 
 
 # A sign-in may fail as often as these tests make it fail, and not each is worth a log line.
@@ -116,26 +118,15 @@ def ask(sampler):
 
     async def ask(operation, url, **content):
         answer = await sampler.caller.request(operation.method, url, **content)
-        keeps_its_word(operation, answer)
+        holds(operation, answer)
+        assert answer.status_code < 500, (operation, answer.text[:300])
+        if answer.status_code >= 400:
+            # Nothing is echoed, but for names.
+            assert len(answer.content) < 4096
+            assert "x" * 100 not in answer.text
         return answer
 
     return ask
-
-
-def keeps_its_word(operation, answer):
-    status = answer.status_code
-    assert str(status) in operation.spec["responses"], (operation, status, answer.text[:300])
-    assert status < 500, (operation, answer.text[:300])
-    assert answer.headers["x-request-id"]
-    if status >= 400:
-        problem = answer.json()
-        assert answer.headers["content-type"] == "application/problem+json"
-        assert problem.keys() >= FORM
-        assert (problem["status"], problem["title"]) == (status, TITLES[status])
-        assert problem["request_id"] == answer.headers["x-request-id"]
-        # Nothing is echoed, but for names.
-        assert len(answer.content) < 4096
-        assert "x" * 100 not in answer.text
 
 
 async def all_of(requests):
@@ -152,7 +143,7 @@ async def all_of(requests):
 async def lists_are_whole(sampler, ask):
     """A row that cannot be read would break every list that it is in."""
     for operation in LISTS:
-        answer = await ask(operation, operation.path, params={"limit": 100})
+        answer = await ask(operation, await sampler.url(operation), params={"limit": 100})
         assert answer.status_code == 200
 
 
@@ -184,7 +175,7 @@ def quoted(text):
 @pytest.mark.slow
 @every(BODIES)
 async def test_no_value_of_a_field_breaks_an_operation(sampler, ask, operation):
-    url, known = await sampler.url(operation), await sampler.body(operation)
+    url, known = await sampler.url(operation), await sampler.given(operation)
     bodies = []
     for field, schema in operation.body["properties"].items():
         longest = operation.resolve(schema).get("maxLength")
@@ -197,8 +188,7 @@ async def test_no_value_of_a_field_breaks_an_operation(sampler, ask, operation):
 
 def written(operation, known, field, value):
     """A request with this value in the field, and valid ones in the others."""
-    fresh = operation.sample()
-    body = fresh | {name: known[name] for name in ("username", "refresh_token") if name in known}
+    body = operation.sample() | known
     companions = operation.body.get("dependentRequired", {}).get(field, [])
     properties = operation.body["properties"]
     body |= {name: operation.value(properties[name]) for name in companions}
@@ -251,12 +241,15 @@ async def test_a_required_field_is_there_and_is_not_null(sampler, ask, rows, ope
     url, body = await sampler.url(operation), await sampler.body(operation)
     before = await rows()
     kind = "data" if operation.is_form else "json"
-    for field in operation.body.get("required", []):
-        without = {name: value for name, value in body.items() if name != field}
-        for wrong in (without, body | {field: None}):
-            answer = await ask(operation, url, **{kind: wrong})
-            assert answer.status_code == 422
-            assert field in str(answer.json()["errors"][0]["loc"])
+    required = operation.body.get("required", [])
+    wrong = [(field, {name: body[name] for name in body if name != field}) for field in required]
+    fields = [] if operation.is_form else operation.body["properties"]  # a form has no null
+    wrong += [(name, body | {name: None}) for name in fields if not operation.takes_null(name)]
+    for field, mistaken in wrong:
+        answer = await ask(operation, url, **{kind: mistaken})
+        assert answer.status_code == 422
+        assert field in str(answer.json()["errors"][0]["loc"])
+    assert wrong
     assert await rows() == before
 
 
@@ -280,7 +273,7 @@ async def test_a_column_that_is_not_the_clients_cannot_be_set(sampler, ask, rows
 @every(CREATES)
 async def test_of_racing_twins_exactly_one_is_made(sampler, ask, operation):
     for _ in range(5):
-        body = operation.sample()
+        body = await sampler.body(operation)
         answers = await all_of([ask(operation, operation.path, json=body) for _ in range(AT_ONCE)])
         assert sorted(answer.status_code for answer in answers) == [201] + [409] * (AT_ONCE - 1)
 
@@ -310,7 +303,7 @@ async def test_no_text_of_a_parameter_becomes_sql(sampler, ask, rows, operation)
 
 @every(BODIES)
 async def test_no_text_of_a_body_becomes_sql(sampler, ask, rows, operation):
-    url, known = await sampler.url(operation), await sampler.body(operation)
+    url, known = await sampler.url(operation), await sampler.given(operation)
     values = INJECTIONS if operation.is_form else [json.dumps(each) for each in INJECTIONS]
     fields = operation.body["properties"]
     before = await rows()
@@ -336,9 +329,9 @@ async def test_no_text_of_a_body_becomes_sql(sampler, ask, rows, operation):
 async def fill(sampler):
     """Make rows for a list to show."""
 
-    async def fill(operation, count):
+    async def fill(operation, url, count):
         create = sampler.operations["POST", operation.path]
-        made = await all_of([sampler.call(create) for _ in range(count)])
+        made = await all_of([sampler.call(create, url) for _ in range(count)])
         assert {answer.status_code for answer in made} == {201}
 
     return fill
@@ -354,53 +347,57 @@ def params(**given):
 
 
 @every(LISTS)
-async def test_pages_are_complete_and_stay_so_while_rows_come(ask, fill, operation):
-    await fill(operation, 12)
+async def test_pages_are_complete_and_stay_so_while_rows_come(sampler, ask, fill, operation):
+    url = await sampler.url(operation)
+    await fill(operation, url, 12)
     for order in orders(operation):
-        whole = await page(ask, operation, order=order, limit=100)
+        whole = await page(ask, operation, url, order=order, limit=100)
         assert len(whole["items"]) >= 12
         seen, cursor = [], None
         while len(seen) == 0 or cursor:
-            part = await page(ask, operation, order=order, limit=5, cursor=cursor)
+            part = await page(ask, operation, url, order=order, limit=5, cursor=cursor)
             seen += [row["id"] for row in part["items"]]
             cursor = part["next_cursor"]
-            await fill(operation, 1)
+            await fill(operation, url, 1)
         ids = [row["id"] for row in whole["items"]]
         assert [each for each in seen if each in ids] == ids
         assert len(set(seen)) == len(seen)
 
 
-async def page(ask, operation, **given):
-    return (await ask(operation, operation.path, params=params(**given))).json()
+async def page(ask, operation, url, **given):
+    return (await ask(operation, url, params=params(**given))).json()
 
 
 @every(LISTS)
-async def test_a_page_is_bounded(ask, fill, operation):
-    await fill(operation, 2)
+async def test_a_page_is_bounded(sampler, ask, fill, operation):
+    url = await sampler.url(operation)
+    await fill(operation, url, 2)
     most = operation.parameters("query")["limit"]["maximum"]
     for limit in (0, -1, most + 1, 2**63, "x", ""):
-        answer = await ask(operation, operation.path, params={"limit": limit})
+        answer = await ask(operation, url, params={"limit": limit})
         assert answer.status_code == 422
-    assert len((await page(ask, operation, limit=1))["items"]) == 1
-    assert (await ask(operation, operation.path, params={"limit": most})).status_code == 200
+    assert len((await page(ask, operation, url, limit=1))["items"]) == 1
+    assert (await ask(operation, url, params={"limit": most})).status_code == 200
 
 
 @every(LISTS)
-async def test_a_forged_cursor_is_refused(ask, fill, operation):
-    await fill(operation, 2)
-    cursor = (await page(ask, operation, limit=1))["next_cursor"]
+async def test_a_forged_cursor_is_refused(sampler, ask, fill, operation):
+    url = await sampler.url(operation)
+    await fill(operation, url, 2)
+    cursor = (await page(ask, operation, url, limit=1))["next_cursor"]
     forged = [cursor[:at] + ("A" if cursor[at] != "A" else "B") + cursor[at + 1 :] for at in (0, 9)]
     for bad in (*forged, cursor[1:], cursor[:-5], cursor * 2, "x", ""):
-        answer = await ask(operation, operation.path, params={"cursor": bad})
+        answer = await ask(operation, url, params={"cursor": bad})
         assert answer.status_code == 422
 
 
 @every(LISTS)
-async def test_a_list_of_many_takes_as_many_queries_as_a_list_of_one(ask, fill, operation):
-    await fill(operation, 1)
-    few = await ask(operation, operation.path)
-    await fill(operation, 19)
-    many = await ask(operation, operation.path)
+async def test_a_list_of_many_takes_as_many_queries_as_a_list_of_one(sampler, ask, fill, operation):
+    url = await sampler.url(operation)
+    await fill(operation, url, 1)
+    few = await ask(operation, url)
+    await fill(operation, url, 19)
+    many = await ask(operation, url)
     assert len(many.json()["items"]) >= 20
     assert queries(few) == queries(many)
 
@@ -430,7 +427,8 @@ async def test_no_get_writes(sampler, ask, sql):
 @pytest.mark.parametrize("reader", ["reader", "probe"])
 async def test_what_a_get_reads_with_cannot_write(app, reader):
     setting = func.current_setting("transaction_read_only").label("setting")
-    assert await getattr(app.state, reader).fetch(select(setting)) == [{"setting": "on"}]
+    found = await getattr(app.state, reader).fetch(select(setting))
+    assert [dict(row) for row in found] == [{"setting": "on"}]
 
 
 @every(GETS)
@@ -443,6 +441,42 @@ async def test_head_is_get_without_the_body(sampler, operation):
     assert {n: v for n, v in get.headers.items() if n not in own} == {
         n: v for n, v in head.headers.items() if n not in own
     }
+
+
+# Headers. What writes do with theirs is in test_boundary.
+
+
+def documenting(name):
+    return [each for each in OPERATIONS if name in each.parameters("header")]
+
+
+def test_every_header_of_the_boundary_is_one_that_is_tested():
+    known = {"Idempotency-Key", "Prefer", "If-Match", "If-None-Match"}
+    assert REQUEST_HEADERS.keys() == known
+    writes = [each for each in OPERATIONS if each.method != "GET"]
+    assert documenting("Idempotency-Key") == documenting("Prefer") == writes
+    assert documenting("If-Match") == [each for each in writes if each.method != "POST"]
+
+
+@every(documenting("If-None-Match"))
+async def test_a_get_with_the_current_tag_is_not_modified(sampler, ask, operation):
+    url = await sampler.url(operation)
+    read = await ask(operation, url)
+    tag = read.headers["etag"]
+    assert tag == f'"{read.json()["version"]}"'
+    for tags in (tag, f"W/{tag}", f'"0", {tag}', "*"):
+        answer = await ask(operation, url, headers={"If-None-Match": tags})
+        assert (answer.status_code, answer.content) == (304, b"")
+        assert answer.headers["etag"] == tag
+    for tags in ('"0"', tag.strip('"'), ""):
+        answer = await ask(operation, url, headers={"If-None-Match": tags})
+        assert (answer.status_code, answer.content) == (200, read.content)
+
+
+@every([each for each in OPERATIONS if "ETag" in each.success.get("headers", {})])
+async def test_an_answer_about_one_row_carries_its_version(sampler, operation):
+    answer = await sampler.call(operation)
+    assert answer.headers["etag"] == f'"{answer.json()["version"]}"'
 
 
 # Methods.

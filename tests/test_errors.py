@@ -6,12 +6,12 @@ import httpx
 import pytest
 from fastapi import Response
 
-from features.items.models import Item
 from features.kernel.boundary import Router
 from features.kernel.database import Session
 from features.kernel.errors import problem
 from features.kernel.identity import CurrentUser
-from service import create_app
+from tests.app import create_app
+from tests.peelings.models import Peeling
 
 FORM = {"error", "message", "status", "title", "detail", "request_id"}
 MEGABYTE = 1024 * 1024
@@ -42,7 +42,7 @@ async def faulty(settings, sql):
 
     @router.post("/answer")
     async def answer_with_an_error(session: Session, me: CurrentUser) -> Response:
-        session.add(Item(title="x", owner_id=me.id))
+        session.add(Peeling(title="x", owner_id=me.id))
         await session.flush()
         return problem(409, "made, but not to stay")
 
@@ -64,7 +64,7 @@ async def test_an_unknown_path_is_not_found(client):
 
 
 async def test_a_trailing_slash_is_another_path_and_redirects_nowhere(client):
-    assert_form(await client.get("/items/", headers={"Host": "evil.example"}), 404, "not_found")
+    assert_form(await client.get("/peelings/", headers={"Host": "evil.example"}), 404, "not_found")
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ async def test_a_trailing_slash_is_another_path_and_redirects_nowhere(client):
     [
         ("/users", {"POST", "GET", "HEAD"}),
         ("/users/me", {"GET", "HEAD", "PATCH"}),
-        ("/items/7", {"GET", "HEAD", "PATCH", "DELETE"}),
+        ("/peelings/7", {"GET", "HEAD", "PATCH", "DELETE"}),
         ("/livez", {"GET", "HEAD"}),
         ("/auth/token", {"POST"}),
     ],
@@ -117,7 +117,7 @@ async def test_head_is_get_without_the_body(alice):
 )
 async def test_a_body_that_is_not_what_it_should_be_is_a_clear_4xx(alice, body):
     headers = {"Content-Type": "application/json"}
-    answer = await alice.post("/items", content=body, headers=headers)
+    answer = await alice.post("/peelings", content=body, headers=headers)
     error = {400: "bad_request", 422: "unprocessable_content"}[answer.status_code]
     assert_form(answer, answer.status_code, error)
     assert len(answer.content) < 2000
@@ -129,7 +129,7 @@ async def test_a_body_that_is_not_what_it_should_be_is_a_clear_4xx(alice, body):
 )
 async def test_a_body_of_another_media_type_is_unsupported(alice, media_type):
     headers = {"Content-Type": media_type}
-    answer = await alice.post("/items", content=b'{"title": "x"}', headers=headers)
+    answer = await alice.post("/peelings", content=b'{"title": "x"}', headers=headers)
     assert_form(answer, 415, "unsupported_media_type")
     answer = await alice.post("/auth/token", json={"username": "x", "password": "y"})
     assert_form(answer, 415, "unsupported_media_type")
@@ -137,7 +137,7 @@ async def test_a_body_of_another_media_type_is_unsupported(alice, media_type):
 
 async def test_a_charset_after_the_media_type_is_fine(alice):
     headers = {"Content-Type": "Application/JSON; charset=utf-8"}
-    answer = await alice.post("/items", content=b'{"title": "x"}', headers=headers)
+    answer = await alice.post("/peelings", content=b'{"title": "x"}', headers=headers)
     assert answer.status_code == 201
 
 
@@ -146,16 +146,16 @@ async def chunks(size):
         yield b" " * 65536
 
 
-@pytest.mark.parametrize("path", ["/items", "/auth/token"])
+@pytest.mark.parametrize("path", ["/peelings", "/auth/token"])
 async def test_a_body_over_the_limit_is_too_large_with_or_without_a_declared_length(alice, path):
     for body in (b" " * (MEGABYTE + 1), chunks(MEGABYTE)):
-        media = "application/json" if path == "/items" else "application/x-www-form-urlencoded"
+        media = "application/json" if path == "/peelings" else "application/x-www-form-urlencoded"
         answer = await alice.post(path, content=body, headers={"Content-Type": media})
         assert_form(answer, 413, "content_too_large")
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("POST", "/nowhere"), ("PUT", "/items"), ("GET", "/livez")]
+    ("method", "path"), [("POST", "/nowhere"), ("PUT", "/peelings"), ("GET", "/livez")]
 )
 async def test_a_large_body_that_nobody_reads_is_too_large_too(client, method, path):
     answer = await client.request(method, path, content=b" " * (MEGABYTE + 1))
@@ -163,31 +163,31 @@ async def test_a_large_body_that_nobody_reads_is_too_large_too(client, method, p
 
 
 async def test_a_declared_length_is_believed_before_a_byte_is_read(client):
-    answer = await client.post("/items", content=b"1", headers={"Content-Length": "9" * 30})
+    answer = await client.post("/peelings", content=b"1", headers={"Content-Length": "9" * 30})
     assert_form(answer, 413, "content_too_large")
 
 
 @pytest.mark.parametrize(
     "path",
     [
-        "/items/0",
-        "/items/-1",
-        f"/items/{2**63}",
-        "/items/" + "9" * 4301,
-        "/items/1_0",
-        "/items/+1",
-        "/items/%D9%A1",
-        "/items/1.0",
-        "/items/%00",
-        "/items/NaN",
-        "/items?limit=0",
-        "/items?limit=-1",
-        "/items?limit=101",
-        "/items?limit=1_0",
-        f"/items?limit={2**63}",
-        "/items?order=secret-canary",
-        "/items?q=%00",
-        "/items?q=" + "x" * 101,
+        "/peelings/0",
+        "/peelings/-1",
+        f"/peelings/{2**63}",
+        "/peelings/" + "9" * 4301,
+        "/peelings/1_0",
+        "/peelings/+1",
+        "/peelings/%D9%A1",
+        "/peelings/1.0",
+        "/peelings/%00",
+        "/peelings/NaN",
+        "/peelings?limit=0",
+        "/peelings?limit=-1",
+        "/peelings?limit=101",
+        "/peelings?limit=1_0",
+        f"/peelings?limit={2**63}",
+        "/peelings?order=secret-canary",
+        "/peelings?q=%00",
+        "/peelings?q=" + "x" * 101,
         "/users?is_active=maybe",
     ],
 )
@@ -199,7 +199,7 @@ async def test_a_value_out_of_range_is_unprocessable(alice, path):
 
 
 async def test_the_largest_id_is_merely_not_found(alice):
-    assert_form(await alice.get(f"/items/{2**63 - 1}"), 404, "not_found")
+    assert_form(await alice.get(f"/peelings/{2**63 - 1}"), 404, "not_found")
 
 
 async def test_a_crash_is_a_500_that_keeps_its_secrets(faulty, caplog):
@@ -215,7 +215,7 @@ async def test_a_crash_is_a_500_that_keeps_its_secrets(faulty, caplog):
 async def test_a_handler_that_answers_with_an_error_leaves_nothing_behind(faulty, alice, sql):
     headers = {**alice.headers, "Idempotency-Key": "a-key"}
     assert_form(await faulty.post("/faulty/answer", headers=headers), 409, "conflict")
-    assert await sql.fetchval("SELECT count(*) FROM items") == 0
+    assert await sql.fetchval("SELECT count(*) FROM peelings") == 0
     assert await sql.fetchval("SELECT count(*) FROM idempotency_keys") == 0
 
 

@@ -14,7 +14,7 @@ from pydantic import TypeAdapter
 from features.kernel.boundary import Router
 from features.kernel.errors import Conflict
 from features.kernel.logs import JsonFormatter, configure_logging
-from service import create_app
+from tests.app import create_app
 
 HOSTILE = ["a\r\nb", "\x1b[31m", "\u2028", "x" * 3000, '"}{"level":"ERROR"}', "\u00fc", "a b", ""]
 
@@ -31,7 +31,7 @@ def lines():
 
 
 async def test_a_request_is_one_access_line(alice, lines):
-    await alice.post("/items", json={"title": "x"}, headers={"X-Request-ID": "abc.DEF-1_2"})
+    await alice.post("/peelings", json={"title": "x"}, headers={"X-Request-ID": "abc.DEF-1_2"})
     (line,) = lines()
     assert line.pop("ms") > 0
     assert line.pop("time").endswith("+00:00")
@@ -41,7 +41,7 @@ async def test_a_request_is_one_access_line(alice, lines):
         "message": "request",
         "request_id": "abc.DEF-1_2",
         "method": "POST",
-        "route": "/items",
+        "route": "/peelings",
         "status": 201,
         "queries": 2,
         "user_id": alice.user_id,
@@ -49,9 +49,9 @@ async def test_a_request_is_one_access_line(alice, lines):
 
 
 async def test_a_route_is_logged_by_its_template_and_never_by_its_values(alice, lines):
-    for path in ("/items/7?q=canary", "/nowhere/canary?canary=1"):
+    for path in ("/peelings/7?q=canary", "/nowhere/canary?canary=1"):
         await alice.get(path)
-    assert [line["route"] for line in lines()] == ["/items/{item_id}", None]
+    assert [line["route"] for line in lines()] == ["/peelings/{peeling_id}", None]
     assert "canary" not in json.dumps(lines())
 
 
@@ -68,9 +68,9 @@ async def test_every_answer_carries_the_requests_id(client, alice):
     for answer in (
         await client.get("/livez", headers=headers),
         await client.get("/nowhere", headers=headers),
-        await client.get("/items", headers=headers),
-        await alice.post("/items", json={}, headers=headers),
-        await alice.put("/items", headers=headers),
+        await client.get("/peelings", headers=headers),
+        await alice.post("/peelings", json={}, headers=headers),
+        await alice.put("/peelings", headers=headers),
         await client.post("/users", content=b" " * 2_000_000, headers=headers),
     ):
         assert answer.headers.get_list("x-request-id") == ["mine"]

@@ -116,15 +116,22 @@ async def nothing_lives_in(folder):
     return True
 
 
-async def new_item(service):
-    made = await service.client.post("/items", json={"title": "Soup"})
-    return f"/items/{made.json()['id']}"
+async def new_peeling(service):
+    made = await service.client.post("/peelings", json={"title": "Soup"})
+    return f"/peelings/{made.json()['id']}"
+
+
+async def rename(service, name):
+    """Write something that every service has, and read it again."""
+    changed = await service.client.patch("/users/me", json={"full_name": name})
+    read = await service.client.get("/users/me")
+    return changed.status_code == 200 and read.json()["full_name"] == name
 
 
 async def test_a_bare_checkout_serves_at_once_and_leaves_nothing_running(checkout):
     async with serve(checkout) as service:
         await service.sign_up("alice")
-        assert await service.status(await new_item(service)) == 200
+        assert await rename(service, "Alicia")
         assert await service.status("/readyz") == 200
         assert await service.stop() in ENDED
         assert await nothing_lives_in(checkout)
@@ -133,15 +140,14 @@ async def test_a_bare_checkout_serves_at_once_and_leaves_nothing_running(checkou
 async def test_a_killed_service_loses_nothing_and_two_new_ones_share_its_server(used_checkout):
     async with serve(used_checkout) as killed:
         await killed.sign_up("killed")
-        path = await new_item(killed)
+        assert await rename(killed, "Soup")
         await killed.kill()
     async with both(serve(used_checkout), serve(used_checkout)) as (first, second):
         # Even the token lives on.
         first.client.headers = second.client.headers = killed.client.headers
-        assert await first.status(path) == 200
+        assert (await first.client.get("/users/me")).json()["full_name"] == "Soup"
         assert await first.stop() in ENDED
-        assert await second.status(path) == 200
-        assert (await second.client.patch(path, json={"title": "Stew"})).status_code == 200
+        assert await rename(second, "Stew")
         assert await second.status("/readyz") == 200
         assert await second.stop() in ENDED
     assert await nothing_lives_in(used_checkout)
@@ -151,8 +157,8 @@ async def test_two_workers_share_the_database_of_a_checkout_under_a_long_path(tm
     with checkout_in(tmp_path / ("long" * 16) / ("path" * 16)) as checkout:
         async with serve(checkout, "--workers", "2") as service:
             await service.sign_up("alice")
-            for _ in range(10):
-                assert await service.status(await new_item(service)) == 200
+            for number in range(10):
+                assert await rename(service, f"Alice {number}")
             assert await service.stop() in ENDED
             assert await nothing_lives_in(checkout)
 
@@ -227,8 +233,8 @@ async def test_a_service_without_its_database_says_so_and_recovers_by_itself(sou
             account = {"email": "a@example.com", "full_name": "a", "password": "correct horse"}
             for method, path, body in (
                 ("GET", "/readyz", None),
-                ("GET", "/items", None),
-                ("POST", "/items", {"title": "Soup"}),
+                ("GET", "/peelings", None),
+                ("POST", "/peelings", {"title": "Soup"}),
                 ("POST", "/users", account),
             ):
                 answer, seconds = await timed(service.client.request(method, path, json=body))
@@ -259,7 +265,7 @@ async def test_a_service_without_its_database_says_so_and_recovers_by_itself(sou
             for _ in range(10):  # which worker answers is left to chance
                 await service.reaches("/readyz", seconds=5)
             await service.sign_up("alice")
-            assert {await service.status("/items") for _ in range(10)} == {200}
+            assert {await service.status("/peelings") for _ in range(10)} == {200}
             assert await service.stop() in ENDED
 
 
@@ -269,19 +275,19 @@ async def test_no_request_fails_for_connections_that_were_lost_between_requests(
     for n in range(20):
         lost = await sql.fetch(f"SELECT pg_terminate_backend(pid) {BACKENDS}")
         assert len(lost) >= 2
-        made = await service.client.post("/items", json={"title": f"item {n}"})
+        made = await service.client.post("/peelings", json={"title": f"peeling {n}"})
         assert made.status_code == 201
-        assert await service.status(f"/items/{made.json()['id']}") == 200
+        assert await service.status(f"/peelings/{made.json()['id']}") == 200
         assert await service.status("/readyz") == 200
 
 
 async def test_a_connection_lost_during_a_query_is_no_crash(served):
     service, sql = served
     await service.sign_up("lost-during")
-    path = await new_item(service)
+    path = await new_peeling(service)
     for n in range(5):
         async with sql.transaction():
-            await sql.execute("SELECT FROM items FOR UPDATE")
+            await sql.execute("SELECT FROM peelings FOR UPDATE")
             work = asyncio.create_task(service.client.patch(path, json={"title": f"t{n}"}))
             await someone_waits(sql)
             await sql.fetch(f"SELECT pg_terminate_backend(pid) {BACKENDS} AND {WAITS}")
@@ -336,28 +342,28 @@ def assert_refused_soon(refused, probes):
 async def test_writes_that_find_no_free_connection_are_refused_soon(served):
     client = served[0].client
     await served[0].sign_up("crowd-of-writers")
-    path = await new_item(served[0])
+    path = await new_peeling(served[0])
     held, refused, probes = await crowd(
         served,
-        "SELECT FROM items FOR UPDATE",
+        "SELECT FROM peelings FOR UPDATE",
         client.patch(path, json={"title": "Stew"}),
-        lambda: client.post("/items", json={"title": "Salad"}),
+        lambda: client.post("/peelings", json={"title": "Salad"}),
     )
     assert_refused_soon(refused, probes)
     assert held.status_code == 200
-    assert (await client.post("/items", json={"title": "Salad"})).status_code == 201
+    assert (await client.post("/peelings", json={"title": "Salad"})).status_code == 201
 
 
 async def test_reads_that_find_no_free_connection_are_refused_soon(served):
     client = served[0].client
     await served[0].sign_up("crowd-of-readers")
-    path = await new_item(served[0])
+    path = await new_peeling(served[0])
     held, refused, probes = await crowd(
-        served, "LOCK TABLE items", client.get(path), lambda: client.get("/items")
+        served, "LOCK TABLE peelings", client.get(path), lambda: client.get("/peelings")
     )
     assert_refused_soon(refused, probes)
     assert held.status_code == 200
-    assert (await client.get("/items")).status_code == 200
+    assert (await client.get("/peelings")).status_code == 200
 
 
 async def refuse(source, log, *options, **app):
@@ -489,9 +495,9 @@ async def test_a_huge_body_is_refused_without_being_kept(served):
     before = service.memory("VmRSS")
     json_type, declared = {"Content-Type": "application/json"}, {"Content-Length": str(30 * 2**20)}
     for path, headers in (
-        ("/items", json_type | declared),
+        ("/peelings", json_type | declared),
         ("/nowhere", json_type | declared),
-        ("/items", json_type),
+        ("/peelings", json_type),
         ("/users", json_type),
     ):
         answer = await service.client.post(path, content=megabytes(30), headers=headers)

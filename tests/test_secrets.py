@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from features.kernel.logs import JsonFormatter, configure_logging
 from features.kernel.settings import Settings
-from service import create_app
+from tests.app import create_app
 
 CANARIES = {
     "database password": "canary-database-password",
@@ -66,11 +66,11 @@ async def drive(client, told):
         ("GET", "/users/me", {"headers": KEY}),
         ("GET", "/users/me", {"headers": BASIC}),
         ("PATCH", "/users/me", {"headers": BEARER, "json": {"password": CANARIES["password"]}}),
-        ("GET", "/items", {"headers": BEARER, "params": QUERY}),
+        ("GET", "/peelings", {"headers": BEARER, "params": QUERY}),
         ("GET", "/nowhere", {"headers": BASIC, "params": QUERY}),
-        ("PUT", "/items", {"headers": KEY, "params": QUERY}),
+        ("PUT", "/peelings", {"headers": KEY, "params": QUERY}),
         ("GET", "/readyz", {"headers": BEARER, "params": QUERY}),
-        ("GET", "/items", {"headers": BEARER, "params": {"cursor": CANARIES["query"]}}),
+        ("GET", "/peelings", {"headers": BEARER, "params": {"cursor": CANARIES["query"]}}),
         ("GET", "/crash", {"headers": BEARER, "params": QUERY}),
     ):
         told[1].append(await client.request(method, path, **options))
@@ -125,7 +125,7 @@ async def test_in_production_the_api_is_not_described_to_strangers(serve):
 
 async def test_no_other_origin_is_let_in(client):
     preflight = {"Origin": "https://evil.example", "Access-Control-Request-Method": "GET"}
-    answer = await client.options("/items", headers=preflight)
+    answer = await client.options("/peelings", headers=preflight)
     assert answer.status_code == 405
     assert not [name for name in answer.headers if name.startswith("access-control")]
 

@@ -1,3 +1,10 @@
+RULES = {
+    "get_liveness": "open",
+    "get_readiness": "open",
+}
+COSTS = {"get_liveness": 0, "get_readiness": 1}
+
+
 async def test_liveness_asks_no_database(client):
     answer = await client.get("/livez")
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})

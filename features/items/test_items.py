@@ -2,6 +2,15 @@ import asyncio
 
 import pytest
 
+RULES = {
+    "create_item": "signed_in",
+    "list_items": "signed_in",
+    "get_item": "owner_or_admin",
+    "update_item": "owner_or_admin",
+    "delete_item": "owner_or_admin",
+}
+COSTS = {"create_item": 4, "list_items": 2, "get_item": 2, "update_item": 5, "delete_item": 5}
+
 
 @pytest.fixture
 async def item(alice):

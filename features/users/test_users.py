@@ -2,6 +2,25 @@ import asyncio
 
 import pytest
 
+RULES = {
+    "create_user": "open",
+    "list_users": "signed_in",
+    "get_me": "signed_in",
+    "update_me": "signed_in",
+    "get_user": "signed_in",
+    "update_user": "admin",
+    "delete_user": "admin",
+}
+RULES_OUTSIDE_DEV = {"create_user": "admin"}
+COSTS = {
+    "create_user": 3,
+    "list_users": 2,
+    "get_me": 2,
+    "get_user": 2,
+    "update_me": 5,
+    "update_user": 5,
+    "delete_user": 5,
+}
 CAROL = {"email": "carol@example.com", "full_name": "Carol", "password": "correct horse battery"}
 
 
@@ -146,7 +165,7 @@ async def test_an_admin_changes_roles_and_activity(admin, bob):
 
 
 async def test_an_admin_deletes_a_user_whom_nothing_refers_to(admin, alice, bob):
-    await bob.post("/items", json={"title": "Bob's"})
+    await bob.post("/peelings", json={"title": "Bob's"})
     assert (await admin.delete(f"/users/{alice.user_id}")).status_code == 204
     assert (await alice.get("/users/me")).status_code == 401
     refused = await admin.delete(f"/users/{bob.user_id}")

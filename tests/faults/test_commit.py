@@ -8,9 +8,9 @@ from pydantic import SecretStr
 
 from features.kernel.docs import Problem
 from features.kernel.settings import Settings
-from service import create_app
+from tests.app import create_app
+from tests.callers import Caller
 from tests.faults.proxy import Fault, Proxy
-from tests.fixtures import Caller
 from tests.operations import Sampler, writes
 from tests.processes import until
 
@@ -53,7 +53,7 @@ async def sampler(served, way, sign_up):
     admin = await sign_up("Sampler", "admin")
     transport = httpx.ASGITransport(served, raise_app_exceptions=False)
     async with Caller(transport=transport, base_url="http://test", headers=admin.headers) as caller:
-        caller.email = admin.email
+        caller.user_id, caller.email = admin.user_id, admin.email
         yield Sampler(served, caller)
 
 
@@ -66,8 +66,8 @@ async def no_connection_leaks(served, way, sampler, sql):
 
     yield
     way.disarm()
-    assert (await sampler.caller.get("/items")).status_code == 200
-    assert (await sampler.caller.post("/items", json={"title": "after"})).status_code == 201
+    assert (await sampler.caller.get("/peelings")).status_code == 200
+    assert (await sampler.caller.post("/peelings", json={"title": "after"})).status_code == 201
     await until(nobody_is_in_a_transaction, 2)
     assert served.state.writer.in_use() == 0
 
@@ -167,15 +167,15 @@ async def test_with_a_key_a_commit_that_was_not_answered_is_not_done_again(
 
 @every_cut
 async def test_twenty_cuts_at_commit_lose_nothing_and_double_nothing(sampler, way, sql, cut):
-    stored = "SELECT count(*) FROM items WHERE title = $1"
+    stored = "SELECT count(*) FROM peelings WHERE title = $1"
     for round_ in range(ROUNDS):
         unkeyed, keyed = {"title": f"unkeyed {round_}"}, {"title": f"keyed {round_}"}
         key = {"Idempotency-Key": f"key-{round_}"}
         way.arm(cut)
-        assert is_told_as_unknown(await sampler.caller.post("/items", json=unkeyed))
+        assert is_told_as_unknown(await sampler.caller.post("/peelings", json=unkeyed))
         assert await sql.fetchval(stored, unkeyed["title"]) == (cut is Fault.CUT_AFTER)
         way.arm(cut)
-        done = await sampler.caller.post("/items", json=keyed, headers=key)
+        done = await sampler.caller.post("/peelings", json=keyed, headers=key)
         assert done.status_code == 201
         assert ("idempotent-replayed" in done.headers) == (cut is Fault.CUT_AFTER)
         assert await sql.fetchval(stored, keyed["title"]) == 1
@@ -186,12 +186,12 @@ async def test_a_cut_at_commit_harms_no_neighbour(sampler, way, sql, cut):
     titles = [f"neighbour {number}" for number in range(ROUNDS)]
     way.arm(cut)
     answers = await asyncio.gather(
-        *[sampler.caller.post("/items", json={"title": title}) for title in titles]
+        *[sampler.caller.post("/peelings", json={"title": title}) for title in titles]
     )
     failed = [answer for answer in answers if answer.status_code != 201]
     assert len(failed) == 1, [answer.text[:120] for answer in failed]
     assert is_told_as_unknown(failed[0])
-    assert await sql.fetchval("SELECT count(*) FROM items") == ROUNDS - (cut is Fault.CUT_BEFORE)
+    assert await sql.fetchval("SELECT count(*) FROM peelings") == ROUNDS - (cut is Fault.CUT_BEFORE)
 
 
 @every_write
@@ -210,10 +210,10 @@ async def test_a_cut_at_any_moment_before_commit_is_not_noticed(sampler, way, sq
     for moment in range(100):
         way.arm(Fault.CUT_BEFORE, moment)
         key = {"Idempotency-Key": f"key-{moment}"}
-        answer = await sampler.caller.post("/items", json={"title": "Soup"}, headers=key)
+        answer = await sampler.caller.post("/peelings", json={"title": "Soup"}, headers=key)
         assert answer.status_code == 201
         assert "idempotent-replayed" not in answer.headers
-        assert await sql.fetchval("SELECT count(*) FROM items") == moment + 1
+        assert await sql.fetchval("SELECT count(*) FROM peelings") == moment + 1
         if not way.struck.is_set():
             break
-    assert 5 <= moment < 99  # BEGIN, the caller, the key, the item, the key's answer
+    assert 5 <= moment < 99  # BEGIN, the caller, the key, the row, the key's answer

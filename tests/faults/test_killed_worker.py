@@ -45,7 +45,7 @@ async def url(database):
 async def stored(url):
     """A connection to the services' database, in which nothing was written yet."""
     connection = await asyncpg.connect(url)
-    await connection.execute("TRUNCATE items, idempotency_keys")
+    await connection.execute("TRUNCATE peelings, idempotency_keys")
     yield connection
     await connection.close()
 
@@ -87,12 +87,12 @@ class Ledger:
 
     async def create(self) -> None:
         title = str(uuid.uuid4())
-        answer = await self.write("POST", "/items", {"title": title})
+        answer = await self.write("POST", "/peelings", {"title": title})
         assert (answer.status_code, answer.json()["title"]) == (201, title)
         self.acked.append(title)
 
     async def increment(self, url: str) -> None:
-        """Add one to the number in an item's title, as often as somebody else was faster."""
+        """Add one to the number in a title, as often as somebody else was faster."""
         while True:
             try:
                 read = await self.service.client.get(url)
@@ -141,7 +141,7 @@ async def test_whatever_is_acknowledged_while_workers_are_killed_is_stored_once(
             await kill_a_worker(service, ledger, due=kill * WRITES // (KILLS + 1))
 
     await together(killer(), *[client() for _ in range(CLIENTS)])
-    titles = [row["title"] for row in await stored.fetch("SELECT title FROM items")]
+    titles = [row["title"] for row in await stored.fetch("SELECT title FROM peelings")]
     assert sorted(titles) == sorted(ledger.acked)
     assert len(set(titles)) == WRITES
     keys = await stored.fetch("SELECT status FROM idempotency_keys")
@@ -151,8 +151,8 @@ async def test_whatever_is_acknowledged_while_workers_are_killed_is_stored_once(
 
 async def test_increments_while_a_worker_is_killed_lose_none(service, stored):
     ledger = Ledger(service)
-    made = await service.client.post("/items", json={"title": "0"})
-    url = f"/items/{made.json()['id']}"
+    made = await service.client.post("/peelings", json={"title": "0"})
+    url = f"/peelings/{made.json()['id']}"
 
     async def client():
         for _ in range(INCREMENTS):
@@ -166,7 +166,7 @@ async def test_increments_while_a_worker_is_killed_lose_none(service, stored):
 
     total = INCREMENTERS * INCREMENTS
     await together(killer(), *[client() for _ in range(INCREMENTERS)])
-    row = await stored.fetchrow("SELECT title, version FROM items")
+    row = await stored.fetchrow("SELECT title, version FROM peelings")
     assert (row["title"], row["version"]) == (str(total), total + 1)
     assert sorted(map(int, ledger.acked)) == list(range(1, total + 1))
     assert ledger.outcomes["cut"] > 0
@@ -175,17 +175,17 @@ async def test_increments_while_a_worker_is_killed_lose_none(service, stored):
 async def test_a_worker_killed_between_work_and_answer_leaves_a_replay(
     source, url, service, stored
 ):
-    item, key = {"title": "Soup"}, {"Idempotency-Key": "a-key"}
+    soup, key = {"title": "Soup"}, {"Idempotency-Key": "a-key"}
     async with Proxy(url) as way, serve(source, database_url=way.url, jwt_secret=SECRET) as killed:
         killed.client.headers = service.client.headers
         way.arm(Fault.HOLD)
-        request = asyncio.create_task(killed.client.post("/items", json=item, headers=key))
+        request = asyncio.create_task(killed.client.post("/peelings", json=soup, headers=key))
         await asyncio.wait_for(way.struck.wait(), 5)
         await killed.kill()
         with pytest.raises(httpx.TransportError):
             await request
-    assert await stored.fetchval("SELECT count(*) FROM items") == 1
-    again = await service.client.post("/items", json=item, headers=key)
+    assert await stored.fetchval("SELECT count(*) FROM peelings") == 1
+    again = await service.client.post("/peelings", json=soup, headers=key)
     assert (again.status_code, again.headers["idempotent-replayed"]) == (201, "true")
-    assert again.json()["title"] == item["title"]
-    assert await stored.fetchval("SELECT count(*) FROM items") == 1
+    assert again.json()["title"] == soup["title"]
+    assert await stored.fetchval("SELECT count(*) FROM peelings") == 1

@@ -1,0 +1,41 @@
+from features.kernel.boundary import Router
+from features.kernel.database import Session
+from features.kernel.identity import CurrentUser
+from features.kernel.models import Id
+from features.kernel.paging import Page, Paging, Search
+from features.kernel.reader import Reader
+
+from . import handlers
+from .handlers import Order
+from .models import PeelingCreate, PeelingPublic, PeelingUpdate
+
+router = Router(prefix="/peelings", tags=["peelings"])
+
+
+@router.post("", status_code=201)
+async def create_peeling(data: PeelingCreate, me: CurrentUser, session: Session) -> PeelingPublic:
+    return await handlers.create_peeling(session, me, data)
+
+
+@router.get("")
+async def list_peelings(
+    me: CurrentUser, reader: Reader, paging: Paging, q: Search = None, order: Order = "-id"
+) -> Page[PeelingPublic]:
+    return await handlers.list_peelings(reader, me, paging, q, order)
+
+
+@router.get("/{peeling_id}")
+async def get_peeling(peeling_id: Id, me: CurrentUser, reader: Reader) -> PeelingPublic:
+    return await handlers.get_peeling(reader, me, peeling_id)
+
+
+@router.patch("/{peeling_id}")
+async def update_peeling(
+    peeling_id: Id, data: PeelingUpdate, me: CurrentUser, session: Session
+) -> PeelingPublic:
+    return await handlers.update_peeling(session, me, peeling_id, data)
+
+
+@router.delete("/{peeling_id}", status_code=204)
+async def delete_peeling(peeling_id: Id, me: CurrentUser, session: Session) -> None:
+    await handlers.delete_peeling(session, me, peeling_id)

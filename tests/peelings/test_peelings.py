@@ -1,0 +1,22 @@
+import service
+
+RULES = {
+    "create_peeling": "signed_in",
+    "list_peelings": "signed_in",
+    "get_peeling": "owner_or_admin",
+    "update_peeling": "owner_or_admin",
+    "delete_peeling": "owner_or_admin",
+}
+
+
+async def test_a_peeling_is_a_row_like_any_other(alice):
+    made = (await alice.post("/peelings", json={"title": "Soup"})).json()
+    assert (await alice.get("/peelings/1")).json() == made
+    assert (await alice.patch("/peelings/1", json={"title": "Stew"})).json()["title"] == "Stew"
+    assert (await alice.delete("/peelings/1")).status_code == 204
+    assert (await alice.get("/peelings")).json()["items"] == []
+
+
+def test_the_service_itself_has_no_peelings(settings):
+    paths = service.create_app(settings).openapi()["paths"]
+    assert [path for path in paths if "peelings" in path] == []
