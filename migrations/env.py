@@ -23,8 +23,8 @@ from features.kernel.settings import load_settings
 from features.kernel.sqlstate import LOCK_NOT_AVAILABLE, sqlstate
 
 # Any number that nothing else in this database uses.
-MIGRATION_LOCK = 5_308_117_452
-PATIENCE = "SET lock_timeout = '60s'"
+TAKE_LOCK = "SELECT pg_try_advisory_lock(5308117452)"
+PATIENCE = 60  # seconds
 # A waiting ALTER holds up every query that comes after it, so it gives up soon and tries again.
 HASTE = "SET lock_timeout = '400ms'"
 TRIES = 5
@@ -64,9 +64,12 @@ async def migrate_database(url: str) -> None:
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
     async with engine.connect() as connection:
         # The session's lock, which no commit releases: whoever comes second waits, then has
-        # nothing left to do. A killed migrator's lock goes with its connection.
-        await connection.execute(text(PATIENCE))
-        await connection.execute(text(f"SELECT pg_advisory_lock({MIGRATION_LOCK})"))
+        # nothing left to do. A killed migrator's lock goes with its connection. It waits outside
+        # of transactions, whose ends CREATE INDEX CONCURRENTLY would wait for.
+        async with asyncio.timeout(PATIENCE):
+            while not await connection.scalar(text(TAKE_LOCK)):
+                await connection.commit()
+                await asyncio.sleep(0.1)
         await connection.execute(text(HASTE))
         await connection.commit()
         for tries_left in reversed(range(TRIES)):

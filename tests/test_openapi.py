@@ -34,7 +34,10 @@ BODY = {
 }
 PUBLIC = {
     "type": "object",
-    "properties": {"id": {"type": "integer"}, "parts": {"items": copy.deepcopy(BODY), "type": "array"}},
+    "properties": {
+        "id": {"type": "integer"},
+        "parts": {"items": copy.deepcopy(BODY), "type": "array"},
+    },
     "required": ["id"],
 }
 LIMIT = {"name": "limit", "in": "query", "schema": {"type": "integer", "maximum": 100}}

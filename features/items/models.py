@@ -1,7 +1,7 @@
 from sqlalchemy import BigInteger, Index
 from sqlmodel import Field, SQLModel
 
-from features.kernel.models import Input, Line, Public, Table, Text
+from features.kernel.models import Input, Line, Public, Table, Text, search_index
 
 
 class ItemBase(SQLModel):
@@ -16,6 +16,7 @@ class Item(ItemBase, Table, table=True):
         Index(None, "owner_id", "id"),
         Index(None, "owner_id", "title", "id"),
         Index(None, "title", "id"),
+        search_index("items", "title"),
     )
 
     owner_id: int = Field(foreign_key="users.id", sa_type=BigInteger)

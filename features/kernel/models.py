@@ -17,7 +17,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic import Field as PydanticField
-from sqlalchemy import BigInteger, Identity, func, text
+from sqlalchemy import BigInteger, Identity, Index, func, text
 from sqlalchemy.orm import declared_attr
 from sqlmodel import Field, SQLModel
 
@@ -53,6 +53,12 @@ class Table(SQLModel):
     def __mapper_args__(cls) -> dict[str, Any]:
         # Eager defaults come back with the INSERT or UPDATE itself, in one round trip.
         return {"version_id_col": cls.__table__.c.version, "eager_defaults": True}  # type: ignore[attr-defined]
+
+
+def search_index(table: str, column: str) -> Index:
+    """What finds a piece of text within the column, of three characters or more, in any case."""
+    name = f"ix_{table}_{column}_search"
+    return Index(name, column, postgresql_using="gin", postgresql_ops={column: "gin_trgm_ops"})
 
 
 class Dto(SQLModel):

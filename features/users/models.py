@@ -6,7 +6,7 @@ from sqlalchemy import CheckConstraint, String, func, text
 from sqlmodel import Field, SQLModel
 
 from features.kernel.identity import Role
-from features.kernel.models import Email, Input, Line, Public, Table
+from features.kernel.models import Email, Input, Line, Public, Table, search_index
 from features.kernel.passwords import Password
 
 
@@ -20,6 +20,8 @@ class User(UserBase, Table, table=True):
     __table_args__ = (
         CheckConstraint("role IN ('member', 'admin')", name="role"),
         CheckConstraint("email = lower(email)", name="email_lower"),
+        search_index("users", "email"),
+        search_index("users", "full_name"),
     )
 
     password_hash: str = Field(max_length=200)
