@@ -200,6 +200,19 @@ async def admin(sign_up: Callable[..., Any]) -> Caller:
     return caller
 
 
+@pytest.fixture
+def make(app: FastAPI, admin: Caller) -> Callable[..., Any]:
+    """POST a valid sample to a collection, as an admin."""
+    from tests.operations import Sampler  # noqa: PLC0415
+
+    sampler = Sampler(app, admin)
+
+    async def make(path: str) -> Any:
+        return (await sampler.call(sampler.operations["POST", path])).json()
+
+    return make
+
+
 def _transport(app: FastAPI) -> httpx.ASGITransport:
     return httpx.ASGITransport(app, raise_app_exceptions=False)
 

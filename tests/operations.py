@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 from fastapi import FastAPI
+from sqlmodel import SQLModel
 
 from tests.fixtures import PASSWORD, Caller
 
@@ -20,6 +21,11 @@ SAMPLES: dict[str, Callable[[int], dict[str, Any]]] = {
     "update_me": lambda number: {"full_name": f"Sampler {number}"},
 }
 _numbers = count(1)
+REFERENCES = {
+    (table.name, key.parent.name): key.column.table.name
+    for table in SQLModel.metadata.tables.values()
+    for key in table.foreign_keys
+}
 
 
 @dataclass(frozen=True)
@@ -87,10 +93,10 @@ class Operation:
             "email": f"sample{number}@example.com",
             "password": PASSWORD,
             "uuid": f"00000000-0000-4000-8000-{number:012d}",
-            "date": "2030-01-02",
-            "date-time": "2030-01-02T03:04:05Z",
-            "integer": max(1, schema.get("minimum", 1)),
-            "number": 1.5,
+            "date": f"2030-01-{number % 28 + 1:02}",
+            "date-time": f"2030-01-02T03:{number % 60:02}:05Z",
+            "integer": min(max(number, schema.get("minimum", 1)), schema.get("maximum", number)),
+            "number": number + 0.5,
             "boolean": True,
             "array": [],
             "object": {},
@@ -119,6 +125,7 @@ class Sampler:
     def __init__(self, app: FastAPI, caller: Caller) -> None:
         self.operations = {(each.method, each.path): each for each in operations(app)}
         self.caller = caller
+        self.made: dict[str, int] = {}
 
     async def url(self, operation: Operation) -> str:
         """The operation's path, about a row that was made for it."""
@@ -132,6 +139,13 @@ class Sampler:
     async def body(self, operation: Operation) -> dict[str, Any] | None:
         """A valid body, with things in it that only the service can give."""
         body = operation.sample()
+        body = body or {}
+        for name in body:
+            if table := REFERENCES.get((operation.path.split("/")[1], name)):
+                if table not in self.made:
+                    make = self.operations["POST", f"/{table}"]
+                    self.made[table] = (await self.call(make)).json()["id"]
+                body[name] = self.made[table]
         if body and "username" in body:
             body["username"] = self.caller.email
         if body and "refresh_token" in body:

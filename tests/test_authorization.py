@@ -1,9 +1,11 @@
 """Who may do what: every operation and every kind of caller, in one table."""
 
+from importlib import import_module
+
 import pytest
 import time_machine
 
-from features.kernel.settings import Settings
+from features.kernel.settings import ROOT, Settings
 from service import create_app
 from tests.operations import Sampler, operations
 
@@ -39,6 +41,12 @@ RULES = {
     "update_item": OWNERS_OR_ADMINS,
     "delete_item": OWNERS_OR_ADMINS,
 }
+WORDS = {"open": OPEN, "signed_in": SIGNED_IN, "owner_or_admin": OWNERS_OR_ADMINS}
+WORDS |= {"owner": OWNERS, "admin": ADMINS}
+for path in sorted((ROOT / "features").glob("*/test_*.py")):
+    module = import_module(f"features.{path.parent.name}.{path.stem}")
+    RULES |= {name: WORDS[word] for name, word in getattr(module, "RULES", {}).items()}
+RULES = {name: rule for name, rule in RULES.items() if name in OPERATIONS}
 OUTSIDE_DEV = {"create_user": ADMINS | {"nobody": 401}}
 
 
