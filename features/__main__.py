@@ -76,8 +76,15 @@ def is_committed(root: Path, name: str) -> None:
         raise Refusal(f"features/{name} holds what is not committed: commit it, or use --force")
 
 
+def stop(*_: object) -> None:
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)  # once is enough: a second one would leave things
+    raise KeyboardInterrupt
+
+
 def main() -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, stop)
     try:
         sys.stdout.write(run(sys.argv[1:]))
     except (Refusal, OSError) as reason:

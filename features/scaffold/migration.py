@@ -74,13 +74,22 @@ def write(config: Config, action: str, name: str, tables: list[str]) -> None:
     command.upgrade(config, "head")
 
 
+def stop(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the server is to be stopped in peace
+    sys.exit("stopped")
+
+
 def main(action: str, name: str, *tables: str) -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    stopped: list[int] = []  # a server that is starting is not to be disturbed either
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     with (
         TemporaryDirectory(prefix="julienne-") as folder,
         server(Path(folder) / "pg", durable=False) as url,
     ):
-        write(migration_config(url), action, name, list(tables))
+        signal.signal(signal.SIGTERM, stop)
+        if not stopped:
+            write(migration_config(url), action, name, list(tables))
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 if __name__ == "__main__":
