@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from pkgutil import iter_modules
 from typing import Any, Literal
 
 import asyncpg
@@ -16,10 +15,9 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
 from sqlmodel.sql.sqltypes import AutoString, UTCDateTime
 
-import features
 from features.kernel.development import FOLDER
 from features.kernel.embedded import server
-from features.kernel.settings import load_settings
+from features.kernel.settings import ROOT, load_settings
 from features.kernel.sqlstate import LOCK_NOT_AVAILABLE, sqlstate
 
 # Any number that nothing else in this database uses.
@@ -40,9 +38,9 @@ def render_item(kind: str, item: object, _: AutogenContext) -> str | Literal[Fal
 
 
 def configure(**options: Any) -> None:
-    for slice_ in iter_modules(features.__path__, "features."):
-        tables = "idempotency" if slice_.name == "features.kernel" else "models"
-        import_module(f"{slice_.name}.{tables}")
+    for models in (ROOT / "features").glob("*/models.py"):
+        import_module(f"features.{models.parent.name}.models")
+    import_module("features.kernel.idempotency")
     context.configure(
         target_metadata=SQLModel.metadata,
         render_item=render_item,

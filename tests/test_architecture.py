@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from statistics import median
 from textwrap import dedent
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, get_args, get_origin
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, params
@@ -26,6 +26,7 @@ from features.kernel.database import Session
 from features.kernel.models import Input
 from features.kernel.paging import Page
 from features.kernel.settings import Settings
+from features.kernel.values import Document, storable_document
 from features.users.models import User
 from service import create_app
 
@@ -35,7 +36,8 @@ WEB = {"fastapi", "starlette"}
 SLICES = sorted(
     folder.name
     for folder in (ROOT / "features").iterdir()
-    if (folder / "__init__.py").exists() and folder.name != "kernel"
+    # The scaffold is the developers' tool: no part of the service.
+    if (folder / "__init__.py").exists() and folder.name not in {"kernel", "scaffold"}
 )
 KERNEL = sorted(path.stem for path in (ROOT / "features/kernel").glob("*.py"))
 PROBLEM = {"schema": {"$ref": "#/components/schemas/Problem"}}
@@ -51,13 +53,13 @@ def sources(root: Path, *folders: str) -> list[Path]:
     return sorted(chain.from_iterable((root / folder).rglob("*.py") for folder in folders))
 
 
-# Arrows: service -> slices -> kernel.
+# Arrows: service -> slices -> kernel; and features/__main__.py -> scaffold -> kernel.
 
 
 def violations(root: Path) -> list[str]:
-    """The imports of the tree's features and migrations that point up or sideways."""
+    """The imports of the service, its features and migrations that point up or sideways."""
     found = []
-    for path in sources(root, "features", "migrations"):
+    for path in [root / "service.py", *sources(root, "features", "migrations")]:
         place = path.relative_to(root)
         for line, name in imports(ast.parse(path.read_text()), place):
             if not is_allowed(place, name):
@@ -85,6 +87,8 @@ def is_allowed(place: Path, name: str) -> bool:
     top, *_ = name.split(".")
     if top in WEB:
         return not knows_no_http(place)
+    if place.parts == ("service.py",):
+        return not f"{name}.".startswith("features.scaffold.")
     return top not in OURS or any(f"{name}.".startswith(f"{each}.") for each in reach(place))
 
 
@@ -98,10 +102,12 @@ def knows_no_http(place: Path) -> bool:
 def reach(place: Path) -> list[str]:
     """What of ours a file may import."""
     match place.parts:
+        case "features", "__main__.py":
+            return ["features.scaffold"]
         case "features", room, _, *_:
             return ["features.kernel", f"features.{room}"]
         case "migrations", "env.py":
-            return ["features"]
+            return ["features.kernel"]
     return []  # a revision among them: history must not depend on today's models
 
 
@@ -134,6 +140,12 @@ def test_arrows_point_down_only():
         ("features/kernel/paging.py", "from ..a.models import A", "features.a.models.A"),
         ("features/kernel/paging.py", "import service", "service"),
         ("features/__init__.py", "from features.a import router", "features.a.router"),
+        ("features/a/router.py", "from features import scaffold", "features.scaffold"),
+        ("features/kernel/paging.py", "from features.scaffold import x", "features.scaffold.x"),
+        ("features/scaffold/x.py", "from features.a.models import A", "features.a.models.A"),
+        ("features/__main__.py", "from features.a import models", "features.a.models"),
+        ("service.py", "from features.scaffold import x", "features.scaffold.x"),
+        ("migrations/env.py", "from features.scaffold import x", "features.scaffold.x"),
         ("migrations/env.py", "import service", "service"),
         ("migrations/versions/1_a.py", "from features.a.models import A", "features.a.models.A"),
     ],
@@ -207,8 +219,8 @@ def size(*paths: Path) -> int:
     return sum(code_lines(path.read_text()) for path in paths if not is_test(path))
 
 
-def test_the_table_of_contents_has_80_lines_at_most():
-    assert size(ROOT / "service.py") <= 80
+def test_the_table_of_contents_has_70_lines_at_most_besides_two_a_slice():
+    assert size(ROOT / "service.py") <= 70 + 2 * len(SLICES)
 
 
 @pytest.mark.parametrize("room", KERNEL)
@@ -216,8 +228,14 @@ def test_a_room_of_the_kernel_has_120_lines_at_most(room):
     assert size(ROOT / f"features/kernel/{room}.py") <= 120
 
 
-def test_the_kernel_has_1550_lines_at_most():
-    assert size(*sources(ROOT, "features/kernel")) <= 1550
+def test_the_kernel_has_2150_lines_at_most():
+    assert size(*sources(ROOT, "features/kernel")) <= 2150
+
+
+def test_the_scaffold_has_670_lines_at_most_and_120_in_a_module():
+    modules = sources(ROOT, "features/scaffold")
+    assert max(map(size, modules)) <= 120
+    assert size(*modules) <= 670
 
 
 @pytest.mark.parametrize("name", SLICES)
@@ -332,7 +350,10 @@ def bodies(route: RouteContext) -> Iterator[str]:
             if model.model_config.get("extra") != "forbid":
                 yield f"lets unknown fields of {model.__name__} pass"
             for name, field in model.model_fields.items():
-                if is_text(field) and longest(field) is None:
+                if is_document(field):
+                    if storable_document not in validators(field):
+                        yield f"lets any JSON into {model.__name__}.{name}"
+                elif is_text(field) and longest(field) is None:
                     yield f"sets no bound to {model.__name__}.{name}"
 
 
@@ -359,7 +380,7 @@ def classes(annotations: Iterable[Any]) -> set[type]:
     waiting = list(annotations)
     while waiting:
         one = waiting.pop()
-        waiting += get_args(getattr(one, "__value__", one))
+        waiting += [*get_args(getattr(one, "__value__", one)), *filter(None, [get_origin(one)])]
         if isclass(one) and one not in found:
             found.add(one)
             if issubclass(one, BaseModel):
@@ -373,14 +394,28 @@ def is_text(field: FieldInfo) -> bool:
     return not {str, SecretStr}.isdisjoint(classes([field.annotation]))
 
 
-def longest(field: FieldInfo) -> int | None:
-    """The field's `max_length`, wherever in its annotation it stands."""
-    rules, waiting = list(field.metadata), [field.annotation]
+def is_document(field: FieldInfo) -> bool:
+    """Whether the field takes JSON of any form, whose size and depth no length bounds."""
+    return bool({Any, object, dict} & classes([field.annotation]))
+
+
+def rules(field: FieldInfo) -> list[Any]:
+    """What the field's annotation says besides the type, wherever in it."""
+    found, waiting = list(field.metadata), [field.annotation]
     while waiting:
-        rules += getattr(one := waiting.pop(), "__metadata__", ())
+        found += getattr(one := waiting.pop(), "__metadata__", ())
         waiting += get_args(one)
-    lengths = [length for rule in rules if (length := getattr(rule, "max_length", None))]
+    return found
+
+
+def longest(field: FieldInfo) -> int | None:
+    """The field's `max_length`."""
+    lengths = [length for rule in rules(field) if (length := getattr(rule, "max_length", None))]
     return min(lengths, default=None)
+
+
+def validators(field: FieldInfo) -> list[Any]:
+    return [getattr(rule, "func", None) for rule in rules(field)]
 
 
 def test_signatures_are_made_of_strict_bounded_models(app):
@@ -399,6 +434,11 @@ class Endless(Input):
     title: str | None = None
 
 
+class Bottomless(Input):
+    kept: Document | None = None
+    tree: dict[str, Any] | None = Field(default=None, max_length=9)
+
+
 async def gives_a_table() -> User: ...
 async def gives_tables() -> Page[User] | None: ...
 async def takes_a_table(data: User) -> None: ...
@@ -406,6 +446,7 @@ async def takes_anything(data: dict[str, str]) -> None: ...
 async def takes_unknown_fields(data: Loose) -> None: ...
 async def takes_nested_unknown_fields(data: Nesting) -> None: ...
 async def takes_any_length(data: Endless) -> None: ...
+async def takes_any_depth(data: Bottomless) -> None: ...
 async def writes(session: Session) -> None: ...
 async def writes_by_the_way(_: Annotated[None, Depends(writes)]) -> None: ...
 
@@ -420,6 +461,7 @@ async def writes_by_the_way(_: Annotated[None, Depends(writes)]) -> None: ...
         ("POST", takes_unknown_fields, "lets unknown fields of Loose pass"),
         ("POST", takes_nested_unknown_fields, "lets unknown fields of Loose pass"),
         ("POST", takes_any_length, "sets no bound to Endless.title"),
+        ("POST", takes_any_depth, "lets any JSON into Bottomless.tree"),
         ("GET", writes, "reads, and has a session to write with"),
         ("GET", writes_by_the_way, "reads, and has a session to write with"),
     ],
@@ -528,7 +570,8 @@ def unlike(models: Iterable[type]) -> list[str]:
         own = [row for row in rows if body.__name__.startswith(row.__name__)] or rows
         for name, field in body.model_fields.items():
             columns = [row.__table__.c[name] for row in own if name in row.__table__.c]
-            if is_text(field) and any(kind(c) != f"VARCHAR({longest(field)})" for c in columns):
+            right = "JSONB" if is_document(field) else f"VARCHAR({longest(field)})"
+            if (is_text(field) or is_document(field)) and any(kind(c) != right for c in columns):
                 found.append(f"{body.__name__}.{name}")
     return found
 

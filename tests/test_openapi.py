@@ -6,7 +6,8 @@ import json
 import pytest
 
 from features.kernel.settings import ROOT, Settings
-from features.scaffold.contract import ACCEPT, broken, read_contract
+from features.scaffold.breaks import broken
+from features.scaffold.contract import ACCEPT, read_contract
 from service import create_app
 
 NOW = create_app(Settings(_env_file=None)).openapi()

@@ -1,14 +1,13 @@
 """What tables and DTOs are made of: the mix-in of every table, and types that Postgres can hold."""
 
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any, Self
 
 from email_validator import EmailNotValidError, validate_email
 from fastapi import Path
 from pydantic import (
     AfterValidator,
-    AwareDatetime,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -149,14 +148,3 @@ Email = Annotated[
 
 Secret = Annotated[str, ShownOnce()]
 """A token or key in an answer."""
-
-
-def _in_range(moment: datetime) -> datetime:
-    # An offset can carry year 1 or 9999 out of Python's range, and Postgres reaches further.
-    if not 1970 <= moment.year < 9000:
-        raise ValueError("should be between the years 1970 and 9000")
-    return moment.astimezone(UTC)
-
-
-Timestamp = Annotated[AwareDatetime, AfterValidator(_in_range)]
-"""A moment with its offset, kept in UTC."""

@@ -6,7 +6,8 @@ from sqlalchemy import BigInteger, Boolean, String, column, table
 from sqlmodel import Field, SQLModel
 
 from features.kernel.identity import Role
-from features.kernel.models import Dto, Input, Line, Public, Secret, Table, Timestamp
+from features.kernel.models import Dto, Input, Line, Public, Secret, Table
+from features.kernel.values import Timestamp
 
 # What a key needs of its user, by name: slices share the database, not classes.
 users = table(

@@ -1,19 +1,16 @@
-"""What clients may rely on: `openapi.json`, and what a change of it would break for them."""
+"""What clients may rely on, written down in `openapi.json`."""
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from features.scaffold.survey import Refusal
+
 FILE = "openapi.json"
 ACCEPT = "uv run python -m features contract"
-METHODS = ("get", "post", "put", "patch", "delete")
-# Bounds of what a client sends: which way is narrower?
-UPPER = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
-LOWER = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
 # The service's document is made in a process of its own, of the tree in which it runs.
 DOCUMENT = """
 import json, service
@@ -28,139 +25,16 @@ def write_contract(root: Path) -> None:
     """Write down what the tree's service offers now."""
     env = {name: value for name, value in os.environ.items() if not name.startswith("APP_")}
     command = [sys.executable, "-c", DOCUMENT]
-    made = subprocess.run(command, cwd=root, env=env, check=True, capture_output=True)  # noqa: S603
+    made = subprocess.run(command, cwd=root, env=env, check=False, capture_output=True)  # noqa: S603
+    if made.returncode:
+        reason = made.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        raise Refusal(f"the service cannot be imported: {' '.join(reason)}")
     (root / FILE).write_bytes(made.stdout)
 
 
 def read_contract(root: Path) -> Schema:
+    """What was written down, or nothing."""
+    if not (root / FILE).exists():
+        return {"paths": {}}
     document: Schema = json.loads((root / FILE).read_text())
     return document
-
-
-def broken(old: Schema, new: Schema) -> list[str]:
-    """What a client of the old document would trip over in the new one, a line each."""
-    return sorted(set(_Comparison(old, new).all()))
-
-
-class _Comparison:
-    def __init__(self, old: Schema, new: Schema) -> None:
-        self._old, self._new = old, new
-
-    def all(self) -> Iterator[str]:
-        for path, methods in self._old["paths"].items():
-            for method in METHODS:
-                before, after = methods.get(method), self._new["paths"].get(path, {}).get(method)
-                place = f"{method.upper()} {path}"
-                if before and not after:
-                    yield f"{place}: gone"
-                elif before and after:
-                    yield from self._operation(place, before, after)
-
-    def _operation(self, place: str, old: Schema, new: Schema) -> Iterator[str]:
-        if old.get("operationId") != new.get("operationId"):
-            yield f"{place}: is called {new.get('operationId')} now"
-        if not old.get("security") and new.get("security"):
-            yield f"{place}: asks for a credential"
-        yield from self._parameters(place, old, new)
-        yield from self._body(place, old, new)
-        for status in old["responses"]:
-            if status[0] == "2":
-                yield from self._answer(f"{place}: {status}", status, old, new)
-
-    def _parameters(self, place: str, old: Schema, new: Schema) -> Iterator[str]:
-        before, after = _named(old), _named(new)
-        for name in before.keys() - after.keys():
-            yield f"{place}: parameter {name}: gone"
-        for name, each in after.items():
-            known = before.get(name)
-            if each.get("required") and not (known or {}).get("required"):
-                yield f"{place}: parameter {name}: required"
-            if known:
-                schemas = known["schema"], each["schema"]
-                yield from self._schema(f"{place}: parameter {name}", *schemas, sent=True)
-
-    def _body(self, place: str, old: Schema, new: Schema) -> Iterator[str]:
-        before = old.get("requestBody", {}).get("content", {})
-        after = new.get("requestBody", {}).get("content", {})
-        if after and not before:
-            yield f"{place}: body: required"
-        for kind in before:
-            if kind not in after:
-                yield f"{place}: body: {kind} is gone"
-            else:
-                schemas = before[kind]["schema"], after[kind]["schema"]
-                yield from self._schema(f"{place}: body", *schemas, sent=True)
-
-    def _answer(self, place: str, status: str, old: Schema, new: Schema) -> Iterator[str]:
-        if status not in new["responses"]:
-            yield f"{place}: gone"
-            return
-        before, after = (each["responses"][status] for each in (old, new))
-        for name in before.get("headers", {}).keys() - after.get("headers", {}).keys():
-            yield f"{place}: header {name}: gone"
-        for kind, content in before.get("content", {}).items():
-            schema = after.get("content", {}).get(kind, {}).get("schema", {})
-            yield from self._schema(place, content["schema"], schema, sent=False)
-
-    def _schema(self, place: str, old: Schema, new: Schema, *, sent: bool) -> Iterator[str]:
-        old, new = self._resolved(self._old, old), self._resolved(self._new, new)
-        # Of what is sent, everything that was taken has to be taken; of what comes, nothing new.
-        narrow, wide = (new, old) if sent else (old, new)
-        for kind in _kinds(wide) - _kinds(narrow):
-            yield f"{place}: {'no longer' if sent else 'may be'} {kind}"
-        yield from _values(place, old, new)
-        if sent:
-            yield from _bounds(place, old, new)
-        for name, schema in old.get("properties", {}).items():
-            if name not in new.get("properties", {}):
-                yield f"{place}.{name}: gone"
-            else:
-                yield from self._schema(
-                    f"{place}.{name}", schema, new["properties"][name], sent=sent
-                )
-        before, after = set(old.get("required", ())), set(new.get("required", ()))
-        for name in after - before if sent else before - after:
-            yield f"{place}.{name}: {'required' if sent else 'may be missing'}"
-        if "items" in old and "items" in new:
-            yield from self._schema(f"{place}[]", old["items"], new["items"], sent=sent)
-
-    def _resolved(self, document: Schema, schema: Schema) -> Schema:
-        """The schema without references, and that of `X | None` as X's."""
-        while "$ref" in schema:
-            schema = document["components"]["schemas"][schema["$ref"].split("/")[-1]]
-        options = [each for each in schema.get("anyOf", ()) if each.get("type") != "null"]
-        if len(options) != 1:
-            return schema
-        whole = self._resolved(document, options[0])
-        return whole | {"nullable": len(options) < len(schema["anyOf"])}
-
-
-def _named(operation: Schema) -> dict[str, Schema]:
-    return {each["name"]: each for each in operation.get("parameters", ())}
-
-
-def _kinds(schema: Schema) -> set[str]:
-    parts = [schema, *schema.get("anyOf", ())]
-    kinds = {each["type"] for each in parts if "type" in each}
-    return kinds | ({"null"} if schema.get("nullable") else set())
-
-
-def _values(place: str, old: Schema, new: Schema) -> Iterator[str]:
-    before, after = old.get("enum"), new.get("enum")
-    if before and after:
-        for value in before:
-            if value not in after:
-                yield f"{place}: {value!r} is gone"
-    if old.get("format") != new.get("format"):
-        yield f"{place}: has the format {new.get('format')} now"
-
-
-def _bounds(place: str, old: Schema, new: Schema) -> Iterator[str]:
-    for names, sign in ((UPPER, 1), (LOWER, -1)):
-        for name in names:
-            if name in new and (name not in old or sign * new[name] < sign * old[name]):
-                yield f"{place}: {name} is {new[name]} now"
-    if new.get("pattern") not in (None, old.get("pattern")):
-        yield f"{place}: has another pattern"
-    if "enum" in new and "enum" not in old:
-        yield f"{place}: takes only some values"
