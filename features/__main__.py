@@ -57,7 +57,9 @@ def run(arguments: Sequence[str], root: Path = ROOT) -> str:
         apply(root, before, changed)
         told = [f"breaks clients: {line}\n" for line in broken(known, read_contract(draft))]
     wrote = [f"{sign(before, changed, name)} {name}\n" for name in changed]
-    return "".join([*wrote, *told]) + ("" if options.command == "contract" else NEXT)
+    if options.command == "contract":
+        return "".join([*wrote, *told]) or "openapi.json says so already\n"
+    return "".join([*wrote, *told, NEXT])
 
 
 def work(root: Path, draft: Path, options: argparse.Namespace) -> None:

@@ -58,7 +58,7 @@ class Switchboard:
             if self._known != len(self._router.routes):
                 self._learn()
             path, method = scope["path"], scope["method"]
-            for operation in self._operations.get(path.split("/", 2)[1], ()):
+            for operation in self._operations.get(path[1:].partition("/")[0], ()):
                 found = operation.path.match(path) if method in operation.methods else None
                 if found:
                     scope["path_params"] = found.groupdict()
@@ -73,7 +73,7 @@ class Switchboard:
         self._operations = {}
         opaque: set[str] = set()
         for route in iter_route_contexts(self._router.routes):
-            first = (route.path or "/{}").split("/", 2)[1]
+            first = (route.path or "/{}")[1:].partition("/")[0]
             if "{" in first:
                 break  # it may be in the way of any route behind it
             if not isinstance(route.original_route, APIRoute):
