@@ -81,7 +81,7 @@ class _UnitOfWork:
                 async with WriteSession(request.app.state.writer) as session:
                     return await self._attempt(request, session)
             except Exception as error:
-                if isinstance(error, StaleDataError) and "if-match" in request.headers:
+                if isinstance(error, StaleDataError) and b"if-match" in request.scope["sent"]:
                     raise PreconditionFailed(STALE) from error
                 if is_disconnect(error):
                     request.app.state.writer.expire()
@@ -100,7 +100,7 @@ class _UnitOfWork:
         scope, keyed = request.scope, None
         scope["session"], scope["principal"] = session, None
         dry_run = DRY_RUN in _preferences(request)
-        if "idempotency-key" in request.headers and not dry_run:
+        if b"idempotency-key" in scope["sent"] and not dry_run:
             scope["principal"] = await find_principal(request)
             keyed = await read_key(request, scope["principal"])
             if replay := await claim(session, keyed):
@@ -140,7 +140,7 @@ async def _rehearse(session: WriteSession, response: Response) -> None:
 
 
 def _preferences(request: Request) -> set[str]:
-    if "prefer" not in request.headers:
+    if b"prefer" not in request.scope["sent"]:
         return set()
     given = ",".join(request.headers.getlist("prefer")).replace('"', "").lower()
     return {preference.partition(";")[0].replace(" ", "") for preference in given.split(",")}

@@ -39,14 +39,17 @@ Authenticator = Callable[[Rows, str], Awaitable[Principal | None]]
 
 def read_credential(request: Request) -> tuple[Scheme, str] | None:
     """The request's credential, by its scheme. A request with two is a mistake, and has none."""
-    given = request.headers.getlist("authorization")
-    scheme, _, token = given[0].partition(" ") if len(given) == 1 else ("", "", "")
-    key = request.headers.get("x-api-key")
-    if len(given) > 1 or (key and scheme.lower() == "bearer"):
+    given = [value for name, value in request.scope["headers"] if name == b"authorization"]
+    scheme, _, token = (
+        given[0].decode("latin-1").partition(" ") if len(given) == 1 else ("", "", "")
+    )
+    is_bearer = scheme.lower() == "bearer"
+    key = request.headers["x-api-key"] if b"x-api-key" in request.scope["sent"] else ""
+    if len(given) > 1 or (key and is_bearer):
         return None
     if key:
         return "api_key", key
-    return ("bearer", token) if scheme.lower() == "bearer" and token else None
+    return ("bearer", token) if is_bearer and token else None
 
 
 async def find_principal(request: Request) -> Principal | None:

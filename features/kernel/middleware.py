@@ -33,6 +33,7 @@ class RequestMiddleware:
             return
         context = RequestContext()
         headers = dict(scope["headers"])
+        scope["sent"] = headers.keys()
         given = headers.get(b"x-request-id")
         if given and REQUEST_ID.fullmatch(given):
             context.request_id = given.decode()
@@ -125,7 +126,7 @@ class _Exchange:
             "user_id": self.context.user_id,
         }
         # Not logger.info(), which looks through the stack for its caller.
-        record = logging.LogRecord(logger.name, logging.INFO, __file__, 0, "request", None, None)
+        record = logging.LogRecord(logger.name, logging.INFO, "", 0, "request", None, None)
         record.fields = fields
         logger.handle(record)
 

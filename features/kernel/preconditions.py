@@ -31,18 +31,19 @@ def tag_response(request: Request, response: Response) -> Response:
     if context is None or context.version is None:
         return response
     tag = f'"{context.version}"'
-    response.headers["ETag"] = tag
-    given = request.headers.get("if-none-match")
-    if request.method == "GET" and given is not None and _matches(given, tag, weakly=True):
-        return Response(status_code=304, headers={"ETag": tag})
-    return response
+    response.raw_headers.append((b"etag", tag.encode()))
+    if request.method != "GET" or b"if-none-match" not in request.scope["sent"]:
+        return response
+    is_known = _matches(request.headers["if-none-match"], tag, weakly=True)
+    return Response(status_code=304, headers={"ETag": tag}) if is_known else response
 
 
 class IfMatch:
     """The request's If-Match, and the versions that rows had before the request changed them."""
 
     def __init__(self, request: Request, session: AsyncSession) -> None:
-        self._tags = request.headers.get("if-match") if request.method != "POST" else None
+        asked = request.method != "POST" and b"if-match" in request.scope["sent"]
+        self._tags = request.headers["if-match"] if asked else None
         self._path_params = request.path_params
         self._before: dict[tuple[type, int], int] = {}
         if self._tags is not None:

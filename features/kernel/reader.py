@@ -24,7 +24,7 @@ from features.kernel.context import current_context
 from features.kernel.pool import Pool
 from features.kernel.rows import read
 from features.kernel.settings import Settings
-from features.kernel.sqlstate import is_disconnect, translate
+from features.kernel.sqlstate import is_disconnect, raise_answer
 
 DRIVER_ERRORS = asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError
 M = TypeVar("M", bound=BaseModel)
@@ -69,33 +69,28 @@ class ReadPool(Rows):
         sql, own_values = compile_statement(statement)
         arguments = [values.get(name, own) for name, own in own_values.items()]
         try:
-            try:
-                return await self._run(sql, arguments)
-            except DRIVER_ERRORS as error:
-                if not is_disconnect(error):
-                    raise
-                # A read is safe to repeat. All of the pool is suspect: the server was restarted,
-                # or became a standby.
-                self._connections.expire()
-                return await self._run(sql, arguments)
+            return await self._run(sql, arguments)
         except DRIVER_ERRORS as error:
-            if answer := translate(error):
-                raise answer from error
-            raise
+            if not is_disconnect(error):
+                raise_answer(error)
+        # A read is safe to repeat. All of the pool is suspect: the server was restarted, or became
+        # a standby.
+        self._connections.expire()
+        try:
+            return await self._run(sql, arguments)
+        except DRIVER_ERRORS as error:
+            raise_answer(error)
 
     async def _run(self, sql: str, arguments: list[Any]) -> list["Record"]:
         connection = await self._connections.take()
         try:
             records = await run(connection, sql, arguments)
-        except asyncpg.PostgresError as error:
+        except BaseException as error:
             # The statement failed; after most of these errors the connection is none the worse.
-            if is_disconnect(error):
-                self._connections.drop(connection)
-            else:
+            if isinstance(error, asyncpg.PostgresError) and not is_disconnect(error):
                 self._connections.give_back(connection)
-            raise
-        except BaseException:
-            self._connections.drop(connection)
+            else:
+                self._connections.drop(connection)
             raise
         self._connections.give_back(connection)
         return records

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import cached_property
 from inspect import signature
 from typing import Any, get_args
 
@@ -32,12 +32,22 @@ def with_plain_ids(path: str, endpoint: Callable[..., Any]) -> str:
     return path
 
 
-@dataclass(frozen=True, slots=True)
 class _Operation:
-    path: "re.Pattern[str]"
-    methods: set[str]
-    app: ASGIApp
-    route: APIRoute
+    def __init__(self, context: RouteContext, route: APIRoute) -> None:
+        self.path: re.Pattern[str] = context.path_regex
+        self.methods = context.methods or set()
+        self.route = route
+        self._context = context
+
+    @cached_property
+    def app(self) -> ASGIApp:
+        """The short way if there is one, made when it is first gone."""
+        app: ASGIApp = self._context.app
+        plan: Callable[[RouteContext], ASGIApp] | None = getattr(self.route, "plan", None)
+        if plan is not None:
+            with suppress(Unplanned):
+                return plan(self._context)
+        return app
 
 
 class Switchboard:
@@ -79,17 +89,5 @@ class Switchboard:
             if not isinstance(route.original_route, APIRoute):
                 opaque.add(first)  # a mounted app, say
             elif first not in opaque:
-                operation = _Operation(
-                    route.path_regex, route.methods or set(), _plan(route), route.original_route
-                )
+                operation = _Operation(route, route.original_route)
                 self._operations.setdefault(first, []).append(operation)
-
-
-def _plan(route: RouteContext) -> ASGIApp:
-    app: ASGIApp = route.app
-    plan: Callable[[RouteContext], ASGIApp] | None = getattr(route.original_route, "plan", None)
-    if plan is None:
-        return app
-    with suppress(Unplanned):
-        app = plan(route)
-    return app

@@ -1,6 +1,7 @@
 """What the database refused, as an answer: SQLSTATE by SQLSTATE, constraint by constraint."""
 
 from itertools import chain
+from typing import NoReturn
 
 import asyncpg
 from sqlalchemy import Constraint, Index
@@ -88,6 +89,13 @@ def translate(error: Exception) -> ServiceError | None:
             extras = {"fields": fields} if fields else {}
             return kind(words, headers=headers, **extras)
     return Unavailable(UNAVAILABLE) if is_disconnect(error) else None
+
+
+def raise_answer(error: Exception) -> NoReturn:
+    """Raise the answer for an error of the database, or the error itself if there is none."""
+    if answer := translate(error):
+        raise answer from error
+    raise error
 
 
 def _fields(error: BaseException) -> list[str]:
