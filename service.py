@@ -14,6 +14,7 @@ from features.auth.handlers.issue import make_issuer
 from features.health import router as health
 from features.items import router as items
 from features.kernel.connections import open_sessions
+from features.kernel.context import telemetry
 from features.kernel.development import embedded_database, kept_secret
 from features.kernel.docs import describe_api, serve_docs
 from features.kernel.errors import install_error_handlers
@@ -73,6 +74,7 @@ def create_app(settings: Settings) -> FastAPI:
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
+        telemetry=telemetry(),
     )
     app.state.settings = settings
     app.add_middleware(RequestMiddleware, max_body_bytes=settings.max_body_bytes)

@@ -5,6 +5,8 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from fastapi.telemetry import TelemetryConfig
+
 
 @dataclass(slots=True)
 class RequestContext:
@@ -18,6 +20,15 @@ class RequestContext:
     user_id: int | None = None
     row_id: int | None = None
     version: int | None = None
+
+
+def telemetry() -> TelemetryConfig | None:
+    """FastAPI's OpenTelemetry where an `OTEL_…` variable asks for it; it takes the SDK.
+
+    Otherwise it is off, or it would look for its providers in each request.
+    """
+    asked = any(name.startswith(("OTEL_", "FASTAPI_OTEL_")) for name in os.environ)
+    return None if asked else {"tracing": False, "metrics": False, "logs": False}
 
 
 _context: ContextVar[RequestContext | None] = ContextVar("request_context", default=None)

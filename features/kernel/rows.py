@@ -1,6 +1,6 @@
 """Records of the database as DTOs."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from functools import cache
@@ -27,15 +27,21 @@ def read(model: type[M], records: Sequence[Any]) -> list[M]:
     if names is None:
         return [model.model_validate(dict(record)) for record in records]
     # All of them share one set: with every name in it, nothing can be added.
-    pick, known, rows = itemgetter(*names), set(names), []
+    known, rows = set(names), []
+    take = dict if records and known == set(records[0].keys()) else _taker(names)
     for record in records:
         row: M = _new(model)
-        _set(row, "__dict__", dict(zip(names, pick(record), strict=True)))
+        _set(row, "__dict__", take(record))
         _set(row, "__pydantic_fields_set__", known)
         _set(row, "__pydantic_extra__", None)
         _set(row, "__pydantic_private__", None)
         rows.append(row)
     return rows
+
+
+def _taker(names: list[str]) -> Callable[[Any], dict[str, Any]]:
+    pick = itemgetter(*names)
+    return lambda record: dict(zip(names, pick(record), strict=True))
 
 
 @cache

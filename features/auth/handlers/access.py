@@ -6,7 +6,7 @@ from collections import OrderedDict
 import jwt
 from sqlalchemy import bindparam, select
 
-from features.auth.models import Account, users
+from features.auth.models import users
 from features.kernel.identity import Authenticator, Principal
 from features.kernel.reader import Rows
 
@@ -76,7 +76,7 @@ def make_token_authenticator(signer: TokenSigner) -> Authenticator:
 
     async def authenticate(rows: Rows, token: str) -> Principal | None:
         user_id = signer.read(token)
-        account = user_id and await rows.first(Account, ACTIVE_BY_ID, id=user_id)
-        return Principal(account.id, account.role) if account else None
+        found = await rows.fetch(ACTIVE_BY_ID, id=user_id) if user_id else []
+        return Principal(found[0]["id"], found[0]["role"]) if found else None
 
     return authenticate
