@@ -228,8 +228,8 @@ def test_a_room_of_the_kernel_has_120_lines_at_most(room):
     assert size(ROOT / f"features/kernel/{room}.py") <= 120
 
 
-def test_the_kernel_has_2150_lines_at_most():
-    assert size(*sources(ROOT, "features/kernel")) <= 2150
+def test_the_kernel_has_2200_lines_at_most():
+    assert size(*sources(ROOT, "features/kernel")) <= 2200
 
 
 def test_the_scaffold_has_670_lines_at_most_and_120_in_a_module():

@@ -8,8 +8,6 @@ a dependency, after its `yield`, happens when the client already has its 201.)
 import asyncio
 import random
 from collections.abc import Callable
-from functools import wraps
-from inspect import iscoroutinefunction
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
@@ -19,13 +17,14 @@ from sqlalchemy.orm.exc import StaleDataError
 from starlette.types import ASGIApp
 
 from features.kernel.bodies import Handler, with_checked_body
+from features.kernel.context import current_context
 from features.kernel.database import WriteSession
 from features.kernel.errors import OutcomeUnknown, PreconditionFailed
 from features.kernel.idempotency import claim, keep, read_key
 from features.kernel.identity import find_principal
 from features.kernel.openapi import declared_errors, document_headers, holds_secret, is_write
 from features.kernel.plan import Plan
-from features.kernel.preconditions import STALE, IfMatch, note_answer, tag_response
+from features.kernel.preconditions import STALE, IfMatch, noting, tag_response
 from features.kernel.routing import with_plain_ids
 from features.kernel.sqlstate import is_disconnect, is_retryable, translate
 
@@ -37,7 +36,7 @@ class BoundaryRoute(APIRoute):
     """A route whose writes are units of work, and which OpenAPI tells the whole truth about."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        super().__init__(with_plain_ids(path, endpoint), _noting(endpoint), **options)
+        super().__init__(with_plain_ids(path, endpoint), noting(endpoint), **options)
         self.responses = {**declared_errors(self), **self.responses}
         self.openapi_extra = {**document_headers(self), **(self.openapi_extra or {})}
 
@@ -148,19 +147,9 @@ def _preferences(request: Request) -> set[str]:
 
 def _read(handler: Handler) -> Handler:
     async def run(request: Request) -> Response:
-        return tag_response(request, await handler(request))
-
-    return run
-
-
-def _noting(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-    if not iscoroutinefunction(endpoint):
-        return endpoint  # a stream of events, say, is about no one row
-
-    @wraps(endpoint)
-    async def run(*args: Any, **kwargs: Any) -> Any:
-        result = await endpoint(*args, **kwargs)
-        note_answer(result)
-        return result
+        response = tag_response(request, await handler(request))
+        if (context := current_context()) and context.link:
+            response.raw_headers.append((b"link", context.link.encode()))
+        return response
 
     return run

@@ -10,8 +10,8 @@ from fastapi.telemetry import TelemetryConfig
 
 @dataclass(slots=True)
 class RequestContext:
-    """One request: its id, what it has cost so far (durations in seconds), who it is for, and
-    which row in which version its answer is about."""
+    """One request: its id, what it has cost so far (durations in seconds), who it is for, which
+    row in which version its answer is about, and the `Link` that the answer has."""
 
     request_id: str = field(default_factory=lambda: os.urandom(16).hex())
     started: float = field(default_factory=time.perf_counter)
@@ -20,6 +20,7 @@ class RequestContext:
     user_id: int | None = None
     row_id: int | None = None
     version: int | None = None
+    link: str | None = None
 
 
 def telemetry() -> TelemetryConfig | None:

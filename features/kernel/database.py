@@ -7,6 +7,7 @@ connection and in the same transaction.
 
 import asyncio
 import json
+import time
 from functools import cache
 from typing import Annotated, Any, Self, TypeVar
 
@@ -20,7 +21,7 @@ from sqlmodel.orm.session import Session as SyncSession
 
 from features.kernel.models import Table
 from features.kernel.pool import Pool
-from features.kernel.reader import Rows, compile_statement, run
+from features.kernel.reader import Rows, compile_statement, count
 from features.kernel.rows import read
 from features.kernel.writer import Link, begin, commit, rollback
 
@@ -89,7 +90,10 @@ class WriteSession(AsyncSession, Rows):
     async def _run(self, sql: str, values: list[Any]) -> list[asyncpg.Record]:
         raw = (await self._connect()).raw
         await begin(raw)
-        return await run(raw, sql, values)
+        started = time.perf_counter()
+        records = await raw.fetch(sql, *values)
+        count(started)
+        return records
 
     async def _connect(self) -> Link:
         if self._link is None:

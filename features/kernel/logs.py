@@ -5,6 +5,7 @@ import logging
 import sys
 import traceback
 from datetime import UTC, datetime
+from typing import TextIO
 
 from pydantic_core import PydanticSerializationError, to_json
 
@@ -66,6 +67,15 @@ def _summary(error: BaseException) -> str:
     return " ".join(str(word) for word in (name, sqlstate(error), *known) if word)
 
 
+class _Lines(logging.StreamHandler[TextIO]):
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            # In one write; a stream of lines, as standard error is, flushes by itself.
+            self.stream.write(self.format(record) + self.terminator)
+        except Exception:  # noqa: BLE001  # as every handler does
+            self.handleError(record)
+
+
 def configure_logging(level: str) -> None:
     """Send every logger's records to standard error through `JsonFormatter`.
 
@@ -74,7 +84,7 @@ def configure_logging(level: str) -> None:
     """
     # What no line shows need not be looked up (logging HOWTO, "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Lines(sys.stderr)
     handler.set_name(__name__)
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()

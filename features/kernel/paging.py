@@ -13,13 +13,16 @@ from functools import cache
 from typing import Annotated, Any, Generic, TypeVar
 from urllib.parse import quote
 
-from fastapi import Depends, Query, Request, Response
+from fastapi import Depends, Query, Request
 from pydantic import BaseModel, Field
+from pydantic_core import to_json
 from sqlalchemy import Select, bindparam, tuple_
 
+from features.kernel.context import current_context
 from features.kernel.errors import Unprocessable
 from features.kernel.models import PLAIN_INT, Text
 from features.kernel.reader import Rows
+from features.kernel.rows import read
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -36,14 +39,11 @@ class Page(BaseModel, Generic[M]):
 class Pager:
     """What the client asked for: `limit` rows behind `cursor`."""
 
-    def __init__(
-        self, limit: int, cursor: str | None, request: Request, response: Response
-    ) -> None:
+    def __init__(self, limit: int, cursor: str | None, request: Request) -> None:
         self.limit = limit
         self.cursor = cursor
         self._key: bytes = request.app.state.mac_key
-        self._request = request
-        self._response = response
+        self._scope = request.scope
 
     async def fetch(
         self,
@@ -61,8 +61,8 @@ class Pager:
         """
         place = self._open(order)
         query = _keyset(statement, order, bool(place))
-        found = await rows.all(model, query, limit=self.limit + 1, **place, **values)
-        items = found[: self.limit]
+        found = await rows.fetch(query, limit=self.limit + 1, **place, **values)
+        items = read(model, found[: self.limit])
         cursor = self._seal(order, items[-1]) if len(found) > self.limit else None
         if cursor:
             self._link(cursor)
@@ -87,20 +87,19 @@ class Pager:
         key = getattr(row, order.lstrip("-"))
         if isinstance(key, datetime):
             key = {"time": key.isoformat()}
-        text = json.dumps([order, key, row.id]).encode()
+        text = to_json([order, key, row.id])
         return base64.urlsafe_b64encode(text + self._sign(text)).decode()
 
     def _sign(self, text: bytes) -> bytes:
-        return hmac.digest(self._key, self._request.scope["path"].encode() + text, "sha256")[:16]
+        return hmac.digest(self._key, self._scope["path"].encode() + text, "sha256")[:16]
 
     def _link(self, cursor: str) -> None:
         # RFC 8288; relative, because the Host header is the client's word.
-        scope = self._request.scope
-        asked = quote(scope["query_string"], safe="=&+%").split("&")
-        query = "&".join([part for part in asked if part and not part.startswith("cursor=")])
-        self._response.headers["Link"] = (
-            f'<{scope["path"]}?{query}{"&" if query else ""}cursor={cursor}>; rel="next"'
-        )
+        asked = quote(self._scope["query_string"], safe="=&+%").split("&")
+        query = [part for part in asked if part and not part.startswith("cursor=")]
+        url = f"{self._scope['path']}?{'&'.join([*query, f'cursor={cursor}'])}"
+        if context := current_context():
+            context.link = f'<{url}>; rel="next"'
 
 
 @cache
@@ -138,11 +137,10 @@ def like(text: str | None) -> str | None:
 
 async def _pager(
     request: Request,
-    response: Response,
     limit: Annotated[int, Field(ge=1, le=100), PLAIN_INT, Query(description="Rows, at most.")] = 50,
     cursor: Annotated[str | None, Query(max_length=4096, description="`next_cursor`.")] = None,
 ) -> Pager:
-    return Pager(limit, cursor, request, response)
+    return Pager(limit, cursor, request)
 
 
 Paging = Annotated[Pager, Depends(_pager)]

@@ -5,6 +5,9 @@ a request that fails anyway fails for its own reason, and a stranger learns noth
 """
 
 import re
+from collections.abc import Callable
+from functools import wraps
+from inspect import iscoroutinefunction
 from typing import Any
 
 from fastapi import Request, Response
@@ -19,10 +22,23 @@ TAG = re.compile(r'(?P<weak>W/)?(?P<tag>"[!#-~\x80-\xff]*")')
 STALE = "the row has changed since it was read"
 
 
-def note_answer(result: object) -> None:
-    """Remember which version of which row the answer is about."""
+def _note_answer(result: object) -> None:
     if (context := current_context()) and isinstance(result, Public):
         context.row_id, context.version = result.id, result.version
+
+
+def noting(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """The endpoint, which also remembers what version of which row its answer is about."""
+    if not iscoroutinefunction(endpoint):
+        return endpoint  # a stream of events, say, is about no one row
+
+    @wraps(endpoint)
+    async def run(*args: Any, **kwargs: Any) -> Any:
+        result = await endpoint(*args, **kwargs)
+        _note_answer(result)
+        return result
+
+    return run
 
 
 def tag_response(request: Request, response: Response) -> Response:

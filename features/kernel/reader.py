@@ -83,8 +83,9 @@ class ReadPool(Rows):
 
     async def _run(self, sql: str, arguments: list[Any]) -> list["Record"]:
         connection = await self._connections.take()
+        started = time.perf_counter()
         try:
-            records = await run(connection, sql, arguments)
+            records = await connection.fetch(sql, *arguments)
         except BaseException as error:
             # The statement failed; after most of these errors the connection is none the worse.
             if isinstance(error, asyncpg.PostgresError) and not is_disconnect(error):
@@ -93,17 +94,15 @@ class ReadPool(Rows):
                 self._connections.drop(connection)
             raise
         self._connections.give_back(connection)
+        count(started)
         return records
 
 
-async def run(connection: "Connection", sql: str, arguments: list[Any]) -> list["Record"]:
-    """Run one query and count it."""
-    started = time.perf_counter()
-    records = await connection.fetch(sql, *arguments)
+def count(started: float) -> None:
+    """Note that a query has run since then."""
     if context := current_context():
         context.queries += 1
         context.database_time += time.perf_counter() - started
-    return records
 
 
 @lru_cache(maxsize=1024)
