@@ -1,10 +1,13 @@
 """Every failure has the one form, whoever made it, and tells nothing that it should not."""
 
 import json
+from contextlib import suppress
 
+import asyncpg
 import httpx
 import pytest
 from fastapi import Response
+from sqlalchemy import literal, select
 
 from features.kernel.boundary import Router
 from features.kernel.database import Session
@@ -46,6 +49,11 @@ async def faulty(settings, sql):
         await session.flush()
         return problem(409, "made, but not to stay")
 
+    @router.post("/swallow")
+    async def swallow_an_error(session: Session) -> None:
+        with suppress(asyncpg.PostgresError):
+            await session.fetch(select(literal(1) / 0))
+
     @router.get("/session")
     async def get_with_session(session: Session) -> None: ...
 
@@ -57,6 +65,10 @@ async def faulty(settings, sql):
         httpx.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
         yield client
+
+
+async def test_a_transaction_that_has_failed_is_no_success_though_its_error_was_caught(faulty):
+    assert_form(await faulty.post("/faulty/swallow"), 500, "internal_server_error")
 
 
 async def test_an_unknown_path_is_not_found(client):

@@ -38,6 +38,7 @@ async def test_a_created_item_is_the_callers(alice):
         {"title": None},
         {"title": " "},
         {"title": "x" * 201},
+        {"title": " " + "x" * 200},
         {"title": "NUL \x00"},
         {"title": "x", "description": "x" * 2001},
         {"title": "x", "owner_id": 2},
@@ -150,3 +151,11 @@ async def test_items_are_for_signed_in_callers(client):
     answer = await client.get("/items")
     assert answer.status_code == 401
     assert answer.headers["www-authenticate"] == "Bearer"
+
+
+async def test_a_search_can_use_its_index(sql):
+    async with sql.transaction():
+        for way in ("seqscan", "indexscan", "indexonlyscan"):
+            await sql.execute(f"SET LOCAL enable_{way} = off")
+        plan = await sql.fetch("EXPLAIN SELECT FROM items WHERE title ILIKE '%soup%'")
+    assert any("ix_items_title_search" in row[0] for row in plan)

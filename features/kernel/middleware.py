@@ -7,7 +7,6 @@ and loses the request's id on a crash.
 import logging
 import re
 import time
-from collections.abc import Iterable
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -71,7 +70,7 @@ class _Exchange:
             length = headers.get(b"content-length", b"")
             if length.isdigit() and int(length[:20]) > self.max_body_bytes:
                 await problem(413, "the body is too large")(self.scope, self.receive, self.send)
-            elif self.scope["http_version"] == "1.1" and not _names_one_host(self.scope["headers"]):
+            elif self.scope["http_version"] == "1.1" and not _names_one_host(self.scope):
                 await problem(400, "Host should be there, once")(
                     self.scope, self.receive, self.send
                 )
@@ -131,6 +130,8 @@ class _Exchange:
         logger.handle(record)
 
 
-def _names_one_host(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+def _names_one_host(scope: Scope) -> bool:
     """RFC 9112 §3.2."""
-    return [name for name, _ in headers].count(b"host") == 1
+    if len(scope["headers"]) == len(scope["sent"]):
+        return b"host" in scope["sent"]
+    return [name for name, _ in scope["headers"]].count(b"host") == 1

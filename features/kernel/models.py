@@ -1,8 +1,10 @@
 """What tables and DTOs are made of: the mix-in of every table, and types that Postgres can hold."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Self
+from functools import cache
+from typing import Annotated, Any, Self, get_args
 
 from email_validator import EmailNotValidError, validate_email
 from fastapi import Path
@@ -69,6 +71,24 @@ class Dto(SQLModel):
     __init__ = BaseModel.__init__
 
 
+@dataclass(frozen=True)
+class Trimmed:
+    """Marks text without blanks around it."""
+
+
+@cache
+def _lines(model: type[BaseModel]) -> list[str]:
+    """The fields that are, or may be, a `Line`."""
+    fields = model.model_fields.items()
+    return [name for name, field in fields if _is_trimmed(field.metadata, field.annotation)]
+
+
+def _is_trimmed(marks: Iterable[object], annotation: object) -> bool:
+    is_marked = any(isinstance(mark, Trimmed) for mark in marks)
+    parts = get_args(annotation)
+    return is_marked or any(_is_trimmed(getattr(part, "__metadata__", ()), part) for part in parts)
+
+
 class Input(Dto):
     """The base of every body: an unknown field is a mistake, not something to drop silently."""
 
@@ -81,6 +101,14 @@ class Input(Dto):
         if isinstance(given, dict) and len(given) > len(cls.model_fields) + 20:
             raise ValueError("has too many fields")
         return given
+
+    @model_validator(mode="after")
+    def _is_trimmed(self) -> Self:
+        # Not before: a length is that of what was sent, or no client could check it.
+        for name in _lines(type(self)):
+            if line := self.__dict__.get(name):
+                self.__dict__[name] = line.strip()
+        return self
 
 
 class Public(Dto):
@@ -97,6 +125,12 @@ def storable(value: str) -> str:
     # PostgreSQL manual §8.3: the character with code zero cannot be stored.
     if "\x00" in value:
         raise ValueError("should not contain a NUL character")
+    return value
+
+
+def _not_blank(value: str) -> str:
+    if not value.strip():
+        raise ValueError("should not be blank")
     return value
 
 
@@ -131,11 +165,12 @@ Text = Annotated[str, AfterValidator(storable), STORABLE]
 
 Line = Annotated[
     str,
-    StringConstraints(strip_whitespace=True, min_length=1),
+    AfterValidator(_not_blank),
     AfterValidator(storable),
+    Trimmed(),
     PydanticField(json_schema_extra={"pattern": r"^[^\x00]*\S[^\x00]*$"}),
 ]
-"""Text that is not blank."""
+"""Text that is not blank; of a body's, the blanks around it go."""
 
 Email = Annotated[
     str,

@@ -5,6 +5,7 @@ for a list's page, that takes longer than the queries. A plan runs the common ca
 parameters that are plain values. What it cannot run is FastAPI's own, and so is an invalid request.
 """
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -15,7 +16,7 @@ from pydantic import TypeAdapter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from features.kernel.bodies import Handler
-from features.kernel.planning import Parameter, steps_of
+from features.kernel.planning import Parameter, steps_of, validator_of
 
 
 class Plan:
@@ -28,6 +29,7 @@ class Plan:
     def __init__(self, context: RouteContext) -> None:
         self._steps = steps_of(context)
         self._body = context.body_field
+        self._validate_body = validator_of(self._body.field_info) if self._body else None
         self._answer, self._status = context.response_field, context.status_code or 200
         self._model = context.response_model
         self._to_json = TypeAdapter(self._model).serializer.to_json
@@ -86,30 +88,27 @@ class Plan:
         path = request.path_params
         # As Starlette reads it: what is given twice is the last.
         query = dict(parse_qsl(request.scope["query_string"].decode("latin-1"), True))
-        taken: list[dict[str, Any]] = [{} for _ in self._steps]
-        for step, values in zip(self._steps, taken, strict=True):
-            for each in step.parameters:
-                if not _found(each, path if each.in_path else query, values):
-                    return False
-        request.scope["taken"] = taken
-        return await self._take_body(request, taken[-1]) if self._body else True
-
-    async def _take_body(self, request: Request, values: dict[str, Any]) -> bool:
         try:
-            document = await request.json()
+            taken = [
+                {
+                    each.name: _value(each, path if each.in_path else query)
+                    for each in step.parameters
+                }
+                for step in self._steps
+            ]
+            if self._validate_body:
+                taken[-1][self._body.name] = self._validate_body(await request.json())
         except (ValueError, RecursionError):
             return False
-        values[self._body.name], mistakes = self._body.validate(document, loc=("body",))
-        return not mistakes
+        request.scope["taken"] = taken
+        return True
 
 
-def _found(parameter: Parameter, given: Any, values: dict[str, Any]) -> bool:
+def _value(parameter: Parameter, given: Mapping[str, Any]) -> Any:
     text = given.get(parameter.alias)
     if text is None and not parameter.is_required:
-        values[parameter.name] = parameter.default
-        return True
-    values[parameter.name], mistakes = parameter.validate(text)
-    return not mistakes
+        return parameter.default
+    return parameter.validate(text)
 
 
 async def _again(request: Request, receive: Receive) -> Receive:

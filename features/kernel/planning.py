@@ -9,7 +9,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from fastapi import params
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import RouteContext
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, TypeAdapter
+from pydantic.fields import FieldInfo
 
 IMMUTABLE = (NoneType, str, int, float, bool)
 
@@ -20,12 +21,12 @@ class Unplanned(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A part of the path or the query; `validate` gives the value and a list of mistakes."""
+    """A part of the path or the query; `validate` gives the value, or raises ValidationError."""
 
     name: str
     alias: str
     in_path: bool
-    validate: Callable[..., tuple[Any, list[Any]]]
+    validate: Callable[[Any], Any]
     is_required: bool
     default: Any
 
@@ -55,6 +56,13 @@ def steps_of(context: RouteContext) -> list[Step]:
     steps: list[Step] = []
     _add(context.dependant, steps, {}, bodies=1 if body else 0)
     return steps
+
+
+def validator_of(info: FieldInfo) -> Callable[[Any], Any]:
+    """Gives the value of a parameter or a body; it raises ValidationError."""
+    # Even without rules: an annotation cannot be of nothing.
+    rules: Any = Annotated[(info.annotation, *info.metadata, Field())]
+    return TypeAdapter(rules).validator.validate_python
 
 
 def _add(part: Dependant, steps: list[Step], known: dict[Any, int], bodies: int = 0) -> int:
@@ -95,7 +103,7 @@ def _parameters(part: Dependant) -> Iterator[Parameter]:
             if not _is_plain(info.annotation) or not isinstance(default, IMMUTABLE):
                 raise Unplanned
             yield Parameter(
-                each.name, each.alias, in_path, each.validate, info.is_required(), default
+                each.name, each.alias, in_path, validator_of(info), info.is_required(), default
             )
 
 

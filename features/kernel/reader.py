@@ -81,6 +81,10 @@ class ReadPool(Rows):
         except DRIVER_ERRORS as error:
             raise_answer(error)
 
+    def in_use(self) -> int:
+        """How many connections run a query now."""
+        return self._connections.in_use()
+
     async def _run(self, sql: str, arguments: list[Any]) -> list["Record"]:
         connection = await self._connections.take()
         started = time.perf_counter()
