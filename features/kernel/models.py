@@ -165,6 +165,7 @@ Text = Annotated[str, AfterValidator(storable), STORABLE]
 
 Line = Annotated[
     str,
+    StringConstraints(min_length=1),
     AfterValidator(_not_blank),
     AfterValidator(storable),
     Trimmed(),
