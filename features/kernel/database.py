@@ -69,9 +69,11 @@ class WriteSession(AsyncSession, Rows):
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         link = self._link
-        if self.in_transaction() or (link and link.raw.is_in_transaction()):
+        if link and _was_cut_off(error):
+            self._pool.drop(link)
+        elif self.in_transaction() or (link and link.raw.is_in_transaction()):
             await asyncio.shield(asyncio.ensure_future(self._undo(link)))
         elif link:
             self._pool.give_back(link)
@@ -99,6 +101,15 @@ class WriteSession(AsyncSession, Rows):
         if self._link is None:
             self._link = await self._pool.take()
         return self._link
+
+
+def _was_cut_off(error: BaseException | None) -> bool:
+    """Whether a query may be under way still, so that nobody knows what state it leaves."""
+    while error is not None:
+        if isinstance(error, TimeoutError) or not isinstance(error, Exception):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @cache
