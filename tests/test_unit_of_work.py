@@ -271,8 +271,9 @@ async def test_twenty_twins_of_fifty_keys_make_fifty_rows(alice, sql):
 
 
 async def test_changes_that_cannot_be_serialized_are_tried_again(serve, alice, sql, defaults):
-    await defaults(default_transaction_isolation="repeatable read")
     await alice.post("/peelings", json=SOUP)
+    # Behind that: a connection of the other tests' service must not begin with these.
+    await defaults(default_transaction_isolation="repeatable read")
     changed = 0
     async with serve() as client:
         for round_ in range(20):
@@ -287,8 +288,9 @@ async def test_changes_that_cannot_be_serialized_are_tried_again(serve, alice, s
 
 
 async def test_a_circle_of_locks_is_broken_and_nothing_is_lost(serve, alice, sql, other, defaults):
-    await defaults(deadlock_timeout="10ms")
     await alice.post("/peelings", json=SOUP)
+    # Behind that: a connection of the other tests' service must not begin with these.
+    await defaults(deadlock_timeout="10ms")
     await other.execute("SET deadlock_timeout = '10s'")
     async with serve() as client:
         for number in range(20):
