@@ -68,8 +68,7 @@ def test_a_record_is_taken_as_it_is():
 
 def test_a_column_that_is_no_field_is_left_out():
     (taken,) = read(Plain, [ROW | {"password_hash": "secret"}])
-    assert taken == Plain(**ROW)
-    assert "secret" not in taken.model_dump_json()
+    assert vars(taken) == ROW
 
 
 def test_no_record_is_no_dto():
