@@ -7,7 +7,9 @@ from typing import Annotated
 
 import pytest
 from fastapi import BackgroundTasks, Form, Header, Query
+from fastapi.responses import PlainTextResponse
 from fastapi.routing import iter_route_contexts
+from pydantic import BaseModel
 
 from features.kernel.boundary import Router
 from features.kernel.planning import Unplanned, steps_of
@@ -128,6 +130,37 @@ def test_what_asks_for_more_goes_fastapis_way(endpoint):
     (context,) = iter_route_contexts(router.routes)
     with pytest.raises(Unplanned):
         steps_of(context)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"response_model_exclude": {"name"}},
+        {"response_model_include": {"name"}},
+        {"response_model_exclude_defaults": True},
+        {"response_model_exclude_none": True},
+        {"response_model_exclude_unset": True},
+        {"response_model_by_alias": False},
+        {"response_class": PlainTextResponse},
+        {"response_model": None},
+    ],
+    ids=str,
+)
+def test_an_answer_in_a_form_of_its_own_goes_fastapis_way(options):
+    router = Router()
+    router.get("/")(gives_a_name)
+    router.get("/own", **options)(gives_a_name)
+    plain, own = iter_route_contexts(router.routes)
+    assert steps_of(plain)
+    with pytest.raises(Unplanned):
+        steps_of(own)
+
+
+class Named(BaseModel):
+    name: str = "x"
+
+
+async def gives_a_name() -> Named: ...
 
 
 @pytest.mark.parametrize("request_line", CALLS)

@@ -7,6 +7,7 @@ from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from fastapi import params
+from fastapi.datastructures import DefaultPlaceholder
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import RouteContext
 from pydantic import BaseModel, Field, TypeAdapter
@@ -51,11 +52,27 @@ def steps_of(context: RouteContext) -> list[Step]:
     body = context.body_field
     if isinstance(body and body.field_info, params.Form):
         raise Unplanned
-    if context.response_model_exclude_unset or context.response_model_exclude_none:
+    if _has_a_form_of_its_own(context):
         raise Unplanned
     steps: list[Step] = []
     _add(context.dependant, steps, {}, bodies=1 if body else 0)
     return steps
+
+
+def _has_a_form_of_its_own(context: RouteContext) -> bool:
+    """Whether the answer is other than the response model's JSON, or nothing with a 204."""
+    no_content = context.status_code == 204 and context.response_field is None
+    more = (
+        context.response_model_include,
+        context.response_model_exclude,
+        context.response_model_exclude_unset,
+        context.response_model_exclude_defaults,
+        context.response_model_exclude_none,
+        not context.response_model_by_alias,
+        not isinstance(context.response_class, DefaultPlaceholder),
+        context.response_field is None and not no_content,
+    )
+    return any(more)
 
 
 def validator_of(info: FieldInfo) -> Callable[[Any], Any]:
