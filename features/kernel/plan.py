@@ -33,7 +33,6 @@ class Plan:
         self._answer, self._status = context.response_field, context.status_code or 200
         self._model = context.response_model
         self._to_json = TypeAdapter(self._model).serializer.to_json
-        self._tells_response = any(step.response_name for step in self._steps)
         self._otherwise: ASGIApp = context.app
 
     def app(self, handler: Handler) -> ASGIApp:
@@ -51,7 +50,6 @@ class Plan:
 
     async def run(self, request: Request) -> Response:
         """Call the dependencies and the endpoint with what was found in the request."""
-        told = Response() if self._tells_response else None
         results: list[Any] = []
         for step, values in zip(self._steps, request.scope["taken"], strict=True):
             for name, place in step.parts:
@@ -59,27 +57,20 @@ class Plan:
                     values[name] = results[place]
             if step.request_name:
                 values[step.request_name] = request
-            if step.response_name:
-                values[step.response_name] = told
             results.append(await step.call(**values))
-        return self._respond(results[-1], told)
+        return self._respond(results[-1])
 
-    def _respond(self, result: Any, told: Response | None) -> Response:
+    def _respond(self, result: Any) -> Response:
         if isinstance(result, Response):
             return result
         if self._answer is None:
-            response = Response(status_code=self._status)
-        else:
-            if type(result) is not self._model:
-                result, mistakes = self._answer.validate(result, loc=("response",))
-                if mistakes:
-                    raise ResponseValidationError(mistakes)
-            content = self._to_json(result, by_alias=True)
-            response = Response(content, self._status, media_type="application/json")
-        if told:
-            own = [each for each in told.raw_headers if each[0] != b"content-length"]
-            response.raw_headers.extend(own)
-        return response
+            return Response(status_code=self._status)
+        if type(result) is not self._model:
+            result, mistakes = self._answer.validate(result, loc=("response",))
+            if mistakes:
+                raise ResponseValidationError(mistakes)
+        content = self._to_json(result, by_alias=True)
+        return Response(content, self._status, media_type="application/json")
 
     async def _take(self, request: Request) -> bool:
         """Find the values of all parameters; nothing is called before all are found valid."""

@@ -40,7 +40,6 @@ class Step:
     parameters: list[Parameter]
     parts: list[tuple[str | None, int]]
     request_name: str | None
-    response_name: str | None
 
 
 def steps_of(context: RouteContext) -> list[Step]:
@@ -61,18 +60,11 @@ def steps_of(context: RouteContext) -> list[Step]:
 
 def _has_a_form_of_its_own(context: RouteContext) -> bool:
     """Whether the answer is other than the response model's JSON, or nothing with a 204."""
-    no_content = context.status_code == 204 and context.response_field is None
-    more = (
-        context.response_model_include,
-        context.response_model_exclude,
-        context.response_model_exclude_unset,
-        context.response_model_exclude_defaults,
-        context.response_model_exclude_none,
-        not context.response_model_by_alias,
-        not isinstance(context.response_class, DefaultPlaceholder),
-        context.response_field is None and not no_content,
-    )
-    return any(more)
+    words = ("include", "exclude", "exclude_unset", "exclude_defaults", "exclude_none")
+    is_shaped = any(getattr(context, f"response_model_{word}") for word in words)
+    is_missing = context.response_field is None and context.status_code != 204
+    is_json = isinstance(context.response_class, DefaultPlaceholder)
+    return is_shaped or is_missing or not is_json or not context.response_model_by_alias
 
 
 def validator_of(info: FieldInfo) -> Callable[[Any], Any]:
@@ -89,9 +81,7 @@ def _add(part: Dependant, steps: list[Step], known: dict[Any, int], bodies: int 
     if _asks_for_more(part, bodies):
         raise Unplanned
     parts = [(each.name, _add(each, steps, known)) for each in part.dependencies]
-    step = Step(
-        call, [*_parameters(part)], parts, part.request_param_name, part.response_param_name
-    )
+    step = Step(call, [*_parameters(part)], parts, part.request_param_name)
     steps.append(step)
     known[call] = len(steps) - 1
     return known[call]
@@ -104,6 +94,7 @@ def _asks_for_more(part: Dependant, bodies: int) -> bool:
         part.header_params,
         part.cookie_params,
         part.http_connection_param_name,
+        part.response_param_name,
         part.background_tasks_param_name,
         part.security_scopes_param_name,
         part.own_oauth_scopes,
