@@ -37,7 +37,8 @@ Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 Database = Callable[[], AbstractAsyncContextManager[str]]
 
 
-@pytest.fixture(scope="session")
+# For every test: one that is not async may be the first to ask for an async fixture.
+@pytest.fixture(scope="session", autouse=True)
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     return "asyncio", {"use_uvloop": True}
 

@@ -1,0 +1,6 @@
+"""What every test can count on, whichever tests ran before it."""
+
+
+def test_a_test_that_is_not_async_can_be_the_first_to_ask_for_the_service(request):
+    # Without it, pytest refuses the async fixtures of such a test, and then every later test too.
+    assert "anyio_backend" in request.fixturenames
