@@ -112,7 +112,8 @@ class Operation:
         return {name: self.value(schema) for name, schema in properties.items()} | blank
 
     def value(self, schema: dict[str, Any]) -> Any:
-        """A valid value of the field or parameter."""
+        """A valid value of the field or parameter; a change's is not the one that the row has."""
+        is_change = self.method == "PATCH"
         schema, number = self.resolve(schema), next(_numbers)
         kind = schema.get("format") or schema.get("type")
         values: dict[str | None, Any] = {
@@ -123,12 +124,12 @@ class Operation:
             "date-time": f"2030-01-02T03:{number % 60:02}:05Z",
             "integer": within(schema, number),
             "number": within(schema, number + 0.5),
-            "boolean": True,
+            "boolean": not is_change,
             "array": [],
             "object": {"sample": number},
             "string": f"sample {number}"[: schema.get("maxLength")],
         }
-        return schema["enum"][0] if "enum" in schema else values[kind]
+        return schema["enum"][-is_change] if "enum" in schema else values[kind]
 
 
 def within(schema: dict[str, Any], number: float) -> float:
@@ -224,9 +225,7 @@ class Sampler:
         return given
 
     async def row(self, table: str) -> int:
-        """The id of a row to refer to; of users, the caller's own."""
-        if table == "users":
-            return self.caller.user_id
+        """The id of a new row to refer to."""
         ends = (f"/{table}", f"/{table.replace('_', '-')}")
         posts = [each for each in self.operations.values() if each.method == "POST"]
         create = next(each for each in posts if each.path.endswith(ends))

@@ -28,6 +28,8 @@ SLICES = {
     "invoices": "owner title:str? amount:decimal due:date? paid:bool? order:int at:datetime"
     " key:uuid details:json body:text ref:customers reviewer:ref:users?",
     "purchase_orders": "first:ref:invoices? ref:users weight:decimal? owner",
+    "flags": "on:bool",
+    "friendships": "ref:users",
 }
 
 
