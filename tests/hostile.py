@@ -164,7 +164,7 @@ def documents(field: str) -> Iterator[bytes]:
     for levels in DEEP:
         yield b"[" * levels + b"]" * levels
         yield b"[" * levels
-        yield b'{"a":' * levels + b"1" + b"}" * levels
+        yield b'{"no field":' * levels + b"1" + b"}" * levels
         yield f'{{"{field}": '.encode() + b"[" * levels + b"]" * levels + b"}"
     yield from (
         b"",
@@ -189,13 +189,13 @@ def documents(field: str) -> Iterator[bytes]:
         b"{1: 2}",
     )
     yield f'{{"{field}": {"9" * 5000}}}'.encode()
-    yield f'{{"{field}": "a", "{field}": null, "unknown": 1}}'.encode()
+    yield f'{{"{field}": "a", "{field}": null, "no field": 1}}'.encode()
     yield f'{{"{field}": "\\ud800"}}'.encode()
     yield f'{{"\\ud800": 1, "{field}": "a"}}'.encode()
     yield f'{{"{field}": "'.encode() + b"\xc3\x28" + b'"}'
     yield b"\xef\xbb\xbf" + f'{{"{field}": "a"}}'.encode()
     yield from (f'{{"{field}": "a"}}'.encode(each) for each in ("utf-16", "utf-16-be", "utf-32"))
-    yield json.dumps({f"unknown{number}": number for number in range(10_000)}).encode()
+    yield json.dumps({f"no field {number}": number for number in range(10_000)}).encode()
     yield json.dumps({"k" * 100_000: 1}).encode()
 
 

@@ -21,7 +21,8 @@ from tests.processes import processes_in
 
 ELSEWHERE = shutil.ignore_patterns(".git", ".venv", ".postgres", ".*_cache", "__pycache__")
 WALKS = ("contract", "authorization", "boundary", "round_trips")
-# Together they have every type, optional and not, owners, and rows that refer to rows.
+# Together they have every type, optional and not, owners, rows that refer to rows, slices of one
+# field, and names that are words of the kernel's.
 SLICES = {
     "customers": "name:str notes:text? rank:int? vip:bool since:date seen:datetime? token:uuid?"
     " extra:json? credit:decimal?",
@@ -29,6 +30,8 @@ SLICES = {
     " key:uuid details:json body:text ref:customers reviewer:ref:users?",
     "purchase_orders": "first:ref:invoices? ref:users weight:decimal? owner",
     "flags": "on:bool",
+    "extras": "a:json?",
+    "words": "table:str model:json statement:int self:date order:text cursor:bool",
     "friendships": "ref:users",
 }
 

@@ -51,6 +51,7 @@ class Pager:
         model: type[M],
         statement: Select[*tuple[Any, ...]],
         order: str,
+        /,
         **values: object,
     ) -> Page[M]:
         """The page of `statement`'s rows in `order`: a selected column that is never null, or its
