@@ -78,7 +78,8 @@ class Plan:
             return False
         path = request.path_params
         # As Starlette reads it: what is given twice is the last.
-        query = dict(parse_qsl(request.scope["query_string"].decode("latin-1"), True))
+        text = request.scope["query_string"].decode("latin-1")
+        query = dict(parse_qsl(text, True)) if text else {}
         try:
             taken = [
                 {
