@@ -9,6 +9,8 @@ from typing import Any, Literal
 import asyncpg
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
+from alembic.operations.ops import MigrationScript
+from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, NullPool, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
@@ -37,6 +39,14 @@ def render_item(kind: str, item: object, _: AutogenContext) -> str | Literal[Fal
     return False
 
 
+def number(_: MigrationContext, __: object, scripts: list[MigrationScript]) -> None:
+    """Give a new revision the next number, unless `--rev-id` names it."""
+    ids = [each.revision for each in context.script.walk_revisions()]
+    numbers = [int(each) for each in ids if each.isdecimal()]
+    if numbers and not getattr(context.config.cmd_opts, "rev_id", None):
+        scripts[0].rev_id = f"{max(numbers) + 1:04}"
+
+
 def configure(**options: Any) -> None:
     for models in (ROOT / "features").glob("*/models.py"):
         import_module(f"features.{models.parent.name}.models")
@@ -44,6 +54,7 @@ def configure(**options: Any) -> None:
     context.configure(
         target_metadata=SQLModel.metadata,
         render_item=render_item,
+        process_revision_directives=number,
         transaction_per_migration=True,
         **options,
     )

@@ -378,8 +378,8 @@ class Colour(Enum):
 def grow(tree: Path, url: str) -> None:
     """Add a table and have its migration written, run, taken back and run again."""
 
-    class Sample(kernel.Table, table=True):
-        __tablename__ = "samples"
+    class Swede(kernel.Table, table=True):
+        __tablename__ = "swedes"
         __table_args__ = (CheckConstraint("size > 0", name="size"),)
 
         title: kernel.Line = Field(max_length=50, index=True)
@@ -400,7 +400,7 @@ def grow(tree: Path, url: str) -> None:
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     config = Config(toml_file=tree / "pyproject.toml")
     config.attributes["url"] = url
-    command.revision(config, "samples", autogenerate=True)
+    command.revision(config, "swedes", autogenerate=True)
     command.upgrade(config, "head")
     command.check(config)
     command.downgrade(config, "-1")
@@ -413,7 +413,7 @@ async def test_a_generated_migration_works_as_it_is(url, processes, tmp_path):
         growing.start()
         await to_thread.run_sync(growing.join, 30)
         assert growing.exitcode == 0
-        (written,) = (tree / "migrations/versions").glob("*_samples.py")
+        (written,) = (tree / "migrations/versions").glob("*_swedes.py")
         source = written.read_text()
         assert "sqlmodel" not in source.lower()
         assert unsafe_steps(source) == []

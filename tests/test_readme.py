@@ -4,7 +4,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from textwrap import dedent
 
 import pytest
@@ -12,7 +11,7 @@ from anyio import to_thread
 
 from features.kernel.settings import ROOT, Settings
 from tests.processes import serve
-from tests.test_scaffold import ELSEWHERE
+from tests.test_scaffold import ELSEWHERE, works
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = [
@@ -20,6 +19,7 @@ BLOCKS = [
     for block in re.findall(r"^ *```\w+\n(.*?)^ *```$", README, re.DOTALL | re.MULTILINE)
 ]
 EXAMPLES = [block for block in BLOCKS if "curl" in block]
+CHANGE = re.findall("^uv run alembic .*|^uv run .* contract$", README, re.MULTILINE)
 FILES = [block[2:].split("\n", 1) for block in BLOCKS if block.startswith("# features/")]
 
 
@@ -73,13 +73,26 @@ def expectations(number):
 
 
 @pytest.mark.slow
-def test_the_tour_shows_what_the_command_writes(tmp_path):
+def test_the_tour_is_what_happens(tmp_path):
     tree = shutil.copytree(ROOT, tmp_path / "tree", ignore=ELSEWHERE)
-    (command,) = re.findall("^uv run python -m (features new .*)$", README, re.MULTILINE)
-    subprocess.run([sys.executable, "-m", *shlex.split(command)], cwd=tree, check=True)
+    (new,) = re.findall("^uv run python -m (features new .*)$", README, re.MULTILINE)
+    works(tree, *shlex.split(new))
     assert {path.split("/")[-1] for path, _ in FILES} == {
         *("models.py", "handlers.py", "router.py", "test_invoices.py")
     }
     for path, shown in FILES:
         written = (tree / path).read_text()
         assert shown == written or ("/test_" in path and f"\n{shown}" in written)
+    works(tree, "pytest", "-q")
+    # A field more.
+    models = tree / "features/invoices/models.py"
+    due = "    due: Day | None = None\n"
+    models.write_text(models.read_text().replace(due, f"{due}    paid: Day | None = None\n"))
+    for command in CHANGE:
+        works(tree, *shlex.split(command.removeprefix("uv run ").removeprefix("python -m ")))
+    works(tree, "pytest", "-q", "tests/test_migrations.py", "tests/test_openapi.py")
+    assert len([*(tree / "migrations/versions").glob("0*_invoices_are_paid.py")]) == 1
+
+
+if (ROOT / "features/invoices").exists():
+    del test_the_tour_is_what_happens  # somebody has gone it

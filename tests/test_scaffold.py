@@ -1,7 +1,6 @@
 """`python -m features`: slices come and go by a command, and what remains works."""
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -22,37 +21,37 @@ from tests.processes import processes_in
 ELSEWHERE = shutil.ignore_patterns(".git", ".venv", ".postgres", ".*_cache", "__pycache__")
 WALKS = ("contract", "authorization", "boundary", "round_trips")
 # Together they have every type, optional and not, owners, rows that refer to rows, slices of one
-# field, and names that are words of the kernel's.
+# field, and names that are words of the kernel's. No team is likely to have slices of these names.
 SLICES = {
-    "customers": "name:str notes:text? rank:int? vip:bool since:date seen:datetime? token:uuid?"
+    "radishes": "name:str notes:text? rank:int? vip:bool since:date seen:datetime? token:uuid?"
     " extra:json? credit:decimal?",
-    "invoices": "owner title:str? amount:decimal due:date? paid:bool? order:int at:datetime"
-    " key:uuid details:json body:text ref:customers reviewer:ref:users?",
-    "purchase_orders": "first:ref:invoices? ref:users weight:decimal? owner",
-    "flags": "on:bool",
-    "extras": "a:json?",
-    "words": "table:str model:json statement:int self:date order:text cursor:bool",
-    "friendships": "ref:users",
+    "pumpkins": "owner title:str? amount:decimal due:date? paid:bool? order:int at:datetime"
+    " key:uuid details:json body:text ref:radishes reviewer:ref:users?",
+    "bean_sprouts": "first:ref:pumpkins? ref:users weight:decimal? owner",
+    "beets": "on:bool",
+    "yams": "a:json?",
+    "shallots": "table:str model:json statement:int self:date order:text cursor:bool",
+    "chards": "ref:users",
 }
 
 
-PARCELS = {
+PARSNIPS = {
     "__init__.py": "",
     "models.py": """
 from features.kernel.models import Table
 
 
-class Parcel(Table, table=True):
-    __tablename__ = "parcels"
+class Parsnip(Table, table=True):
+    __tablename__ = "parsnips"
 """,
     "router.py": """
 from features.kernel.boundary import Router
 
-router = Router(prefix="/parcels", tags=["parcels"])
+router = Router(prefix="/parsnips", tags=["parsnips"])
 
 
 @router.get("")
-async def list_parcels() -> None: ...
+async def list_parsnips() -> None: ...
 """,
 }
 
@@ -64,13 +63,13 @@ def tree(tmp_path):
 
 
 @pytest.fixture
-def parcels(tree):
+def parsnips(tree):
     """In a copy, a slice that was made by hand, and has no migration."""
-    (tree / "features/parcels").mkdir()
-    for name, text in PARCELS.items():
-        (tree / "features/parcels" / name).write_text(text)
+    (tree / "features/parsnips").mkdir()
+    for name, text in PARSNIPS.items():
+        (tree / "features/parsnips" / name).write_text(text)
     service = tree / "service.py"
-    service.write_text(mount(service.read_text(), "parcels"))
+    service.write_text(mount(service.read_text(), "parsnips"))
     return tree
 
 
@@ -100,15 +99,15 @@ LONG = "a" * 39
         ("", "required"),
         ("make x", "invalid choice"),
         ("new", "required"),
-        ("new invoices title:str --fast", "unrecognized"),
-        ("new invoices", "no field"),
-        ("new invoices owner", "no field"),
-        ("new Invoices title:str", "no name"),
-        ("new 2invoices title:str", "no name"),
+        ("new turnips title:str --fast", "unrecognized"),
+        ("new turnips", "no field"),
+        ("new turnips owner", "no field"),
+        ("new Turnips title:str", "no name"),
+        ("new 2turnips title:str", "no name"),
         ("new in-voices title:str", "no name"),
-        ("new _invoices title:str", "no name"),
-        ("new invoices__ title:str", "no name"),
-        ("new ../invoices title:str", "no name"),
+        ("new _turnips title:str", "no name"),
+        ("new turnips__ title:str", "no name"),
+        ("new ../turnips title:str", "no name"),
         ("new caf\u00e9s title:str", "no name"),
         ("new class title:str", "Python's"),
         ("new match title:str", "Python's"),
@@ -132,36 +131,36 @@ LONG = "a" * 39
         ("new tokens title:str", "'TokenPublic' is taken"),
         ("new sessions title:str", "'Session' is taken"),
         ("new pages title:str", "'Page' is taken"),
-        ("new things title:str --singular user", "'User' is taken"),
-        ("new things title:str --singular reader", "'Reader' is taken"),
-        ("new things title:str --singular data", "'data' is taken"),
-        ("new things title:str --singular readiness", "'get_readiness' is taken"),
-        ("new things title:str --singular Thing", "no name"),
+        ("new turnips title:str --singular user", "'User' is taken"),
+        ("new turnips title:str --singular reader", "'Reader' is taken"),
+        ("new turnips title:str --singular data", "'data' is taken"),
+        ("new turnips title:str --singular readiness", "'get_readiness' is taken"),
+        ("new turnips title:str --singular Turnip", "no name"),
         ("new classes title:str", "'class' is a word of Python's"),
-        ("new invoices title", "no field"),
-        ("new invoices title:", "no field"),
-        ("new invoices title:varchar", "no field"),
-        ("new invoices title:str:str", "no field"),
-        ("new invoices :str", "no name"),
-        ("new invoices ti-tle:str", "no name"),
-        ("new invoices t\u0456tle:str", "no name"),
-        ("new invoices from:str", "Python's"),
-        ("new invoices type:str", "Python's"),
-        ("new invoices json:json", "'json' is taken"),
-        ("new invoices model_kind:str", "'model_kind' is taken"),
-        ("new invoices metadata:json", "'metadata' is taken"),
-        ("new invoices xmin:int", "'xmin' is taken"),
-        ("new invoices owner_id:int", "'owner_id' is taken"),
-        ("new invoices title:str owner owner", "'owner' is there twice"),
-        ("new invoices title:str title?:str", "'title' is there twice"),
-        ("new invoices ref:users user:ref:users", "'user_id' is there twice"),
-        ("new invoices owner?", "no field"),
-        (f"new invoices {LONG}aa:str", "too long"),
+        ("new turnips title", "no field"),
+        ("new turnips title:", "no field"),
+        ("new turnips title:varchar", "no field"),
+        ("new turnips title:str:str", "no field"),
+        ("new turnips :str", "no name"),
+        ("new turnips ti-tle:str", "no name"),
+        ("new turnips t\u0456tle:str", "no name"),
+        ("new turnips from:str", "Python's"),
+        ("new turnips type:str", "Python's"),
+        ("new turnips json:json", "'json' is taken"),
+        ("new turnips model_kind:str", "'model_kind' is taken"),
+        ("new turnips metadata:json", "'metadata' is taken"),
+        ("new turnips xmin:int", "'xmin' is taken"),
+        ("new turnips owner_id:int", "'owner_id' is taken"),
+        ("new turnips title:str owner owner", "'owner' is there twice"),
+        ("new turnips title:str title?:str", "'title' is there twice"),
+        ("new turnips ref:users user:ref:users", "'user_id' is there twice"),
+        ("new turnips owner?", "no field"),
+        (f"new turnips {LONG}aa:str", "too long"),
         (f"new {LONG}s {LONG[:30]}:ref:users", "too long for PostgreSQL"),
-        ("new invoices ref:nothing", "no table"),
-        ("new invoices ref:invoices", "no table"),
-        ("new invoices ref:refresh_tokens", "no table"),
-        ("new invoices ref:api_keys", "no table"),
+        ("new turnips ref:nothing", "no table"),
+        ("new turnips ref:turnips", "no table"),
+        ("new turnips ref:refresh_tokens", "no table"),
+        ("new turnips ref:api_keys", "no table"),
         ("remove nothing --force", "no slice"),
         ("remove kernel --force", "no slice"),
         ("remove scaffold --force", "no slice"),
@@ -185,14 +184,14 @@ def test_what_cannot_be_is_refused_in_a_line(arguments, reason):
 @pytest.mark.parametrize("name", Public.model_fields)
 def test_a_field_that_every_row_has_is_refused(name):
     with pytest.raises(Refusal, match="is taken"):
-        run(["new", "invoices", f"{name}:str", "--dry-run"])
+        run(["new", "turnips", f"{name}:str", "--dry-run"])
 
 
 @pytest.mark.parametrize(
     ("name", "one"),
     [
-        ("invoices", "invoice"),
-        ("purchase_orders", "purchase_order"),
+        ("turnips", "turnip"),
+        ("bean_sprouts", "bean_sprout"),
         ("categories", "category"),
         ("ties", "tie"),
         ("addresses", "address"),
@@ -213,44 +212,44 @@ def test_a_service_without_a_place_for_another_slice_is_refused(tree):
     service = tree / "service.py"
     service.write_text(service.read_text().replace("app.include_router", "include"))
     with pytest.raises(Refusal, match="no place"):
-        run(["new", "invoices", "title:str"], tree)
+        run(["new", "turnips", "title:str"], tree)
 
 
 def test_a_model_that_is_not_python_is_refused(tree):
     (tree / "features/users/models.py").write_text("class")
     with pytest.raises(Refusal, match="is not Python"):
-        run(["new", "invoices", "title:str"], tree)
+        run(["new", "turnips", "title:str"], tree)
 
 
-def test_what_git_does_not_have_is_not_removed(parcels):
+def test_what_git_does_not_have_is_not_removed(parsnips):
     def git(*words):
-        return subprocess.run(["git", *words], cwd=parcels, capture_output=True, check=True)
+        return subprocess.run(["git", *words], cwd=parsnips, capture_output=True, check=True)
 
     git("init")
     git("add", ".")
     with pytest.raises(Refusal, match="not committed"):
-        run(["remove", "parcels"], parcels)
+        run(["remove", "parsnips"], parsnips)
 
 
 @pytest.mark.parametrize(
     ("path", "line"),
     [
-        ("features/users/models.py", "x = Field(foreign_key='parcels.id')"),
-        ("features/users/models.py", "x = ForeignKey('parcels.id')"),
-        ("features/users/models.py", "x = table('parcels', column('id'))"),
-        ("features/users/test_users.py", "x = 'SELECT count(*) FROM parcels'"),
-        ("service.py", "parcels.router.prefix = '/x'"),
-        ("service.py", "from features.parcels.handlers import list_parcels"),
-        ("Dockerfile", "HEALTHCHECK http://127.0.0.1/parcels"),
-        ("deploy/compose.yaml", "  # /parcels?limit=1"),
+        ("features/users/models.py", "x = Field(foreign_key='parsnips.id')"),
+        ("features/users/models.py", "x = ForeignKey('parsnips.id')"),
+        ("features/users/models.py", "x = table('parsnips', column('id'))"),
+        ("features/users/test_users.py", "x = 'SELECT count(*) FROM parsnips'"),
+        ("service.py", "parsnips.router.prefix = '/x'"),
+        ("service.py", "from features.parsnips.handlers import list_parsnips"),
+        ("Dockerfile", "HEALTHCHECK http://127.0.0.1/parsnips"),
+        ("deploy/compose.yaml", "  # /parsnips?limit=1"),
     ],
 )
-def test_a_slice_that_something_needs_is_not_removed(parcels, path, line):
-    file = parcels / path
+def test_a_slice_that_something_needs_is_not_removed(parsnips, path, line):
+    file = parsnips / path
     file.write_text(f"{file.read_text()}{line}\n")
     number = len(file.read_text().splitlines())
     with pytest.raises(Refusal, match=f"needed by {path}:{number}$"):
-        run(["remove", "parcels"], parcels)
+        run(["remove", "parsnips"], parsnips)
 
 
 # What is done.
@@ -277,9 +276,9 @@ def test_a_refusal_is_one_line_and_status_2(tree):
 @pytest.mark.slow
 def test_a_dry_run_shows_the_changes_and_makes_none(tree):
     before = contents(tree)
-    shown = works(tree, "features", "new", "invoices", "title:str", "owner", "--dry-run")
+    shown = works(tree, "features", "new", "turnips", "title:str", "owner", "--dry-run")
     assert contents(tree) == before
-    works(tree, "features", "new", "invoices", "title:str", "owner")
+    works(tree, "features", "new", "turnips", "title:str", "owner")
     after = contents(tree)
     for name in after.keys() - before.keys():
         (tree / name).unlink()
@@ -291,37 +290,37 @@ def test_a_dry_run_shows_the_changes_and_makes_none(tree):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arguments", ["new invoices title:str", "remove parcels"])
-def test_models_that_lack_a_migration_get_theirs_first(parcels, arguments):
+@pytest.mark.parametrize("arguments", ["new turnips title:str", "remove parsnips"])
+def test_models_that_lack_a_migration_get_theirs_first(parsnips, arguments):
     with pytest.raises(Refusal, match="the models need a migration first"):
-        run(arguments.split(), parcels)
+        run(arguments.split(), parsnips)
 
 
 @pytest.mark.slow
 def test_what_cannot_all_be_written_is_not_written_in_part(tree):
     versions = tree / "migrations/versions"
-    number = len(list(versions.glob("*.py"))) + 1
-    (versions / f".{number:04}_invoices.py.new").mkdir()
+    numbers = [int(path.name[:4]) for path in versions.glob("[0-9][0-9][0-9][0-9]_*.py")]
+    (versions / f".{max(numbers) + 1:04}_turnips.py.new").mkdir()
     before = contents(tree)
-    status, _, errors = python(tree, "features", "new", "invoices", "title:str")
+    status, _, errors = python(tree, "features", "new", "turnips", "title:str")
     assert (status, errors.count("\n")) == (2, 1)
     assert contents(tree) == before
-    assert not (tree / "features/invoices").exists()
+    assert not (tree / "features/turnips").exists()
 
 
 @pytest.mark.slow
 def test_what_is_added_and_removed_leaves_two_migrations(tree):
     before = contents(tree)
-    works(tree, "features", "new", "invoices", *SLICES["customers"].split(), "owner")
+    works(tree, "features", "new", "turnips", *SLICES["radishes"].split(), "owner")
     added = contents(tree)
-    shown = works(tree, "features", "remove", "invoices", "--dry-run")
+    shown = works(tree, "features", "remove", "turnips", "--dry-run")
     assert contents(tree) == added
-    assert "-from features.invoices import router as invoices" in shown
-    works(tree, "features", "remove", "invoices")
+    assert "-from features.turnips import router as turnips" in shown
+    works(tree, "features", "remove", "turnips")
     after = contents(tree)
     made, dropped = sorted(after.keys() - before.keys())
     assert {name: after[name] for name in before} == before
-    assert not (tree / "features/invoices").exists()
+    assert not (tree / "features/turnips").exists()
     assert functions(after[made], "upgrade") == functions(after[dropped], "downgrade")
     assert functions(after[made], "downgrade") == functions(after[dropped], "upgrade")
     works(tree, "pytest", "-q", "-n0", "tests/test_migrations.py", "-k", "step or models or back")
@@ -338,7 +337,7 @@ def test_a_command_that_is_stopped_leaves_nothing(tree, tmp_path, how, seconds):
     before = contents(tree)
     (tmp_path / "tmp").mkdir()
     process = subprocess.Popen(
-        [sys.executable, "-m", "features", "new", "invoices", "title:str"],
+        [sys.executable, "-m", "features", "new", "turnips", "title:str"],
         cwd=tree,
         env={**os.environ, "TMPDIR": str(tmp_path / "tmp")},
         stdout=subprocess.DEVNULL,
@@ -354,18 +353,13 @@ def test_a_command_that_is_stopped_leaves_nothing(tree, tmp_path, how, seconds):
 
 
 @pytest.mark.slow
-def test_a_slice_of_every_type_works_with_all_that_walks(tree):
+def test_slices_of_every_type_pass_all_tests(tree):
     for name, fields in SLICES.items():
         works(tree, "features", "new", name, *fields.split())
     works(tree, "ruff", "check")
     works(tree, "ruff", "format", "--check")
     works(tree, "mypy", ".")
-    works(tree, "pytest", "-q", "tests/test_architecture.py")
-    works(tree, "pytest", "-q", "tests/test_migrations.py", "-k", "step or models or back or name")
-    walks = [f"tests/test_{name}.py" for name in WALKS]
-    ours = ["-k", " or ".join(map(singular, SLICES)), "-m", "slow or not slow"]
-    said = works(tree, "pytest", "-q", "features", *walks, *ours)
-    assert int(re.findall(r"(\d+) passed", said)[0]) > 300
+    assert "passed" in works(tree, "pytest", "-q")
 
 
 def removable():

@@ -14,7 +14,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.operations import ops
 from alembic.runtime.migration import MigrationContext
-from alembic.script import Script, ScriptDirectory
+from alembic.script import Script
 from sqlmodel import SQLModel
 
 from features.kernel.embedded import server
@@ -55,14 +55,11 @@ def _table(step: ops.MigrateOperation) -> str:
 
 def write(config: Config, action: str, name: str, tables: list[str]) -> None:
     """Write the migration, and try it: there, back, and there again."""
-    history = list(ScriptDirectory.from_config(config).walk_revisions())
-    numbers = [int(each.revision) for each in history if each.revision.isdecimal()]
     command.upgrade(config, "head")
     written = command.revision(
         config,
         name if action == "add" else f"remove {name}",
         autogenerate=True,
-        rev_id=f"{max(numbers) + 1:04}" if numbers else None,
         process_revision_directives=Writer(action, tables),
     )
     if isinstance(written, Script):
