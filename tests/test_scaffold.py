@@ -378,6 +378,8 @@ def test_what_remains_without_a_slice_works(tmp_path):
     for name in removable():
         tree = shutil.copytree(ROOT, tmp_path / name, ignore=ELSEWHERE)
         works(tree, "features", "remove", name, "--force")
+        works(tree, "ruff", "check")
+        works(tree, "mypy", ".")
         # What walks over every slice walks once: without another one it finds nothing new.
         walks = [f"--ignore=tests/test_{walk}.py" for walk in WALKS] if report else []
         _, output, _ = python(tree, "pytest", "-q", *walks)

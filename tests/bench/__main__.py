@@ -11,6 +11,7 @@ import shutil
 import signal
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 
+from features.kernel.settings import ROOT
 from tests.bench.comparison import compare
 from tests.bench.growth import grow, scale
 from tests.bench.stage import OTHER_CPUS, Failed, Load, postgres
@@ -45,6 +46,8 @@ def arguments() -> Namespace:
     return parser.parse_args()
 
 
+if not (ROOT / "features/items").exists():
+    raise SystemExit("there are no items to measure")
 if shutil.which("wrk") is None:
     raise SystemExit("wrk is missing; on Debian: apt-get install wrk")
 if len(os.sched_getaffinity(0)) < 2:

@@ -5,7 +5,6 @@ Before, because that is the worst place to be: a router asks them in their order
 
 import os
 
-from features.items.models import ItemCreate, ItemUpdate
 from features.kernel.boundary import Router
 from features.kernel.database import Session
 from features.kernel.identity import CurrentUser
@@ -14,26 +13,29 @@ from features.kernel.paging import Search
 from features.kernel.reader import Reader
 from features.kernel.settings import load_settings
 from service import create_app
+from tests.peelings.models import PeelingCreate, PeelingUpdate
 
 
 def make_router(name: str) -> Router:
-    """A slice's routes, as `items` has them."""
+    """A slice's routes, like those of `items`."""
     router = Router(prefix=f"/{name}", tags=[name])
 
     @router.post("", status_code=201)
-    async def create(data: ItemCreate, me: CurrentUser, session: Session) -> ItemCreate:
+    async def create(data: PeelingCreate, me: CurrentUser, session: Session) -> PeelingCreate:
         raise NotImplementedError
 
     @router.get("")
-    async def list_all(me: CurrentUser, reader: Reader, q: Search = None) -> ItemCreate:
+    async def list_all(me: CurrentUser, reader: Reader, q: Search = None) -> PeelingCreate:
         raise NotImplementedError
 
     @router.get("/{row_id}")
-    async def get(row_id: Id, me: CurrentUser, reader: Reader) -> ItemCreate:
+    async def get(row_id: Id, me: CurrentUser, reader: Reader) -> PeelingCreate:
         raise NotImplementedError
 
     @router.patch("/{row_id}")
-    async def update(row_id: Id, data: ItemUpdate, me: CurrentUser, session: Session) -> ItemCreate:
+    async def update(
+        row_id: Id, data: PeelingUpdate, me: CurrentUser, session: Session
+    ) -> PeelingCreate:
         raise NotImplementedError
 
     @router.delete("/{row_id}", status_code=204)
