@@ -545,7 +545,8 @@ def test_every_operation_is_described(app):
 def test_a_gap_in_the_description_is_seen(app, damage, gap):
     document = copy.deepcopy(app.openapi())
     merge(document["paths"]["/users/me"]["get"], damage)
-    assert gaps(document) == [f"get /users/me {gap}"]
+    known = gaps(app.openapi())
+    assert [each for each in gaps(document) if each not in known] == [f"get /users/me {gap}"]
 
 
 def merge(target: dict[str, Any], patch: dict[str, Any]) -> None:

@@ -68,8 +68,7 @@ async def outcome(app, client, callers, name):
     for kind, headers in callers.items():
         if kind != "_owner":
             body = await sampler.body(operation)
-            content = {} if body is None else {"data" if operation.is_form else "json": body}
-            url = await sampler.url(operation)
+            url, content = await sampler.url(operation), operation.content(body)
             answer = await client.request(operation.method, url, headers=headers, **content)
             holds(operation, answer)
             got[kind] = 2 if answer.is_success else answer.status_code

@@ -27,6 +27,7 @@ from tests.processes import checkout_in, serve
 
 APP = create_app(Settings(_env_file=None))
 OPERATIONS = list(operations(APP))
+TYPES = ("application/json", "application/x-www-form-urlencoded")
 JSON = {"Content-Type": "application/json"}
 AT_ONCE = 4  # requests
 # What a request leaves behind although it fails.
@@ -46,7 +47,7 @@ def every(chosen):
     return pytest.mark.parametrize("operation", chosen, ids=str)
 
 
-BODIES = [each for each in OPERATIONS if each.body]
+BODIES = [each for each in OPERATIONS if each.media_type in TYPES]
 DOCUMENTS = [each for each in BODIES if not each.is_form]
 GETS = [each for each in OPERATIONS if each.method == "GET"]
 LISTS = lists(APP)
@@ -153,7 +154,7 @@ async def lists_are_whole(sampler, ask):
 @every(PARAMETERS)
 async def test_no_parameter_breaks_an_operation(sampler, ask, operation):
     url, body = await sampler.url(operation), await sampler.body(operation)
-    content = {"json": body} if body else {}
+    content = operation.content(body)
     urls = [
         f"{url}?{quoted(name)}={quoted(text)}"
         for name, schema in operation.parameters("query").items()
@@ -219,7 +220,7 @@ async def test_no_document_breaks_an_operation(sampler, ask, rows, operation):
 @every(BODIES)
 async def test_a_body_of_another_kind_is_refused(sampler, ask, rows, operation):
     url, body = await sampler.url(operation), await sampler.body(operation)
-    right = "application/x-www-form-urlencoded" if operation.is_form else "application/json"
+    right = operation.media_type
     content = (urlencode(body) if operation.is_form else json.dumps(body)).encode()
     before = await rows()
     zipped = {"Content-Type": right, "Content-Encoding": "gzip"}
@@ -247,12 +248,11 @@ def needed(operation):
 async def test_a_required_field_is_there_and_is_not_null(sampler, ask, rows, operation):
     url, body = await sampler.url(operation), await sampler.body(operation)
     before = await rows()
-    kind = "data" if operation.is_form else "json"
     required, filled = needed(operation)
     wrong = [(field, {name: body[name] for name in body if name != field}) for field in required]
     wrong += [(name, body | {name: None}) for name in filled]
     for field, mistaken in wrong:
-        answer = await ask(operation, url, **{kind: mistaken})
+        answer = await ask(operation, url, **operation.content(mistaken))
         assert answer.status_code == 422
         assert field in str(answer.json()["errors"][0]["loc"])
     assert await rows() == before

@@ -16,6 +16,7 @@ RULES = {
     "refresh_token": "open",
     "sign_out": "open",
 }
+SAMPLES = {"create_token": lambda _: {"username": "", "password": PASSWORD}}
 COSTS = {"create_token": 8}
 PASSWORD = "correct horse battery"
 SECRET = "test" * 8

@@ -11,6 +11,7 @@ RULES = {
     "update_user": "admin",
     "delete_user": "admin",
 }
+SAMPLES = {"update_me": lambda number: {"full_name": f"Sampler {number}"}}
 RULES_OUTSIDE_DEV = {"create_user": "admin"}
 COSTS = {
     "create_user": 3,
