@@ -29,6 +29,25 @@ EMPTY = """
         END LOOP;
         PERFORM setval(format('%I', sequencename)::regclass, 1, false)
             FROM pg_sequences WHERE schemaname = 'public' AND last_value IS NOT NULL;
+        FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'seeds' LOOP
+            EXECUTE format('INSERT INTO %1$I OVERRIDING SYSTEM VALUE TABLE seeds.%1$I', name);
+            EXECUTE format('SELECT setval(pg_get_serial_sequence(%1$L, ''id''), max(id)) FROM %1$I',
+                           name);
+        END LOOP;
+    END $$
+"""
+# The rows that migrations have made, in a schema of their own.
+KEEP_SEEDS = """
+    DO $$ DECLARE name text; has_rows boolean; BEGIN
+        CREATE SCHEMA seeds;
+        FOR name IN SELECT tablename FROM pg_tables
+            WHERE schemaname = 'public' AND tablename <> 'alembic_version'
+        LOOP
+            EXECUTE format('SELECT EXISTS (SELECT FROM %I)', name) INTO has_rows;
+            IF has_rows THEN
+                EXECUTE format('CREATE TABLE seeds.%1$I AS TABLE %1$I', name);
+            END IF;
+        END LOOP;
     END $$
 """
 
@@ -58,6 +77,7 @@ async def template(postgres: str, worker_id: str) -> str:
     await _run(postgres, f"CREATE DATABASE {name}")
     await upgrade_schema(_url(postgres, name))
     await create_table(_url(postgres, name))
+    await _run(_url(postgres, name), KEEP_SEEDS)
     return name
 
 
@@ -105,7 +125,7 @@ async def _sql(database_url: str) -> AsyncIterator["Connection[Any]"]:
 
 @pytest.fixture
 async def sql(_sql: "Connection[Any]", running_app: FastAPI) -> AsyncIterator["Connection[Any]"]:
-    """A connection to the service's database; every table is empty again afterwards."""
+    """A connection to the service's database, which is as it was migrated again afterwards."""
     yield _sql
     await _sql.execute(EMPTY)
 

@@ -211,12 +211,18 @@ class Sampler:
         url = operation.path
         for name in operation.parameters("path"):
             place = f"/{{{name}}}"
-            create = self.operations["POST", operation.path.partition(place)[0]]
-            made = await self.call(create, url.partition(place)[0])
-            hint = f"{create.name} refuses its sample: its slice's tests can say SAMPLES"
-            assert made.is_success, f"{hint}\n{made.text[:300]}"
-            url = url.replace(place, f"/{made.json()['id']}")
+            made = await self.one(operation.path.partition(place)[0], url.partition(place)[0])
+            url = url.replace(place, f"/{made['id']}")
         return url
+
+    async def one(self, path: str, url: str) -> dict[str, Any]:
+        """A row of the collection: a new one or, where nobody can make one, the first."""
+        create = self.operations.get(("POST", path))
+        answer = await self.call(create or self.operations["GET", path], url)
+        hint = f"POST {path} refuses its sample: the slice's tests can say SAMPLES"
+        assert answer.is_success, f"{hint}\n{answer.text[:300]}"
+        made: dict[str, Any] = answer.json()
+        return made if create else made["items"][0]
 
     async def body(self, operation: Operation) -> dict[str, Any] | None:
         """A valid body, with things in it that only the service can give."""

@@ -1,8 +1,11 @@
 """The types of fields: what they take can be stored and read again, and the rest is refused."""
 
+import re
+
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
+from features.kernel.models import Line, Text
 from features.kernel.values import Amount, Day, Document, RowId, Timestamp, Whole
 
 
@@ -66,3 +69,14 @@ def test_a_value_that_cannot_be_kept_is_refused(what):
     for given in values:
         with pytest.raises(ValidationError):
             TypeAdapter(kind).validate_python(given)
+
+
+@pytest.mark.parametrize("kind", [Line, Text], ids=["Line", "Text"])
+@pytest.mark.parametrize("text", ["a", " a ", "a\nb", " ", "", "\x00", "\x00a", "a\x00", " \x00 "])
+def test_a_pattern_lets_in_what_the_validators_let_in(kind, text):
+    adapter = TypeAdapter(kind)
+    try:
+        is_let_in = bool(adapter.validate_python(text) == text)
+    except ValidationError:
+        is_let_in = False
+    assert bool(re.search(adapter.json_schema()["pattern"], text)) == is_let_in

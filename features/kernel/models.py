@@ -169,7 +169,7 @@ Line = Annotated[
     AfterValidator(_not_blank),
     AfterValidator(storable),
     Trimmed(),
-    PydanticField(json_schema_extra={"pattern": r"^[^\x00]*\S[^\x00]*$"}),
+    PydanticField(json_schema_extra={"pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"}),
 ]
 """Text that is not blank; of a body's, the blanks around it go."""
 
