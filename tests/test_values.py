@@ -72,7 +72,9 @@ def test_a_value_that_cannot_be_kept_is_refused(what):
 
 
 @pytest.mark.parametrize("kind", [Line, Text], ids=["Line", "Text"])
-@pytest.mark.parametrize("text", ["a", " a ", "a\nb", " ", "", "\x00", "\x00a", "a\x00", " \x00 "])
+@pytest.mark.parametrize(
+    "text", ["a", " a ", "a\nb", " ", "\x85", "\ufeff", "", "\x00", "\x00a", "a\x00", " \x00 "]
+)
 def test_a_pattern_lets_in_what_the_validators_let_in(kind, text):
     adapter = TypeAdapter(kind)
     try:

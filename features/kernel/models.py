@@ -1,5 +1,6 @@
 """What tables and DTOs are made of: the mix-in of every table, and types that Postgres can hold."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -129,7 +130,7 @@ def storable(value: str) -> str:
 
 
 def _not_blank(value: str) -> str:
-    if not value.strip():
+    if not VISIBLE.search(value):
         raise ValueError("should not be blank")
     return value
 
@@ -159,6 +160,7 @@ class ShownOnce:
 PLAIN_INT = BeforeValidator(_plain_int)
 Id = Annotated[int, Field(ge=1, le=BIGINT_MAX), PLAIN_INT, Path()]
 # The validators speak plainly; the patterns tell clients the same.
+VISIBLE = re.compile(r"[^\s\x00\x1c-\x1f\x85\ufeff]")  # \s in Python and in ECMAScript differ
 STORABLE = PydanticField(json_schema_extra={"pattern": r"^[^\x00]*$"})
 Text = Annotated[str, AfterValidator(storable), STORABLE]
 """Text of any language. Give it a length: `Field(max_length=…)`."""
@@ -169,7 +171,7 @@ Line = Annotated[
     AfterValidator(_not_blank),
     AfterValidator(storable),
     Trimmed(),
-    PydanticField(json_schema_extra={"pattern": r"^[^\x00]*[^\s\x00][^\x00]*$"}),
+    PydanticField(json_schema_extra={"pattern": rf"^[^\x00]*{VISIBLE.pattern}[^\x00]*$"}),
 ]
 """Text that is not blank; of a body's, the blanks around it go."""
 
