@@ -34,6 +34,13 @@ SLICES = {
     "chards": "ref:users",
 }
 
+SOWN = """
+
+async def test_the_yams_of_the_migration_are_there(alice):
+    assert [yam["id"] for yam in (await alice.get("/yams")).json()["items"]] == [2, 1]
+    assert (await alice.post("/yams", json={})).json()["id"] == 3
+"""
+
 
 PARSNIPS = {
     "__init__.py": "",
@@ -356,10 +363,21 @@ def test_a_command_that_is_stopped_leaves_nothing(tree, tmp_path, how, seconds):
 def test_slices_of_every_type_pass_all_tests(tree):
     for name, fields in SLICES.items():
         works(tree, "features", "new", name, *fields.split())
+    sow(tree)
     works(tree, "ruff", "check")
     works(tree, "ruff", "format", "--check")
     works(tree, "mypy", ".")
     assert "passed" in works(tree, "pytest", "-q")
+
+
+def sow(tree):
+    """Let a migration make rows, which the slice's tests will find."""
+    (migration,) = (tree / "migrations/versions").glob("*_yams.py")
+    end = "\n\n\ndef downgrade"
+    seeded = f"""\n    op.execute("INSERT INTO yams (a) VALUES (NULL), ('{{}}')"){end}"""
+    migration.write_text(migration.read_text().replace(end, seeded))
+    tests = tree / "features/yams/test_yams.py"
+    tests.write_text(f"{tests.read_text().split('WRONG = ')[0]}{SOWN}")
 
 
 def removable():

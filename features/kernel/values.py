@@ -18,8 +18,9 @@ def _like(form: str, example: str) -> BeforeValidator:
         if not isinstance(given, str | int | float):
             return given
         # A JSON number is a double, and 0.57 may come as 0.5700000000000001.
-        text = f"{given:.12g}" if isinstance(given, float) else str(given)
-        if not re.fullmatch(form, text):
+        text = f"{given:.15g}" if isinstance(given, float) else str(given)
+        is_other = isinstance(given, float) and abs(given - float(text)) > 1e-6
+        if is_other or not re.fullmatch(form, text):
             raise ValueError(f"should be like {example}")
         return text
 

@@ -1,3 +1,8 @@
+from collections.abc import AsyncIterator
+
+from fastapi import UploadFile
+from fastapi.responses import StreamingResponse
+
 from features.kernel.boundary import Router
 from features.kernel.database import Session
 from features.kernel.identity import CurrentUser
@@ -39,3 +44,36 @@ async def update_peeling(
 @router.delete("/{peeling_id}", status_code=204)
 async def delete_peeling(peeling_id: Id, me: CurrentUser, session: Session) -> None:
     await handlers.delete_peeling(session, me, peeling_id)
+
+
+# What a team writes besides.
+
+TEXT: dict[int | str, dict[str, object]] = {
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}}}
+}
+
+
+@router.get("/export", response_class=StreamingResponse, responses=TEXT)
+async def export_peelings(_: CurrentUser) -> StreamingResponse:
+    async def lines() -> AsyncIterator[str]:
+        yield "peelings"
+
+    return StreamingResponse(lines(), media_type="text/plain")
+
+
+@router.post("/upload", status_code=201)
+async def upload_peeling(file: UploadFile, me: CurrentUser, session: Session) -> PeelingPublic:
+    return await handlers.create_peeling(session, me, PeelingCreate(title=f"{file.size} bytes"))
+
+
+@router.put("/{peeling_id}")
+async def replace_peeling(
+    peeling_id: Id, data: PeelingCreate, me: CurrentUser, session: Session
+) -> PeelingPublic:
+    given = PeelingUpdate(title=data.title, description=data.description)
+    return await handlers.update_peeling(session, me, peeling_id, given)
+
+
+@router.post("/{peeling_id}/cook")
+async def cook_peeling(peeling_id: Id, me: CurrentUser, session: Session) -> PeelingPublic:
+    return await handlers.update_peeling(session, me, peeling_id, PeelingUpdate(title="Soup"))

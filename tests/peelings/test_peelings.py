@@ -6,6 +6,10 @@ RULES = {
     "get_peeling": "owner_or_admin",
     "update_peeling": "owner_or_admin",
     "delete_peeling": "owner_or_admin",
+    "export_peelings": "signed_in",
+    "upload_peeling": "signed_in",
+    "replace_peeling": "owner_or_admin",
+    "cook_peeling": "owner_or_admin",
 }
 
 
