@@ -377,7 +377,8 @@ def sow(tree):
     seeded = f"""\n    op.execute("INSERT INTO yams (a) VALUES (NULL), ('{{}}')"){end}"""
     migration.write_text(migration.read_text().replace(end, seeded))
     tests = tree / "features/yams/test_yams.py"
-    tests.write_text(f"{tests.read_text().split('WRONG = ')[0]}{SOWN}")
+    rules = tests.read_text().split("RULES = ")[1].split("WRONG = ")[0]
+    tests.write_text(f"RULES = {rules}{SOWN}")
 
 
 def removable():
