@@ -27,18 +27,20 @@ EMPTY = """
         LOOP
             EXECUTE format('DELETE FROM %I', name);
         END LOOP;
-        PERFORM setval(format('%I', sequencename)::regclass, 1, false)
-            FROM pg_sequences WHERE schemaname = 'public' AND last_value IS NOT NULL;
         FOR name IN SELECT tablename FROM pg_tables WHERE schemaname = 'seeds' LOOP
             EXECUTE format('INSERT INTO %1$I OVERRIDING SYSTEM VALUE TABLE seeds.%1$I', name);
-            EXECUTE format('SELECT setval(pg_get_serial_sequence(%1$L, ''id''), max(id)) FROM %1$I',
-                           name);
         END LOOP;
+        PERFORM setval(format('%I', sequencename)::regclass, coalesce(known, 1), known IS NOT NULL)
+            FROM pg_sequences LEFT JOIN counted.sequences USING (sequencename)
+            WHERE schemaname = 'public' AND last_value IS DISTINCT FROM known;
     END $$
 """
-# The rows that migrations have made, in a schema of their own.
+# The rows that migrations have made, in a schema of their own, and how far they have counted.
 KEEP_SEEDS = """
     DO $$ DECLARE name text; has_rows boolean; BEGIN
+        CREATE SCHEMA counted;
+        CREATE TABLE counted.sequences AS
+            SELECT sequencename, last_value AS known FROM pg_sequences WHERE schemaname = 'public';
         CREATE SCHEMA seeds;
         FOR name IN SELECT tablename FROM pg_tables
             WHERE schemaname = 'public' AND tablename <> 'alembic_version'
