@@ -44,12 +44,12 @@ class WriteSession(AsyncSession, Rows):
         self._pool = pool
         self._link: Link | None = None
 
-    async def fetch(self, statement: ClauseElement, /, **values: object) -> list[asyncpg.Record]:
+    async def fetch(self, statement: ClauseElement, /, **values: Any) -> list[asyncpg.Record]:
         """Run the statement, which sees what was flushed before."""
         sql, own_values = compile_statement(statement)
         return await self._run(sql, [values.get(name, own) for name, own in own_values.items()])
 
-    async def insert(self, table: type[Table], model: type[M], /, **values: object) -> M:
+    async def insert(self, table: type[Table], model: type[M], /, **values: Any) -> M:
         """Insert a row, and give it back as the DTO, in one round trip (INSERT … RETURNING)."""
         sql, columns = _compile_insert(table, model, tuple(values))
         return read(model, await self._run(sql, [_value(each, values) for each in columns]))[0]

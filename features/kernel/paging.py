@@ -52,7 +52,7 @@ class Pager:
         statement: Select[*tuple[Any, ...]],
         order: str,
         /,
-        **values: object,
+        **values: Any,
     ) -> Page[M]:
         """The page of `statement`'s rows in `order`: a selected column that is never null, or its
         name behind a minus for descending. Equal values are ordered by id.

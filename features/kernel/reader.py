@@ -40,16 +40,14 @@ class Rows(ABC):
     """Where rows come from: the reader or, inside a unit of work, its session."""
 
     @abstractmethod
-    async def fetch(self, statement: ClauseElement, /, **values: object) -> list["Record"]:
+    async def fetch(self, statement: ClauseElement, /, **values: Any) -> list["Record"]:
         """Run the statement with its bindparams' values."""
 
-    async def all(self, model: type[M], statement: ClauseElement, /, **values: object) -> list[M]:
+    async def all(self, model: type[M], statement: ClauseElement, /, **values: Any) -> list[M]:
         """Every row, as the DTO."""
         return read(model, await self.fetch(statement, **values))
 
-    async def first(
-        self, model: type[M], statement: ClauseElement, /, **values: object
-    ) -> M | None:
+    async def first(self, model: type[M], statement: ClauseElement, /, **values: Any) -> M | None:
         """The first row as the DTO, or None."""
         found = await self.fetch(statement, **values)
         return read(model, found[:1])[0] if found else None
@@ -61,7 +59,7 @@ class ReadPool(Rows):
     def __init__(self, connections: "Pool[Connection]") -> None:
         self._connections = connections
 
-    async def fetch(self, statement: ClauseElement, /, **values: object) -> list["Record"]:
+    async def fetch(self, statement: ClauseElement, /, **values: Any) -> list["Record"]:
         """Run the statement.
 
         Raises:

@@ -12,7 +12,10 @@ from uuid import UUID
 from pydantic import BaseModel
 
 M = TypeVar("M", bound=BaseModel)
-_new, _set = object.__new__, object.__setattr__
+_new = object.__new__
+# What every instance of a model has, to be set without a look for its name.
+_parts = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
+_set_values, _set_known, _set_extra, _set_private = (vars(BaseModel)[e].__set__ for e in _parts)
 # What asyncpg gives for a column of this kind is what pydantic would make of it.
 NATIVE = {int, str, bool, bytes, date, datetime, Decimal, UUID, dict, NoneType}
 
@@ -31,10 +34,10 @@ def read(model: type[M], records: Sequence[Any]) -> list[M]:
     take = dict if records and known == set(records[0].keys()) else _taker(names)
     for record in records:
         row: M = _new(model)
-        _set(row, "__dict__", take(record))
-        _set(row, "__pydantic_fields_set__", known)
-        _set(row, "__pydantic_extra__", None)
-        _set(row, "__pydantic_private__", None)
+        _set_values(row, take(record))
+        _set_known(row, known)
+        _set_extra(row, None)
+        _set_private(row, None)
         rows.append(row)
     return rows
 
