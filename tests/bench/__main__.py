@@ -39,7 +39,7 @@ def arguments() -> Namespace:
     parser.add_argument(
         "what", nargs="?", default="compare", choices=("compare", "growth", "workers")
     )
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=4, help="of each measurement")
     parser.add_argument("--connections", type=int, default=8)
     parser.add_argument("--only", default="", help="compare just the operations named like this")
