@@ -3,6 +3,7 @@
 import ast
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -120,6 +121,10 @@ def _migrate(draft: Path, action: str, name: str, tables: Sequence[str]) -> None
 
 def _run(draft: Path, module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", module, *arguments]
+    # What would stop us is held back while it starts, or it would be left behind.
+    held: list[int] = []
+    stops = (signal.SIGINT, signal.SIGTERM)
+    handlers = {each: signal.signal(each, lambda *_: held.append(1)) for each in stops}
     with subprocess.Popen(  # noqa: S603  # the words are checked
         command,
         cwd=draft,
@@ -130,6 +135,10 @@ def _run(draft: Path, module: str, *arguments: str) -> "subprocess.CompletedProc
         start_new_session=True,  # Ctrl+C is ours, so that it can stop what it has started
     ) as process:
         try:
+            for each, handler in handlers.items():
+                signal.signal(each, handler)
+            if held:
+                raise KeyboardInterrupt
             output, errors = process.communicate()
         except BaseException:
             process.terminate()
