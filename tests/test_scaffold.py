@@ -359,6 +359,36 @@ def test_a_command_that_is_stopped_leaves_nothing(tree, tmp_path, how, seconds):
     assert processes_in(tmp_path) == {}
 
 
+# Its first helper is one that takes its time.
+INTERRUPTED = """
+import os, signal, subprocess, sys
+from features.__main__ import main
+
+start = subprocess.Popen._execute_child
+
+def start_and_interrupt(self, args, executable, *others):
+    start(self, ["sleep", "9"], None, *others)
+    print(self.pid)
+    os.kill(os.getpid(), signal.SIGINT)
+
+subprocess.Popen._execute_child = start_and_interrupt
+main()
+"""
+
+
+@pytest.mark.slow
+def test_a_command_that_is_stopped_while_a_helper_starts_stops_it(tree):
+    before = contents(tree)
+    arguments = ["-c", INTERRUPTED, "new", "turnips", "title:str"]
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=tree, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (1, "stopped: nothing is written\n")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(done.stdout), 0)
+    assert contents(tree) == before
+
+
 @pytest.mark.slow
 def test_slices_of_every_type_pass_all_tests(tree):
     for name, fields in SLICES.items():
