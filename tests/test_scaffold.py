@@ -1,6 +1,7 @@
 """`python -m features`: slices come and go by a command, and what remains works."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -397,7 +398,11 @@ def test_slices_of_every_type_pass_all_tests(tree):
     works(tree, "ruff", "check")
     works(tree, "ruff", "format", "--check")
     works(tree, "mypy", ".")
-    assert "passed" in works(tree, "pytest", "-q")
+    works(tree, "pytest", "-q")
+    walks = [f"tests/test_{name}.py" for name in WALKS]
+    ours = ["-k", " or ".join(map(singular, SLICES)), "-m", "slow or not slow"]
+    said = works(tree, "pytest", "-q", *walks, *ours)
+    assert int(re.findall(r"(\d+) passed", said)[0]) > 300
 
 
 def sow(tree):
