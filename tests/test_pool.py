@@ -33,8 +33,8 @@ class Connections:
         await self.closing.wait()
         self.open.remove(number)
 
-    def pool(self, size=2, keep=2, timeout=5.0):
-        return Pool(self.connect, self.close, size=size, keep=keep, timeout=timeout)
+    def pool(self, size=2, keep=2, timeout=5.0, **options):
+        return Pool(self.connect, self.close, size=size, keep=keep, timeout=timeout, **options)
 
 
 async def test_the_last_connection_used_is_the_next_one():
@@ -113,15 +113,35 @@ async def test_a_connection_that_cannot_be_made_leaves_its_place():
     assert await pool.take() == 1
 
 
-async def test_no_more_than_is_to_be_kept_stays_open():
+async def test_what_is_beyond_those_to_keep_is_closed_when_it_has_been_idle_for_a_while():
     connections = Connections()
-    pool = connections.pool(size=3, keep=1)
-    for each in [await pool.take() for _ in range(3)]:
+    pool = connections.pool(size=5, keep=1, idle_seconds=0.1)
+    taken = [await pool.take() for _ in range(5)]
+    for each in taken:
         pool.give_back(each)
+    assert len(connections.open) == 5
+    for _ in range(4):  # two are in use again and again, and stay
+        await asyncio.sleep(0.05)
+        first, second = await pool.take(), await pool.take()
+        pool.give_back(first)
+        pool.give_back(second)
+    assert connections.open == {4, 5}
+    await until(lambda: is_left(connections, 1), 2)
     await pool.close()
     assert connections.open == set()
-    pool.give_back(await pool.take())
-    assert len(connections.open) == 1
+
+
+async def test_what_is_given_back_after_the_end_is_closed():
+    connections = Connections()
+    pool = connections.pool()
+    held = await pool.take()
+    await pool.close()
+    pool.give_back(held)
+    await until(lambda: is_left(connections, 0), 2)
+
+
+async def is_left(connections, count):
+    return len(connections.open) == count
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PATCH"])

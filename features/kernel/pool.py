@@ -5,17 +5,31 @@ under load let a newcomer take what somebody else has waited for.
 """
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 C = TypeVar("C")
 
+IDLE_SECONDS = 60.0
+
+
+class PoolTimeout(TimeoutError):
+    """No connection came free within the pool's timeout; `is_connecting` if most of the pool was
+    waiting for the server to accept it."""
+
+    def __init__(self, *, is_connecting: bool) -> None:
+        super().__init__("no connection is free")
+        self.is_connecting = is_connecting
+
 
 class Pool(Generic[C]):
-    """At most `size` connections, of which `keep` stay open when nobody uses them."""
+    """At most `size` connections. Those beyond `keep` are closed when nobody has used them for
+    `idle_seconds`, never because they are given back: load that needs them comes in waves, and to
+    connect costs as much as twenty queries."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  # they are named
         self,
         connect: Callable[[], Awaitable[C]],
         close: Callable[[C], Awaitable[None]],
@@ -23,11 +37,15 @@ class Pool(Generic[C]):
         size: int,
         keep: int,
         timeout: float,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self._connect, self._close = connect, close
         self._size = self._free = size
-        self._keep, self._timeout = keep, timeout
-        self._idle: list[C] = []
+        self._connecting, self._is_closed = 0, False
+        self._keep, self._timeout, self._idle_seconds = keep, timeout, idle_seconds
+        # The last one used is the next one, so that those at the front are idle the longest.
+        self._idle: deque[tuple[C, float]] = deque()
+        self._sweeper: asyncio.TimerHandle | None = None
         self._closing: set[asyncio.Future[None]] = set()
         self._waiting: deque[asyncio.Future[C | None]] = deque()
 
@@ -35,20 +53,23 @@ class Pool(Generic[C]):
         """A connection, for the caller to give back, or to drop.
 
         Raises:
-            TimeoutError: none came free within the timeout, in seconds.
+            PoolTimeout: none came free within the timeout, in seconds.
         """
         if self._idle:
-            return self._idle.pop()
+            return self._idle.pop()[0]
         if not self._free:
             if (given := await self._wait()) is not None:
                 return given
         else:
             self._free -= 1
+        self._connecting += 1
         try:
             return await self._connect()
         except BaseException:
             self._vacate()
             raise
+        finally:
+            self._connecting -= 1
 
     def give_back(self, connection: C) -> None:
         """Take back a connection that is ready for its next user."""
@@ -56,15 +77,17 @@ class Pool(Generic[C]):
             if not (waiter := self._waiting.popleft()).done():
                 waiter.set_result(connection)
                 return
-        if len(self._idle) < self._keep:
-            self._idle.append(connection)
-        else:
+        if self._is_closed:
             self.drop(connection)
+            return
+        self._idle.append((connection, time.monotonic()))
+        if self._sweeper is None and len(self._idle) > self._keep:
+            self._sweep_later()
 
     def drop(self, connection: C) -> None:
         """Close a connection that is lost, or in the middle of something.
 
-        Nobody waits for that, or a frozen server would hold up who only wants to say so. Until it
+        Closing runs in the background: a frozen server must not delay the error response. Until it
         is closed, its place is taken.
         """
         closing = asyncio.ensure_future(self._drop(connection))
@@ -73,18 +96,33 @@ class Pool(Generic[C]):
 
     def expire(self) -> None:
         """Drop the idle connections: one was found dead, so all of them may be."""
-        idle, self._idle = self._idle, []
-        for connection in idle:
-            self.drop(connection)
+        while self._idle:
+            self.drop(self._idle.pop()[0])
 
     async def close(self) -> None:
-        """Close what is idle, and wait for it."""
+        """Close what is idle, and wait for it; what is given back later is closed, too."""
+        self._is_closed = True
+        if self._sweeper:
+            self._sweeper.cancel()
         self.expire()
         await asyncio.gather(*self._closing, return_exceptions=True)
 
     def in_use(self) -> int:
         """How many connections somebody has taken."""
         return self._size - self._free - len(self._idle)
+
+    def _sweep_later(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._sweeper = loop.call_later(self._idle_seconds / 2, self._sweep)
+
+    def _sweep(self) -> None:
+        """Drop what is beyond `keep` and has been idle for long enough."""
+        self._sweeper = None
+        latest = time.monotonic() - self._idle_seconds
+        while len(self._idle) > self._keep and self._idle[0][1] <= latest:
+            self.drop(self._idle.popleft()[0])
+        if len(self._idle) > self._keep:
+            self._sweep_later()
 
     async def _drop(self, connection: C) -> None:
         try:
@@ -99,12 +137,18 @@ class Pool(Generic[C]):
         try:
             async with asyncio.timeout(self._timeout):
                 return await waiter
+        except TimeoutError:
+            self._return(waiter)
+            raise PoolTimeout(is_connecting=self._connecting * 2 >= self._size) from None
         except BaseException:
-            if waiter.done() and not waiter.cancelled():
-                self._return(waiter.result())
+            self._return(waiter)
             raise
 
-    def _return(self, given: C | None) -> None:
+    def _return(self, waiter: "asyncio.Future[C | None]") -> None:
+        """Pass on what came at the very moment when nobody waited for it any more."""
+        if not waiter.done() or waiter.cancelled():
+            return
+        given = waiter.result()
         if given is None:
             self._vacate()
         else:
