@@ -4,15 +4,18 @@ import os
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from typing import Any
 
 from fastapi.telemetry import TelemetryConfig
 
 
 @dataclass(slots=True)
 class RequestContext:
-    """One request: its id, what it has cost so far (durations in seconds), who it is for, which
-    row in which version its answer is about, and the `Link` that the answer has."""
+    """One request: the app that it came to, its id, what it has cost so far (durations in seconds),
+    who it is for, which row in which version its answer is about, the `Link` that the answer has,
+    and the unit of work under way."""
 
+    app: Any = None
     request_id: str = field(default_factory=lambda: os.urandom(16).hex())
     started: float = field(default_factory=time.perf_counter)
     queries: int = 0
@@ -21,6 +24,19 @@ class RequestContext:
     row_id: int | None = None
     version: int | None = None
     link: str | None = None
+    unit: Any = None
+
+    def begin_attempt(self, unit: Any) -> None:
+        """Forget what an earlier attempt has said of its answer."""
+        self.unit = unit
+        self.user_id = self.row_id = self.version = self.link = None
+
+
+def count_query(started: float) -> None:
+    """Note that a query has run since then."""
+    if context := current_context():
+        context.queries += 1
+        context.database_time += time.perf_counter() - started
 
 
 def telemetry() -> TelemetryConfig | None:

@@ -1,0 +1,26 @@
+"""Methods of asyncpg's connection that the kernel does not use: who does has the connection."""
+
+from functools import wraps
+from typing import Any
+
+METHODS = (
+    *("fetch", "fetchrow", "fetchval", "fetchmany", "copy_from_query", "copy_from_table"),
+    *("copy_to_table", "copy_records_to_table"),
+)
+
+
+def note_lending(connection_class: Any) -> None:
+    """Let these methods note that the connection is lent, and what became of their statements."""
+    for name in METHODS:
+        setattr(connection_class, name, _noting(name, getattr(connection_class, name)))
+
+
+def _noting(name: str, method: Any) -> Any:
+    @wraps(method)
+    async def call(self: Any, *args: Any, **options: Any) -> Any:
+        self.is_lent = True
+        # COPY sends values, as a statement with parameters does.
+        with self.watch(args[0] if "fetch" in name else f"COPY $1 ({name})"):
+            return await method(self, *args, **options)
+
+    return call

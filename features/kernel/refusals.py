@@ -1,0 +1,32 @@
+"""What the kernel refuses, and what to do instead."""
+
+BUSY = (
+    "one task at a time may use a session; another task opens its own:"
+    " async with open_session() as session"
+)
+BOUNDARY_COMMITS = (
+    "the request boundary commits, before the answer is sent: flush() here, begin_nested() for a"
+    " part that may be undone, open_session() for what has to stay though the request fails"
+)
+BROKEN = "a statement of this session was cut off, so nobody knows in what state it is: let it fail"
+CONTROLLED = (
+    "a statement must not begin or end the transaction: begin_nested() and rollback() do, and"
+    " open_session() has a transaction of its own"
+)
+LET_LIE = (
+    "the transaction lay idle for longer than twice the statement timeout, and the server has ended"
+    " it: what takes long belongs before the first statement, or after the commit"
+)
+ENDED_BY_STATEMENT = "a COMMIT or ROLLBACK that was sent as a statement has ended the transaction"
+ENDED = (
+    "this session has ended with its unit of work; what runs after the answer, or beside the"
+    " handler, opens its own: async with open_session() as session"
+)
+ISOLATION_IS_SET_BEFORE = (
+    "the transaction has begun: Router(isolation=...) or open_session(isolation=...) sets its level"
+)
+NO_ENGINE = "this engine has no connections of its own: open_session() and open_connection() have"
+SNAPSHOT_ENDED = (
+    "this snapshot has ended, with its block or because nobody has read for too long:"
+    " async with reader.snapshot()"
+)
