@@ -9,7 +9,7 @@ import asyncpg
 import httpx
 import pytest
 from fastapi import BackgroundTasks
-from pydantic import TypeAdapter
+from pydantic import BaseModel, TypeAdapter
 
 from features.kernel.boundary import Router
 from features.kernel.errors import Conflict
@@ -100,12 +100,12 @@ async def test_records_of_other_loggers_and_of_background_tasks_carry_the_id(set
     assert found == {"now": "task-1", "later": "task-1", "request": "task-1"}
 
 
-def formatted(error):
+def formatted(error, *, full=False):
     try:
         raise error
     except type(error):
         record = logging.LogRecord("x", logging.ERROR, "f", 1, "failed", None, sys.exc_info())
-    return json.loads(JsonFormatter().format(record))["exception"]
+    return json.loads(JsonFormatter(full=full).format(record))["exception"]
 
 
 def invalid():
@@ -128,6 +128,8 @@ def chained():
         KeyError("canary"),
         UnicodeEncodeError("utf-8", "canary", 0, 1, "canary"),
         asyncpg.UniqueViolationError("Key (email)=(canary) already exists"),
+        asyncpg.PostgresSyntaxError('syntax error in tsquery: "canary & ("'),
+        asyncpg.RaiseError("canary"),
         FileNotFoundError(2, "No such file", "canary"),
         invalid(),
         chained(),
@@ -138,6 +140,34 @@ def test_an_exception_is_logged_without_the_values_that_it_was_about(error):
     assert "canary" not in text
     assert type(error).__name__ in text
     assert "test_logs.py" in text
+
+
+class Shopping(BaseModel):
+    count: int
+    password: str
+
+
+def of_a_body():
+    try:
+        Shopping.model_validate({"count": "many", "password": chr(99) + "anary"})
+    except ValueError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("five is odd"), "ValueError: five is odd"),
+        (KeyError("name"), "KeyError: 'name'"),
+        (of_a_body(), "{'loc': ('count',), 'type': 'int_parsing'"),
+        (asyncpg.UniqueViolationError("Key (email)=(a) exists"), "Key (email)=(a) exists"),
+    ],
+)
+def test_in_development_an_exception_is_logged_with_its_message_but_no_body(error, told):
+    text = formatted(error, full=True)
+    assert told in text
+    assert "canary" not in text
+    assert told not in formatted(error)
 
 
 def test_an_error_that_speaks_of_code_keeps_its_message():

@@ -5,6 +5,7 @@ both kinds find what they read. No answer repeats the client's input, but for id
 """
 
 import json
+import logging
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import ClassVar
@@ -16,6 +17,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from features.kernel.context import current_context
+from features.kernel.reminders import Reminders
 
 # RFC 9110 §15 and RFC 6585; http.HTTPStatus renames some of these between Python versions.
 TITLES = {
@@ -35,6 +37,8 @@ TITLES = {
     504: "Gateway Timeout",
 }
 MOST_MISTAKES = 50
+logger = logging.getLogger(__name__)
+_reminders = Reminders()
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 
 
@@ -98,14 +102,14 @@ class Unavailable(ServiceError):
     default_headers = MappingProxyType({"Retry-After": "1"})
 
 
+class DatabaseUnavailable(Unavailable):
+    """A 503 whose cause is logged where it happens; `reason` tells which it is."""
+
+
 class OutcomeUnknown(ServiceError):
     """A 503 without Retry-After: whoever tries again unseeing may do the work twice."""
 
     status = 503
-
-
-class Timeout(ServiceError):
-    status = 504
 
 
 def problem(
@@ -131,12 +135,25 @@ def problem(
     )
 
 
+def _tell_failure(status: int, message: str, error: Exception) -> None:
+    """Log a failure that is raised as an answer, now and then; those of the database are logged
+    where they happen."""
+    cause = type(error.__cause__ or error).__qualname__
+    if failures := _reminders.count((status, message, cause)):
+        fields = {"status": status, "error": cause, "failures": failures}
+        logger.warning(message, extra={"fields": fields})
+
+
 async def _on_service_error(_: Request, error: ServiceError) -> Response:
+    if error.status >= 500 and not isinstance(error, DatabaseUnavailable):
+        _tell_failure(error.status, error.message, error)
     return problem(error.status, error.message, error.headers, **error.extras)
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
     headers = dict(error.headers or {})
+    if error.status_code >= 500:
+        _tell_failure(error.status_code, str(error.detail), error)
     if error.status_code == 405:
         headers["Allow"] = ", ".join(_allowed_methods(request))
     return problem(error.status_code, error.detail, headers)

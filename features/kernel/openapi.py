@@ -1,7 +1,8 @@
 """What OpenAPI says of an operation besides its own words: the errors and headers that it has."""
 
 from collections.abc import Iterator
-from typing import Any
+from itertools import chain
+from typing import Any, get_args
 
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
@@ -61,6 +62,30 @@ def holds_secret(route: APIRoute) -> bool:
     return any(isinstance(mark, ShownOnce) for field in fields for mark in field.metadata)
 
 
+def input_names(route: APIRoute) -> frozenset[str]:
+    """The names of all that a client may send to the operation, fields of bodies among them."""
+    names: set[str] = set()
+    seen: set[Any] = set()
+    for part in _flatten(route.dependant):
+        told = (part.path_params, part.query_params, part.header_params, part.body_params)
+        for parameter in chain.from_iterable(told):
+            names.add(parameter.name)
+            _add_fields(parameter.field_info.annotation, names, seen)
+    return frozenset(names)
+
+
+def _add_fields(annotation: Any, names: set[str], seen: set[Any]) -> None:
+    """Add the fields of all models in an annotation, which may contain themselves."""
+    for part in get_args(annotation):
+        _add_fields(part, names, seen)
+    if not isinstance(annotation, type) or annotation in seen:
+        return
+    seen.add(annotation)
+    for name, field in getattr(annotation, "model_fields", {}).items():
+        names.add(name)
+        _add_fields(field.annotation, names, seen)
+
+
 def error_response(status: int) -> dict[str, Any]:
     """An operation's declaration of one more error: `responses={403: error_response(403)}`."""
     return {"description": TITLES[status], **PROBLEM}
@@ -83,7 +108,6 @@ def declared_errors(route: APIRoute) -> dict[int | str, dict[str, Any]]:
         422: is_write(route) or bool(takes_input),
         500: True,
         503: True,
-        504: True,
     }
     return {status: error_response(status) for status, given in told.items() if given}
 
