@@ -2,135 +2,153 @@
 
 It connects when it is first used, and its transaction begins then. Queries and inserts go straight
 to asyncpg, compiled once, like those of `Reader`; changes of rows go through the ORM, on the same
-connection and in the same transaction.
+connection and in the same transaction. In a request, the boundary commits it and it ends there;
+`open_session()` gives one for work beside a request or after it.
 """
 
-import asyncio
-import json
-import time
-from functools import cache
-from typing import Annotated, Any, Self, TypeVar
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import asyncpg
 from fastapi import Depends, Request
 from pydantic import BaseModel
-from sqlalchemy import JSON, ClauseElement, Column, Connection, bindparam, insert
-from sqlalchemy.util import await_
+from sqlalchemy import ClauseElement, event
+from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel.ext.asyncio.session import AsyncSession
-from sqlmodel.orm.session import Session as SyncSession
 
+from features.kernel.driver import Connection
+from features.kernel.errors import OutcomeUnknown
 from features.kernel.models import Table
-from features.kernel.pool import Pool
-from features.kernel.reader import Rows, compile_statement, count
+from features.kernel.orm import ROLLED_BACK, Ended, UnitConnection, UnitSession
 from features.kernel.rows import read
-from features.kernel.writer import Link, begin, commit, rollback
+from features.kernel.scope import SESSION
+from features.kernel.snapshots import Rows
+from features.kernel.sqlstate import is_answered, is_ours, unavailability
+from features.kernel.statements import (
+    bind_values,
+    compile_insert,
+    compile_statement,
+    own_value,
+    type_mistake,
+)
+from features.kernel.unit_of_work import UnitOfWork
 
 M = TypeVar("M", bound=BaseModel)
-
-
-class _LinkedSession(SyncSession):
-    def get_bind(self, *_: Any, **__: Any) -> Connection:
-        link: Link = await_(self.info["connect"]())
-        return link.connection.sync_connection  # type: ignore[return-value]  # it is connected
+P = ParamSpec("P")
 
 
 class WriteSession(AsyncSession, Rows):
-    """The unit of work of one request; what it has not committed is rolled back at its end."""
+    """The session of one unit of work; what it has not committed is rolled back at its end."""
 
-    sync_session_class = _LinkedSession
+    sync_session_class = UnitSession
 
-    def __init__(self, pool: Pool[Link]) -> None:
-        super().__init__(expire_on_commit=False, info={"connect": self._connect})
-        self._pool = pool
-        self._link: Link | None = None
+    def __init__(self, unit: UnitOfWork) -> None:
+        super().__init__(
+            expire_on_commit=False,
+            close_resets_only=False,
+            join_transaction_mode="control_fully",
+            info={"unit": unit},
+        )
+        self.unit = unit
 
     async def fetch(self, statement: ClauseElement, /, **values: Any) -> list[asyncpg.Record]:
-        """Run the statement, which sees what was flushed before."""
-        sql, own_values = compile_statement(statement)
-        return await self._run(sql, [values.get(name, own) for name, own in own_values.items()])
+        """Run the statement, with its bindparams' values.
+
+        Raises:
+            TypeError: a value is missing, of the wrong type, or for no parameter of the statement.
+        """
+        sql, parameters = compile_statement(statement)
+        return await self._run(sql, bind_values(parameters, values), [*parameters])
 
     async def insert(self, table: type[Table], model: type[M], /, **values: Any) -> M:
         """Insert a row, and give it back as the DTO, in one round trip (INSERT … RETURNING)."""
-        sql, columns = _compile_insert(table, model, tuple(values))
-        return read(model, await self._run(sql, [_value(each, values) for each in columns]))[0]
+        sql, columns = compile_insert(table, model, tuple(values))
+        arguments = [own_value(each, values) for each in columns]
+        names = [each.name for each in columns]
+        return read(model, await self._run(sql, arguments, names))[0]
 
-    async def commit(self) -> None:
+    async def connection(self, *args: Any, **options: Any) -> AsyncConnection:
+        """SQLAlchemy's connection, in this transaction; it is closed with the unit of work."""
+        connection = await super().connection(*args, **options)
+        return UnitConnection(connection.engine, connection.sync_connection)
+
+    @asynccontextmanager
+    async def driver_connection(self) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+        """asyncpg's connection, in this transaction, for what only asyncpg can do, like COPY.
+
+        Whoever had it may keep it, so it is closed with the unit of work.
+        """
+        raw = await self._begin()
+        raw.is_lent = True
+        yield raw
+
+    def after_commit(self, callback: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call the function, a coroutine's or a plain one, once the transaction is committed; in a
+        request, once it is answered. After a rollback or a dry run it is not called.
+
+        Its failure is logged and changes nothing: what has to happen at last belongs in a table.
+        """
+        savepoint = self.sync_session.get_nested_transaction()
+        if savepoint is not None and not event.contains(self.sync_session, *ROLLED_BACK):
+            event.listen(self.sync_session, *ROLLED_BACK)
+        self.unit.pending.append((partial(callback, *args, **kwargs), savepoint))
+
+    async def finish(self) -> None:
+        """Flush and commit, for whoever owns the unit of work.
+
+        Raises:
+            OutcomeUnknown: COMMIT was sent, and the server has not refused it.
+        """
         if self.in_transaction():
-            await super().commit()
-        if self._link:
-            await commit(self._link.raw)
+            await self.flush()
+        was_owned = self.unit.let_commit(True)
+        try:
+            if self.in_transaction():
+                await super().commit()
+            await self.unit.commit()
+        except Exception as error:
+            if not self.unit.is_commit_sent or is_answered(error) or not is_ours(error):
+                raise
+            words = "the outcome is unknown; look before you try again"
+            raise OutcomeUnknown(words, reason=unavailability(error)) from error
+        finally:
+            self.unit.let_commit(was_owned)
 
     async def rollback(self) -> None:
+        self.unit.pending.clear()
         if self.in_transaction():
             await super().rollback()
-        if self._link:
-            await rollback(self._link.raw)
+        await self.unit.rollback()
 
-    async def __aenter__(self) -> Self:
-        return self
+    async def end(self) -> None:
+        """End it for good, with a rollback of what is not committed."""
+        sync_session, self._proxied = self.sync_session, Ended()  # type: ignore[assignment]
+        self.sync_session = self._proxied  # type: ignore[assignment]
+        await self.unit.end(sync_session)
 
-    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
-        link = self._link
-        if link and _was_cut_off(error):
-            self._pool.drop(link)
-        elif self.in_transaction() or (link and link.raw.is_in_transaction()):
-            await asyncio.shield(asyncio.ensure_future(self._undo(link)))
-        elif link:
-            self._pool.give_back(link)
+    @property
+    def is_commit_sent(self) -> bool:
+        """Whether COMMIT may have reached the server."""
+        return self.unit.is_commit_sent
 
-    async def _undo(self, link: Link | None) -> None:
+    async def _begin(self) -> Connection:
+        """The connection, in the transaction, and in whatever savepoint SQLAlchemy is."""
+        if self.in_transaction():
+            if self.sync_session.autoflush and (self.new or self.dirty or self.deleted):
+                await self.flush()
+            await super().connection()
+        return await self.unit.begin()
+
+    async def _run(self, sql: str, values: list[Any], names: list[str]) -> list[asyncpg.Record]:
+        raw = await self._begin()
         try:
-            await self.rollback()
-            await self.close()
-        except Exception:  # noqa: BLE001  # lost, or cancelling a query: it is not to be used again
-            if link:
-                self._pool.drop(link)
-        else:
-            if link:
-                self._pool.give_back(link)
-
-    async def _run(self, sql: str, values: list[Any]) -> list[asyncpg.Record]:
-        raw = (await self._connect()).raw
-        await begin(raw)
-        started = time.perf_counter()
-        records = await raw.fetch(sql, *values)
-        count(started)
-        return records
-
-    async def _connect(self) -> Link:
-        if self._link is None:
-            self._link = await self._pool.take()
-        return self._link
-
-
-def _was_cut_off(error: BaseException | None) -> bool:
-    """Whether a query may be under way still, so that nobody knows what state it leaves."""
-    while error is not None:
-        if isinstance(error, TimeoutError) or not isinstance(error, Exception):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-@cache
-def _compile_insert(
-    table: type[Table], model: type[BaseModel], names: tuple[str, ...]
-) -> tuple[str, list[Column[Any]]]:
-    """The SQL, and the columns of its values in their order."""
-    columns = table.__table__.c  # type: ignore[attr-defined]
-    given = {name: bindparam(name, type_=columns[name].type) for name in names}
-    answer = [columns[name] for name in model.model_fields if name in columns]
-    sql, values = compile_statement(insert(table).values(given).returning(*answer))
-    return sql, [columns[name] for name in values]
-
-
-def _value(column: Column[Any], values: dict[str, Any]) -> Any:
-    if column.name not in values:  # it has a default of Python's
-        default: Any = column.default
-        return default.arg(None) if default.is_callable else default.arg
-    value = values[column.name]
-    # On a connection of SQLAlchemy's, asyncpg takes JSON as text.
-    return json.dumps(value) if isinstance(column.type, JSON) and value is not None else value
+            return await raw.run(sql, *values)
+        except asyncpg.DataError as error:
+            if mistake := type_mistake(error, values, names):
+                raise mistake from error
+            raise
 
 
 async def get_session(request: Request) -> WriteSession:
@@ -139,7 +157,7 @@ async def get_session(request: Request) -> WriteSession:
     Raises:
         RuntimeError: in a GET, which has none; a GET reads through `Reader`.
     """
-    session: WriteSession | None = request.scope.get("session")
+    session: WriteSession | None = request.scope.get(SESSION)
     if session is None:
         raise RuntimeError("a GET has no session: it reads through Reader and cannot write")
     return session

@@ -1,85 +1,82 @@
-"""The connections of writes, and their transactions.
+"""The connections of writes."""
 
-SQLAlchemy believes that these are in autocommit mode, so that it leaves BEGIN, COMMIT and ROLLBACK
-to the session.
-"""
-
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, NamedTuple
+from contextvars import ContextVar
 
-import asyncpg
-from sqlalchemy import Connection, NullPool, event
-from sqlalchemy.ext.asyncio import AsyncConnection
-
-from features.kernel.connections import make_engine
+from features.kernel.connections import connect
+from features.kernel.context import current_context
+from features.kernel.driver import Connection, Isolation
+from features.kernel.engine import link_opener
+from features.kernel.links import Link, close_link
+from features.kernel.outages import Outages
 from features.kernel.pool import Pool
 from features.kernel.settings import Settings
+from features.kernel.unit_of_work import UnitOfWork
 
-RawConnection = asyncpg.Connection  # generic in its stubs alone
-
-
-class Link(NamedTuple):
-    """One connection, as SQLAlchemy's and as asyncpg's."""
-
-    connection: AsyncConnection
-    raw: "RawConnection[asyncpg.Record]"
+# Connections for sessions within a session, and for those within these.
+NESTED = (4, 2)
+innermost_unit: ContextVar[UnitOfWork | None] = ContextVar("innermost_unit", default=None)
 
 
-async def begin(raw: "RawConnection[asyncpg.Record]") -> None:
-    """Begin a transaction, unless there is one."""
-    if not raw.is_in_transaction():
-        await raw.execute("BEGIN")
+class Writer:
+    """The service's connections for writes.
 
-
-async def commit(raw: "RawConnection[asyncpg.Record]") -> None:
-    """Commit the transaction, if there is one.
-
-    Raises:
-        RuntimeError: it had failed, and somebody has caught the error. The server says no more to
-            this than ROLLBACK (PostgreSQL manual, COMMIT).
+    A session within another one that holds a connection takes its own from another pool, or those
+    who wait for a second connection while they hold the first could wait for each other.
     """
-    if raw.is_in_transaction() and await raw.execute("COMMIT") != "COMMIT":
-        raise RuntimeError("this transaction has failed before, so it cannot be committed")
 
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Connection]],
+        pools: list[Pool[Link]],
+        outages: Outages,
+    ) -> None:
+        self.connect, self._pools, self._outages = connect, pools, outages
 
-async def rollback(raw: "RawConnection[asyncpg.Record]") -> None:
-    """Undo the transaction, if there is one."""
-    if raw.is_in_transaction():
-        await raw.execute("ROLLBACK")
+    def unit_of_work(self, isolation: Isolation | None = None) -> UnitOfWork:
+        """A request's, which its boundary commits."""
+        return UnitOfWork(self._pools[0], self._outages, isolation, is_owned=False)
+
+    def independent_unit(self, isolation: Isolation | None = None) -> UnitOfWork:
+        """One that whoever opens it commits."""
+        context = current_context()
+        outer: UnitOfWork | None = innermost_unit.get() or (context.unit if context else None)
+        depth, unit = 0, outer
+        while unit is not None:
+            depth += unit.holds_connection
+            unit = unit.outer
+        pool = self._pools[min(depth, len(self._pools) - 1)]
+        inner = UnitOfWork(pool, self._outages, isolation, is_owned=True)
+        inner.outer = outer
+        return inner
+
+    def in_use(self) -> int:
+        """How many connections somebody has taken."""
+        return sum(pool.in_use() for pool in self._pools)
+
+    def expire(self) -> None:
+        """Drop the idle connections: one was found dead, so all of them may be."""
+        for pool in self._pools:
+            pool.expire()
 
 
 @asynccontextmanager
-async def open_writer(url: str, settings: Settings) -> AsyncIterator[Pool[Link]]:
+async def open_writer(url: str, settings: Settings) -> AsyncIterator[Writer]:
     """The connections, each made when it is first needed."""
-    engine = make_engine(url, settings, poolclass=NullPool, isolation_level="AUTOCOMMIT")
-    event.listen(engine.sync_engine, "begin", _begin)
+    outages = Outages("writer", url)
 
-    async def open_link() -> Link:
-        connection = await engine.connect()
-        fairy = await connection.get_raw_connection()
-        return Link(connection, fairy.driver_connection)  # type: ignore[arg-type]  # it is asyncpg's
+    async def open_connection() -> Connection:
+        return await connect(url, settings, outages)
 
-    pool = Pool(
-        open_link,
-        _close,
-        size=settings.pool_size + settings.max_overflow,
-        keep=settings.pool_size,
-        timeout=settings.pool_timeout,
-    )
+    open_link = link_opener(open_connection, outages)
+    keep, size = settings.pool_size, settings.pool_size + settings.max_overflow
+    pools = [
+        Pool(open_link, close_link, size=most, keep=least, timeout=settings.pool_timeout)
+        for most, least in ((size, keep), *((most, 0) for most in NESTED))
+    ]
     try:
-        yield pool
+        yield Writer(open_connection, pools, outages)
     finally:
-        await pool.close()
-        await engine.dispose()
-
-
-async def _close(link: Link) -> None:
-    # Gracefully within two seconds, then not.
-    await link.connection.invalidate()
-    await link.connection.close()
-
-
-def _begin(connection: Connection) -> None:
-    adapted: Any = connection.connection.dbapi_connection
-    adapted.run_async(begin)
+        for pool in pools:
+            await pool.close()

@@ -8,12 +8,14 @@ from sqlalchemy import Select, bindparam, func, or_, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import col, select
 
-from features.kernel.connections import SessionMaker
 from features.kernel.database import Session
 from features.kernel.errors import NotFound, ServiceError
-from features.kernel.identity import Authenticator, Principal
+from features.kernel.identity import Principal
+from features.kernel.independent import open_session
 from features.kernel.paging import Page, Pager
-from features.kernel.reader import ReadPool, Rows
+from features.kernel.pool import PoolTimeout
+from features.kernel.reader import ReadPool
+from features.kernel.snapshots import Rows
 from features.keys.models import Key, KeyCreate, KeyCreated, KeyHolder, KeyPublic, users
 
 PREFIX = "jul_"
@@ -55,27 +57,23 @@ async def delete_key(session: Session, me: Principal, key_id: int) -> None:
     await session.flush()
 
 
-def make_key_authenticator(sessions: SessionMaker) -> Authenticator:
+async def authenticate_key(rows: Rows, secret: str) -> Principal | None:
     """The kernel's way from an API key to its principal."""
-
-    async def authenticate(rows: Rows, secret: str) -> Principal | None:
-        holder = await rows.first(KeyHolder, HOLDER, digest=_digest(secret))
-        if holder is None:
-            return None
-        if holder.is_stale:
-            await _touch(sessions, holder.key_id)
-        return Principal(holder.id, holder.role)
-
-    return authenticate
+    holder = await rows.first(KeyHolder, HOLDER, digest=_digest(secret))
+    if holder is None:
+        return None
+    if holder.is_stale:
+        await _touch(holder.key_id)
+    return Principal(holder.id, holder.role)
 
 
-async def _touch(sessions: SessionMaker, key_id: int) -> None:
+async def _touch(key_id: int) -> None:
     # At most once a minute, beside the request: it was used even if the request fails, and the
     # request must not fail for it.
     try:
-        async with sessions.begin() as aside:
-            await (await aside.connection()).execute(TOUCH, {"key_id": key_id})
-    except (SQLAlchemyError, ServiceError):
+        async with open_session() as independent_session:
+            await (await independent_session.connection()).execute(TOUCH, {"key_id": key_id})
+    except (SQLAlchemyError, ServiceError, PoolTimeout):
         logger.warning("could not note the use of a key", exc_info=True)
 
 

@@ -7,10 +7,11 @@ from contextlib import AsyncExitStack
 
 from sqlmodel import select
 
-from features.kernel.connections import open_sessions
 from features.kernel.development import embedded_database
 from features.kernel.errors import ServiceError
+from features.kernel.independent import session_of
 from features.kernel.settings import load_settings
+from features.kernel.writer import open_writer
 from features.users.models import User
 
 
@@ -21,8 +22,8 @@ async def promote(email: str) -> str | None:
         url = settings.primary_url
         if url is None:
             url = await stack.enter_async_context(embedded_database())
-        sessions = await stack.enter_async_context(open_sessions(url, settings, 1, 0))
-        async with sessions.begin() as session:
+        writer = await stack.enter_async_context(open_writer(url, settings))
+        async with session_of(writer) as session:
             statement = select(User).where(User.email == email.strip().lower())
             user = (await session.exec(statement)).one_or_none()
             if user is None:

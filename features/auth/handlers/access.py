@@ -8,7 +8,7 @@ from sqlalchemy import bindparam, select
 
 from features.auth.models import users
 from features.kernel.identity import Authenticator, Principal
-from features.kernel.reader import Rows
+from features.kernel.snapshots import Rows
 
 ISSUER = AUDIENCE = "julienne"
 KIND = "at+jwt"  # RFC 9068 §2.1

@@ -11,12 +11,12 @@ from sqlmodel import col
 from features.auth.handlers.access import ACTIVE, TokenSigner
 from features.auth.handlers.throttle import Throttle
 from features.auth.models import Account, RefreshToken, TokenPublic, users
-from features.kernel.connections import SessionMaker
 from features.kernel.database import Session
 from features.kernel.errors import Unauthorized
+from features.kernel.independent import open_session
 from features.kernel.passwords import PasswordVault
-from features.kernel.reader import Rows
 from features.kernel.settings import Settings
+from features.kernel.snapshots import Rows
 
 ACTIVE_BY_EMAIL = ACTIVE.where(users.c.email == bindparam("email"))
 token_id = col(RefreshToken.id)
@@ -54,7 +54,6 @@ class TokenIssuer:
     signer: TokenSigner
     throttle: Throttle
     passwords: PasswordVault
-    sessions: SessionMaker
     refresh_lifetime: timedelta
 
     async def sign_in(
@@ -90,10 +89,10 @@ class TokenIssuer:
         spent = (await connection.execute(SPEND, values)).first()
         if spent is None:
             # An UPDATE that waited for another one keeps its lock on the row, though it changed
-            # nothing; the transaction aside would wait for it.
+            # nothing; the independent transaction would wait for it.
             await session.rollback()
-            async with self.sessions.begin() as aside:
-                await (await aside.connection()).execute(REVOKE, values)
+            async with open_session() as independent_session:
+                await (await independent_session.connection()).execute(REVOKE, values)
             raise Unauthorized("sign in again")
         return await self._issue(session, spent.user_id, spent.family)
 
@@ -130,20 +129,16 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-def make_issuer(
-    settings: Settings, secret: str, sessions: SessionMaker, passwords: PasswordVault
-) -> TokenIssuer:
+def make_issuer(settings: Settings, secret: str, passwords: PasswordVault) -> TokenIssuer:
     """The issuer that the settings describe, signing with `secret`."""
     old = settings.old_signing_secret
     return TokenIssuer(
         signer=TokenSigner([secret, old] if old else [secret], settings.jwt_lifetime),
         throttle=Throttle(
-            sessions,
             key=hashlib.sha256(b"throttle" + secret.encode()).digest(),
             most_failures=settings.sign_in_failures,
             window=timedelta(seconds=settings.sign_in_window),
         ),
         passwords=passwords,
-        sessions=sessions,
         refresh_lifetime=timedelta(seconds=settings.refresh_lifetime),
     )

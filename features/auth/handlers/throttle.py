@@ -9,9 +9,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 
 from features.auth.models import SignInAttempt
-from features.kernel.connections import SessionMaker
 from features.kernel.database import Session
 from features.kernel.errors import TooManyRequests
+from features.kernel.independent import open_session
 
 since, failures = col(SignInAttempt.since), col(SignInAttempt.failures)
 WINDOW = bindparam("window", type_=Interval)
@@ -51,10 +51,7 @@ class Throttle:
     password is looked at, or many at once would slip through; a success takes it back.
     """
 
-    def __init__(
-        self, sessions: SessionMaker, key: bytes, *, most_failures: int, window: timedelta
-    ) -> None:
-        self._sessions = sessions
+    def __init__(self, key: bytes, *, most_failures: int, window: timedelta) -> None:
         self._key = key
         self._most_failures = most_failures
         self._window = window
@@ -68,8 +65,8 @@ class Throttle:
         account, client = self._digests(email, address)
         # In one order, so that two attempts cannot wait for each other.
         first, second = sorted((account, client))
-        async with self._sessions.begin() as aside:
-            connection = await aside.connection()
+        async with open_session() as independent_session:
+            connection = await independent_session.connection()
             values = {"account": first, "client": second, "window": self._window}
             counted = (await connection.execute(COUNT, values)).all()
             if account[0] == 0:
