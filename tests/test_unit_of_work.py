@@ -140,7 +140,7 @@ async def test_old_keys_are_swept_while_new_ones_come(alice, sql):
 
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01", "55P03"])
 async def test_contention_is_tried_again_and_then_told(alice, sql, fail_first, sqlstate):
-    await fail_first(sqlstate, times=boundary.ATTEMPTS + 1)
+    await fail_first(sqlstate, times=boundary.RETRIES + 2)
     refused = await alice.post("/peelings", json=SOUP, headers=keyed())
     assert (refused.status_code, await count(sql)) == (409, 0)
     assert int(refused.headers["retry-after"]) >= 1

@@ -136,14 +136,20 @@ def _replay(stored: Row[Any] | None, keyed: KeyedRequest) -> Response:
 async def keep(
     session: AsyncSession, keyed: KeyedRequest, response: Response, *, secret: bool
 ) -> None:
-    """Store the answer with the work; of one that holds a secret only that it was given."""
+    """Store the answer with the work; of one that holds a secret only that it was given.
+
+    Raises:
+        Conflict: the handler has rolled back, the key's row with it, and a twin has it now.
+    """
     headers = [
         [name.decode("latin-1"), value.decode("latin-1")] for name, value in response.raw_headers
     ]
     kept = {"headers": headers, "body": bytes(response.body)}
+    values = {"status": response.status_code, **({} if secret else kept)}
+    store = update(IdempotencyKey).where(col(IdempotencyKey.digest) == keyed.digest).values(values)
     connection = await session.connection()
-    await connection.execute(
-        update(IdempotencyKey)
-        .where(col(IdempotencyKey.digest) == keyed.digest)
-        .values(status=response.status_code, **({} if secret else kept))
-    )
+    if (await connection.execute(store)).rowcount:
+        return
+    if await claim(session, keyed):
+        raise Conflict(TRY_AGAIN, headers={"Retry-After": "1"})
+    await connection.execute(store)

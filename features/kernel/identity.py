@@ -13,7 +13,8 @@ from fastapi.security import APIKeyHeader, OAuth2PasswordBearer
 
 from features.kernel.context import current_context
 from features.kernel.errors import Forbidden, Unauthorized
-from features.kernel.reader import Rows
+from features.kernel.scope import HEADER_NAMES, PRINCIPAL, SESSION
+from features.kernel.snapshots import Rows
 
 Role = Literal["member", "admin"]
 Scheme = Literal["bearer", "api_key"]
@@ -44,7 +45,7 @@ def read_credential(request: Request) -> tuple[Scheme, str] | None:
         given[0].decode("latin-1").partition(" ") if len(given) == 1 else ("", "", "")
     )
     is_bearer = scheme.lower() == "bearer"
-    key = request.headers["x-api-key"] if b"x-api-key" in request.scope["sent"] else ""
+    key = request.headers["x-api-key"] if b"x-api-key" in request.scope[HEADER_NAMES] else ""
     if len(given) > 1 or (key and is_bearer):
         return None
     if key:
@@ -63,7 +64,7 @@ async def find_principal(request: Request) -> Principal | None:
         return None
     scheme, secret = credential
     authenticators: dict[Scheme, Authenticator] = request.app.state.authenticators
-    rows: Rows = request.scope.get("session") or request.app.state.reader
+    rows: Rows = request.scope.get(SESSION) or request.app.state.reader
     return await authenticators[scheme](rows, secret) if scheme in authenticators else None
 
 
@@ -74,10 +75,10 @@ async def get_principal(request: Request) -> Principal:
         Unauthorized: no credential, one that is not valid, or an account that is not active.
     """
     # The boundary has looked already when it needs to know whose idempotency key it has.
-    principal = request.scope.get("principal") or await find_principal(request)
+    principal = request.scope.get(PRINCIPAL) or await find_principal(request)
     if principal is None:
         raise Unauthorized("sign in to do this")
-    request.scope["principal"] = principal
+    request.scope[PRINCIPAL] = principal
     if context := current_context():
         context.user_id = principal.id
     return principal

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from features.kernel.context import RequestContext, enter_context, leave_context
 from features.kernel.errors import problem
+from features.kernel.scope import HEADER_NAMES
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 logger = logging.getLogger(__name__)
@@ -27,12 +28,16 @@ class RequestMiddleware:
         self.max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        context = RequestContext(scope.get("app"))
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            token = enter_context(context)
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                leave_context(token)
             return
-        context = RequestContext()
         headers = dict(scope["headers"])
-        scope["sent"] = headers.keys()
+        scope[HEADER_NAMES] = headers.keys()
         given = headers.get(b"x-request-id")
         if given and REQUEST_ID.fullmatch(given):
             context.request_id = given.decode()
@@ -132,6 +137,6 @@ class _Exchange:
 
 def _names_one_host(scope: Scope) -> bool:
     """RFC 9112 §3.2."""
-    if len(scope["headers"]) == len(scope["sent"]):
-        return b"host" in scope["sent"]
+    if len(scope["headers"]) == len(scope[HEADER_NAMES]):
+        return b"host" in scope[HEADER_NAMES]
     return [name for name, _ in scope["headers"]].count(b"host") == 1

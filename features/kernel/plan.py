@@ -17,6 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from features.kernel.bodies import Handler
 from features.kernel.planning import Parameter, steps_of, validator_of
+from features.kernel.scope import ARGUMENTS
 
 
 class Plan:
@@ -51,7 +52,10 @@ class Plan:
     async def run(self, request: Request) -> Response:
         """Call the dependencies and the endpoint with what was found in the request."""
         results: list[Any] = []
-        for step, values in zip(self._steps, request.scope["taken"], strict=True):
+        if ARGUMENTS not in request.scope:  # a further attempt has values of its own
+            await self._take(request)
+        arguments = request.scope.pop(ARGUMENTS)
+        for step, values in zip(self._steps, arguments, strict=True):
             for name, place in step.parts:
                 if name:
                     values[name] = results[place]
@@ -92,7 +96,7 @@ class Plan:
                 taken[-1][self._body.name] = self._validate_body(await request.json())
         except (ValueError, RecursionError):
             return False
-        request.scope["taken"] = taken
+        request.scope[ARGUMENTS] = taken
         return True
 
 

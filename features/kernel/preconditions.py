@@ -17,6 +17,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from features.kernel.context import current_context
 from features.kernel.errors import PreconditionFailed
 from features.kernel.models import Public, Table
+from features.kernel.scope import HEADER_NAMES
 
 TAG = re.compile(r'(?P<weak>W/)?(?P<tag>"[!#-~\x80-\xff]*")')
 STALE = "the row has changed since it was read"
@@ -48,7 +49,7 @@ def tag_response(request: Request, response: Response) -> Response:
         return response
     tag = f'"{context.version}"'
     response.raw_headers.append((b"etag", tag.encode()))
-    if request.method != "GET" or b"if-none-match" not in request.scope["sent"]:
+    if request.method != "GET" or b"if-none-match" not in request.scope[HEADER_NAMES]:
         return response
     is_known = _matches(request.headers["if-none-match"], tag, weakly=True)
     return Response(status_code=304, headers={"ETag": tag}) if is_known else response
@@ -58,7 +59,7 @@ class IfMatch:
     """The request's If-Match, and the versions that rows had before the request changed them."""
 
     def __init__(self, request: Request, session: AsyncSession) -> None:
-        asked = request.method != "POST" and b"if-match" in request.scope["sent"]
+        asked = request.method != "POST" and b"if-match" in request.scope[HEADER_NAMES]
         self._tags = request.headers["if-match"] if asked else None
         self._path_params = request.path_params
         self._before: dict[tuple[type, int], int] = {}

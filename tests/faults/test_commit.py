@@ -2,11 +2,14 @@
 
 import asyncio
 
+import asyncpg
 import httpx
 import pytest
 from pydantic import SecretStr
 
 from features.kernel.docs import Problem
+from features.kernel.embedded import server
+from features.kernel.schema import upgrade_schema
 from features.kernel.settings import Settings
 from tests.app import create_app
 from tests.callers import Caller
@@ -179,6 +182,69 @@ async def test_twenty_cuts_at_commit_lose_nothing_and_double_nothing(sampler, wa
         assert done.status_code == 201
         assert ("idempotent-replayed" in done.headers) == (cut is Fault.CUT_AFTER)
         assert await sql.fetchval(stored, keyed["title"]) == 1
+
+
+@pytest.fixture
+async def impatient(settings, way, sampler):
+    """The service as it is, but for how long it waits for an answer: 1.1 s."""
+    changes = {"database_url": SecretStr(way.url), "statement_timeout": 0.1}
+    app = create_app(settings.model_copy(update=changes))
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        Caller(transport=transport, base_url="http://test") as caller,
+    ):
+        caller.headers.update(sampler.caller.headers)
+        yield caller
+
+
+async def test_a_commit_that_is_not_answered_in_time_is_told_as_unknown(impatient, way, sql):
+    stored = "SELECT count(*) FROM peelings WHERE title = $1"
+    for round_ in range(5):
+        unkeyed, keyed = {"title": f"unkeyed {round_}"}, {"title": f"keyed {round_}"}
+        key = {"Idempotency-Key": f"key-{round_}"}
+        way.arm(Fault.HOLD)
+        assert is_told_as_unknown(await impatient.post("/peelings", json=unkeyed))
+        assert await sql.fetchval(stored, unkeyed["title"]) == 1
+        way.arm(Fault.HOLD)
+        late = await impatient.post("/peelings", json=keyed, headers=key)
+        # With a key, whoever obeys makes one row.
+        assert (late.status_code, late.headers["retry-after"]) == (503, "1")
+        assert late.json()["reason"] == "slow"
+        done = await impatient.post("/peelings", json=keyed, headers=key)
+        assert (done.status_code, done.headers["idempotent-replayed"]) == (201, "true")
+        assert await sql.fetchval(stored, keyed["title"]) == 1
+
+
+async def test_a_commit_that_waits_for_a_standby_is_told_as_unknown(settings, tmp_path):
+    """With `synchronous_standby_names` and no standby, a COMMIT is done here and never answered."""
+    with server(tmp_path / "pg") as url:
+        await upgrade_schema(url)
+        connection = await asyncpg.connect(url)
+        await connection.execute(
+            "INSERT INTO users (email, full_name, password_hash) VALUES ('a@b.cd', 'A', '')"
+        )
+        await connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        await connection.execute("SELECT pg_reload_conf()")
+        changes = {"database_url": SecretStr(url), "statement_timeout": 0.1}
+        app = create_app(settings.model_copy(update=changes))
+        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+        async with (
+            app.router.lifespan_context(app),
+            httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+        ):
+            token = app.state.issuer.signer.issue(1)
+            client.headers["Authorization"] = f"Bearer {token}"
+            answer = await client.post("/keys", json={"name": "unknown"})
+            assert is_told_as_unknown(answer)
+        await connection.execute("ALTER SYSTEM RESET synchronous_standby_names")
+        await connection.execute("SELECT pg_reload_conf()")
+        await until(lambda: _has_one_key(connection), 5)
+        await connection.close()
+
+
+async def _has_one_key(connection):
+    return await connection.fetchval("SELECT count(*) FROM api_keys") == 1
 
 
 @every_cut
