@@ -13,7 +13,6 @@ from features.auth.handlers.access import make_token_authenticator
 from features.auth.handlers.issue import make_issuer
 from features.health import router as health
 from features.items import router as items
-from features.kernel.connections import open_sessions
 from features.kernel.context import telemetry
 from features.kernel.development import embedded_database, kept_secret
 from features.kernel.docs import describe_api, serve_docs
@@ -22,12 +21,12 @@ from features.kernel.logs import configure_logging
 from features.kernel.middleware import RequestMiddleware
 from features.kernel.openapi import operation_id
 from features.kernel.passwords import PasswordVault
-from features.kernel.reader import open_reader
+from features.kernel.readers import open_probe, open_reader, open_replica
 from features.kernel.routing import Switchboard
 from features.kernel.settings import Settings, load_settings
 from features.kernel.writer import open_writer
 from features.keys import router as keys
-from features.keys.handlers import make_key_authenticator
+from features.keys.handlers import authenticate_key
 from features.users import router as users
 
 
@@ -40,22 +39,22 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         url = settings.primary_url
         if url is None:
             url = await open_(embedded_database())
-        read_url = settings.replica_url or url
         secret = settings.signing_secret or kept_secret()
 
         app.state.writer = await open_(open_writer(url, settings))
-        # Of their own, or a request that waits for one while it holds a session could wait forever.
-        asides = await open_(open_sessions(url, settings, size=2, overflow=0))
-        app.state.reader = await open_(open_reader(read_url, settings, settings.read_pool_size))
-        app.state.probe = await open_(open_reader(url, settings, size=1))
+        app.state.reader = await open_(open_reader(url, settings))
+        if replica_url := settings.replica_url:
+            replica = open_replica(replica_url, settings, primary=app.state.reader)
+            app.state.reader = await open_(replica)
+        app.state.probe = await open_(open_probe(url, settings))
         app.state.http = await open_(httpx.AsyncClient(timeout=settings.http_timeout))
         app.state.passwords = PasswordVault()
         app.state.mac_key = hashlib.sha256(b"mac" + secret.encode()).digest()
 
-        app.state.issuer = make_issuer(settings, secret, asides, app.state.passwords)
+        app.state.issuer = make_issuer(settings, secret, app.state.passwords)
         app.state.authenticators = {
             "bearer": make_token_authenticator(app.state.issuer.signer),
-            "api_key": make_key_authenticator(asides),
+            "api_key": authenticate_key,
         }
         # What lives as long as the process need not be searched for garbage again and again.
         gc.freeze()
@@ -64,7 +63,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 def create_app(settings: Settings) -> FastAPI:
     """Build the app; nothing is opened before its lifespan."""
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, full=settings.env == "dev")
     app = FastAPI(
         title="Julienne",
         version="0.1.0",

@@ -4,7 +4,7 @@ from sqlalchemy import String, column, select, table
 
 from features.health.models import HealthPublic
 from features.kernel.errors import Unavailable
-from features.kernel.reader import Rows
+from features.kernel.snapshots import Rows
 
 PATIENCE = 1  # second
 CURRENT_REVISION = select(column("version_num", String)).select_from(table("alembic_version"))

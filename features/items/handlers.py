@@ -35,7 +35,9 @@ async def list_items(
     reader: ReadPool, me: Principal, pager: Pager, q: str | None, order: Order
 ) -> Page[ItemPublic]:
     items = _listed(me.is_admin, q is not None)
-    return await pager.fetch(reader, ItemPublic, items, order, owner_id=me.id, pattern=like(q))
+    owner = {} if me.is_admin else {"owner_id": me.id}
+    pattern = {} if q is None else {"pattern": like(q)}
+    return await pager.fetch(reader, ItemPublic, items, order, **owner, **pattern)
 
 
 async def create_item(session: Session, me: Principal, data: ItemCreate) -> ItemPublic:

@@ -21,8 +21,8 @@ from sqlalchemy import Select, bindparam, tuple_
 from features.kernel.context import current_context
 from features.kernel.errors import Unprocessable
 from features.kernel.models import PLAIN_INT, Text
-from features.kernel.reader import Rows
 from features.kernel.rows import read
+from features.kernel.snapshots import Rows
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -36,7 +36,9 @@ async def list_users(
     reader: ReadPool, pager: Pager, q: str | None, is_active: bool | None, order: Order
 ) -> Page[UserPublic]:
     users = _listed(q is not None, is_active is not None)
-    return await pager.fetch(reader, UserPublic, users, order, pattern=like(q), is_active=is_active)
+    pattern = {} if q is None else {"pattern": like(q)}
+    activity = {} if is_active is None else {"is_active": is_active}
+    return await pager.fetch(reader, UserPublic, users, order, **pattern, **activity)
 
 
 async def create_user(session: Session, passwords: PasswordVault, data: UserCreate) -> UserPublic:

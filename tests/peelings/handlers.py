@@ -36,9 +36,9 @@ async def list_peelings(
     reader: ReadPool, me: Principal, pager: Pager, q: str | None, order: Order
 ) -> Page[PeelingPublic]:
     peelings = _listed(me.is_admin, q is not None)
-    return await pager.fetch(
-        reader, PeelingPublic, peelings, order, owner_id=me.id, pattern=like(q)
-    )
+    owner = {} if me.is_admin else {"owner_id": me.id}
+    pattern = {} if q is None else {"pattern": like(q)}
+    return await pager.fetch(reader, PeelingPublic, peelings, order, **owner, **pattern)
 
 
 async def create_peeling(session: Session, me: Principal, data: PeelingCreate) -> PeelingPublic:

@@ -32,8 +32,9 @@ async def get_${one}(reader: ReadPool, ${me}${one}_id: int) -> ${row}Public:
 
 % if is_owned:
 async def list_${name}(reader: ReadPool, me: Principal, pager: Pager) -> Page[${row}Public]:
-    seen = ALL if me.is_admin else OWN
-    return await pager.fetch(reader, ${row}Public, seen, "-id", owner_id=me.id)
+    if me.is_admin:
+        return await pager.fetch(reader, ${row}Public, ALL, "-id")
+    return await pager.fetch(reader, ${row}Public, OWN, "-id", owner_id=me.id)
 % else:
 async def list_${name}(reader: ReadPool, pager: Pager) -> Page[${row}Public]:
     return await pager.fetch(reader, ${row}Public, ALL, "-id")
