@@ -36,6 +36,7 @@ def test_the_usual_forms_of_a_database_url_are_understood(url):
         ("DATABASE_URL", "canary"),
         ("DATABASE_URL", "mysql://u:canary@h/n"),
         ("DATABASE_URL", "postgresql://u:canary@h"),
+        ("DATABASE_URL", "postgresql://u:12/canary@h/n"),
         ("DATABASE_URL", "postgresql://[canary/n"),
         ("READ_DATABASE_URL", "canary"),
         ("JWT_SECRET", "canary"),

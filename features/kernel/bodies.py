@@ -17,13 +17,16 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 def with_checked_body(handler: Handler, field: FieldInfo) -> Handler:
     """The handler behind a check of the body that `field` declares.
 
-    It raises UnsupportedMediaType, or BadRequest for another encoding than UTF-8.
+    It raises UnsupportedMediaType, for a compressed body as well, or BadRequest for another
+    encoding than UTF-8.
     """
     accepted = FORMS if isinstance(field, params.Form) else (JSON,)
 
     async def run(request: Request) -> Response:
         headers = request.headers
         has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
+        if has_body and headers.get("content-encoding", "identity").lower() != "identity":
+            raise UnsupportedMediaType("the body should not be compressed")  # RFC 9110 §15.5.16
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
         if has_body and media_type not in accepted:
             raise UnsupportedMediaType(f"the body should be {' or '.join(accepted)}")

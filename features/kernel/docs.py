@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
@@ -60,14 +60,15 @@ def serve_docs(app: FastAPI) -> None:
     """Serve `/docs` with assets of our own instead of a content delivery network's."""
     app.mount("/docs/assets", StaticFiles(packages=[("fastapi_offline", "static")]))
 
-    async def docs() -> HTMLResponse:
+    async def docs(request: Request) -> HTMLResponse:
+        prefix = request.scope.get("root_path", "").rstrip("/")  # behind a proxy that strips it
         return get_swagger_ui_html(
-            openapi_url="/openapi.json",
+            openapi_url=f"{prefix}/openapi.json",
             title=app.title,
-            oauth2_redirect_url="/docs/oauth2-redirect",
-            swagger_js_url="/docs/assets/swagger-ui-bundle.js",
-            swagger_css_url="/docs/assets/swagger-ui.css",
-            swagger_favicon_url="/docs/assets/favicon.png",
+            oauth2_redirect_url=f"{prefix}/docs/oauth2-redirect",
+            swagger_js_url=f"{prefix}/docs/assets/swagger-ui-bundle.js",
+            swagger_css_url=f"{prefix}/docs/assets/swagger-ui.css",
+            swagger_favicon_url=f"{prefix}/docs/assets/favicon.png",
         )
 
     async def oauth2_redirect() -> HTMLResponse:

@@ -32,6 +32,8 @@ def _postgres_url(url: SecretStr) -> SecretStr:
         parts = urlsplit("")
     if parts.scheme not in {"postgres", "postgresql", "postgresql+asyncpg"}:
         raise ValueError("should be a URL like postgresql://user:password@host:5432/name")
+    if "@" in parts.path:
+        raise ValueError("should have the special characters of its password percent-encoded")
     if len(parts.path) < 2 and "name=" not in parts.query and "database=" not in parts.query:
         raise ValueError("should name a database, like postgresql://user:password@host:5432/name")
     return SecretStr("postgresql:" + url.get_secret_value().partition(":")[2])
