@@ -1,8 +1,9 @@
 """How near to the limit: `uv run --group bench python -m tests.bench`.
 
 Runs the bound, this service and the published layout in turn, on one database, under the same load,
-and compares what a request costs the process that answers it. `growth` asks what the service's
-requests cost as rows, slices and connections grow, `workers` what a second worker brings.
+and compares what a request costs the process that answers it, at a few connections and at many.
+`growth` asks what the service's requests cost as rows, slices and connections grow, `workers` what
+a second worker brings.
 """
 
 import asyncio
@@ -21,15 +22,15 @@ async def main(given: Namespace) -> None:
     # Whatever ends us, what we started ends with us.
     if task := asyncio.current_task():
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
-    load = Load(given.connections, given.seconds)
+    loads = [Load(connections, given.seconds) for connections in given.connections]
     cpus = os.sched_getaffinity(0) if given.what == "workers" else OTHER_CPUS
     with postgres(cpus) as (url, folder):
         if given.what == "growth":
-            await grow(url, folder, load)
+            await grow(url, folder, loads[0])
         elif given.what == "workers":
-            await scale(url, folder, load, given.rounds)
+            await scale(url, folder, loads[0], given.rounds)
         else:
-            await compare(url, folder, load, given.rounds, given.only)
+            await compare(url, folder, loads, given.rounds, given.only)
 
 
 def arguments() -> Namespace:
@@ -40,8 +41,15 @@ def arguments() -> Namespace:
         "what", nargs="?", default="compare", choices=("compare", "growth", "workers")
     )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=int, default=4, help="of each measurement")
-    parser.add_argument("--connections", type=int, default=8)
+    parser.add_argument("--seconds", type=int, default=3, help="of each measurement")
+    parser.add_argument(
+        "--connections",
+        type=int,
+        nargs="+",
+        default=[8, 16, 32, 128],
+        help="compare at each of these numbers, and the layout at the first one only;"
+        " growth and workers use the first",
+    )
     parser.add_argument("--only", default="", help="compare just the operations named like this")
     return parser.parse_args()
 

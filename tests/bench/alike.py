@@ -8,12 +8,10 @@ import httpx
 from tests.bench.stage import Failed, Items, Operation, System, serving
 from tests.tap import Tap
 
+BOUND = System("bound", "by hand", "tests.bench.bound:app", ("--no-access-log",))
 SERVICE = System("julienne", "Julienne", "service:app")
-SYSTEMS = [
-    System("bound", "by hand", "tests.bench.bound:app", ("--no-access-log",)),
-    SERVICE,
-    System("layout", "published layout", "tests.bench.layout:app"),
-]
+LAYOUT = System("layout", "published layout", "tests.bench.layout:app")
+SYSTEMS = [BOUND, SERVICE, LAYOUT]
 GET = Operation("GET one", "/items/{id}")
 LIST = Operation("list of 50", "/items?limit=50")
 POST = Operation("POST", "/items", '{"title": "Soup", "description": "With leek"}')

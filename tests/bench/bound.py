@@ -128,7 +128,8 @@ def sign(key: bytes, path: str, text: bytes) -> bytes:
 async def lifespan(_: Starlette) -> AsyncIterator[None]:
     global pool
     url = os.environ["APP_DATABASE_URL"]
-    async with asyncpg.create_pool(url, min_size=0, max_size=10, reset=keep_state) as pool:
+    # As many connections as the service writes with: its pool's 10, and 10 more under load.
+    async with asyncpg.create_pool(url, min_size=0, max_size=20, reset=keep_state) as pool:
         yield
 
 

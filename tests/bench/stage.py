@@ -223,13 +223,14 @@ class Load:
 
 @dataclass(frozen=True)
 class Sample:
-    """What one run of wrk showed: latencies in ms, CPU in µs for each request."""
+    """What one run of wrk showed: latencies in ms, CPU in µs for each request, MB afterwards."""
 
     rate: float
     p50: float
     p99: float
     cpu: float
     database_cpu: float
+    memory: float
 
 
 async def press(running: Running, operation: Operation, items: Items, load: Load) -> Sample:
@@ -240,11 +241,13 @@ async def press(running: Running, operation: Operation, items: Items, load: Load
         before = running.cpu(), sum(map(cpu, tree(postmaster)))
         said = await _wrk(running, operation, items, load)
         after = running.cpu(), sum(map(cpu, tree(postmaster)))
+        memory = running.memory("Rss")
     finally:
         if operation.method == "POST":
             await items.forget_created()
-    used = [(late - early) / said["requests"] for early, late in zip(before, after, strict=True)]
-    return Sample(said["requests"] / said["seconds"], said["p50"], said["p99"], *used)
+    requests, rate = said["requests"], said["requests"] / said["seconds"]
+    own, database = ((late - early) / requests for early, late in zip(before, after, strict=True))
+    return Sample(rate, said["p50"], said["p99"], own, database, memory)
 
 
 async def _wrk(running: Running, operation: Operation, items: Items, load: Load) -> dict[str, Any]:
