@@ -1,5 +1,7 @@
 """What tests ask for by name: a service on a database of its own, and people who call it."""
 
+import json
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -7,10 +9,11 @@ from typing import Any
 import asyncpg
 import httpx
 import pytest
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from pydantic import SecretStr
 
 from features.kernel.embedded import server
+from features.kernel.logs import JsonFormatter
 from features.kernel.passwords import PasswordVault
 from features.kernel.schema import upgrade_schema
 from features.kernel.settings import Settings
@@ -55,7 +58,24 @@ KEEP_SEEDS = """
 
 Connection = asyncpg.Connection
 Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
+Mount = Callable[..., AbstractAsyncContextManager[Caller]]
 Database = Callable[[], AbstractAsyncContextManager[str]]
+
+
+class Log(logging.Handler):
+    """Records as lines of JSON, parsed."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.setFormatter(JsonFormatter())
+        self._lines: list[dict[str, Any]] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.append(json.loads(self.format(record)))
+
+    def lines(self, *levels: str) -> list[dict[str, Any]]:
+        """Those of the levels, or all."""
+        return [line for line in self._lines if not levels or line["level"] in levels]
 
 
 # For every test: one that is not async may be the first to ask for an async fixture.
@@ -159,6 +179,34 @@ def serve(settings: Settings, sql: "Connection[Any]") -> Serve:
             yield client
 
     return serve
+
+
+@pytest.fixture
+def mount(settings: Settings, sql: "Connection[Any]") -> Mount:
+    """Serve further routes, with other settings, to a client that is nobody yet:
+    `async with mount(router, pool_size=1) as client`."""
+
+    @asynccontextmanager
+    async def mount(router: APIRouter, **changes: Any) -> AsyncIterator[Caller]:
+        app = create_app(settings.model_copy(update=changes))
+        app.include_router(router)
+        async with (
+            app.router.lifespan_context(app),
+            Caller(transport=_transport(app), base_url="http://test") as client,
+        ):
+            client.app = app
+            yield client
+
+    return mount
+
+
+@pytest.fixture
+def log() -> Iterator[Log]:
+    """What the service has logged, as its own formatter writes it in production."""
+    keep = Log()
+    logging.getLogger().addHandler(keep)
+    yield keep
+    logging.getLogger().removeHandler(keep)
 
 
 @pytest.fixture

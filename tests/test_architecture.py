@@ -224,12 +224,8 @@ def test_the_table_of_contents_has_70_lines_at_most_besides_two_a_slice():
 
 
 @pytest.mark.parametrize("room", KERNEL)
-def test_a_room_of_the_kernel_has_120_lines_at_most(room):
-    assert size(ROOT / f"features/kernel/{room}.py") <= 120
-
-
-def test_the_kernel_has_2200_lines_at_most():
-    assert size(*sources(ROOT, "features/kernel")) <= 2200
+def test_a_room_of_the_kernel_has_150_lines_at_most(room):
+    assert size(ROOT / f"features/kernel/{room}.py") <= 150
 
 
 def test_the_scaffold_has_670_lines_at_most_and_120_in_a_module():

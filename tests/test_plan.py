@@ -26,7 +26,7 @@ CALLS = {
     "GET /livez": 128,
     "GET /users/me": 225,
     "GET /users?limit=20": 241,
-    "POST /keys": 372,
+    "POST /keys": 440,
 }
 
 

@@ -243,10 +243,11 @@ async def test_a_service_without_its_database_says_so_and_recovers_by_itself(sou
                 assert answer.headers["content-type"] == "application/problem+json"
                 assert answer.json() == {
                     "error": "service_unavailable",
-                    "message": "the database is unavailable",
+                    "message": "the database cannot be reached",
                     "status": answer.status_code,
                     "title": "Service Unavailable",
-                    "detail": "the database is unavailable",
+                    "detail": "the database cannot be reached",
+                    "reason": "unreachable",
                     "request_id": answer.headers["x-request-id"],
                 }
                 assert answer.status_code == 503

@@ -45,7 +45,8 @@ def cost(tap, sampler):
 
     async def cost(operation, about=None):
         waits = []
-        for _ in range(4):
+        # One sign-in in 256 sweeps as well, so until two in a row agree.
+        while len(waits) < 4 or (waits[-2] != waits[-1] and len(waits) < 8):
             url, body = about or await sampler.url(operation), await sampler.body(operation)
             before = tap.waits
             answer = await sampler.call(operation, url, body)

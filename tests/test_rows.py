@@ -11,7 +11,7 @@ from sqlalchemy import Column, Integer, literal, select
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import SQLModel
 
-from features.kernel import database
+from features.kernel import statements
 from features.kernel.reader import ReadPool
 from features.kernel.rows import read
 
@@ -95,9 +95,9 @@ def test_what_is_no_type_of_a_column_is_made_one():
 
 def test_what_is_inserted_is_what_the_driver_takes():
     document, size = Column("document", JSONB), Column("size", Integer, default=7)
-    assert database._value(document, {"document": {"a": [1]}}) == '{"a": [1]}'
-    assert database._value(document, {"document": None}) is None
-    assert [database._value(size, each) for each in ({}, {"size": 8})] == [7, 8]
+    assert statements.own_value(document, {"document": {"a": [1]}}) == '{"a": [1]}'
+    assert statements.own_value(document, {"document": None}) is None
+    assert [statements.own_value(size, each) for each in ({}, {"size": 8})] == [7, 8]
 
 
 async def test_a_row_of_a_query_is_a_dto(app):
