@@ -1,9 +1,22 @@
 """Whose mistake a failure was: a client's is told to the client, the service's own to the log."""
 
 from contextlib import suppress
+from typing import Annotated
 
 import pytest
-from sqlalchemy import BigInteger, Float, Integer, String, bindparam, func, literal, table, text
+from fastapi import Query
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    Float,
+    Integer,
+    String,
+    bindparam,
+    func,
+    literal,
+    table,
+    text,
+)
 from sqlalchemy import column as sql_column
 from sqlalchemy.exc import DBAPIError
 from sqlmodel import col, select
@@ -265,6 +278,38 @@ async def test_a_sequence_that_is_behind_is_found_whatever_the_path_is_called(
         await sql.execute("ALTER SEQUENCE peelings_id_seq RESTART WITH 1")
         answer = await client.post("/cases/1")
     assert_own_mistake(answer, log, ["23505", "pk_peelings"])
+
+
+UPSERT = """INSERT INTO things (name, number)
+    SELECT name, 1 FROM unnest(CAST(:names AS text[])) name
+    ON CONFLICT (name) DO UPDATE SET number = 2"""
+MERGE = """MERGE INTO things USING unnest(CAST(:names AS text[])) given ON name = given
+    WHEN MATCHED THEN UPDATE SET number = 2"""
+TWO_ROWS = "SELECT (SELECT name FROM unnest(CAST(:names AS text[])) name)"
+
+
+@pytest.mark.parametrize(
+    ("statement", "status"), [(UPSERT, 422), (MERGE, 422), (TWO_ROWS, 500)], ids=str
+)
+async def test_a_row_that_is_given_twice_is_the_clients(
+    mount, things_table, sql, log, statement, status
+):
+    await sql.execute("INSERT INTO things (name) VALUES ('a'), ('b')")
+    router = Router(prefix="/cases", tags=["cases"])
+
+    @router.post("/names")
+    async def give(names: Annotated[list[str], Query()], session: Session) -> Answer:
+        values = text(statement).bindparams(bindparam("names", type_=ARRAY(String)))
+        await session.exec(values, params={"names": names})
+        return Answer()
+
+    async with mount(router) as client:
+        answer = await client.post("/cases/names", params={"names": ["a"]})
+        assert answer.status_code == 200, answer.text
+        answer = await client.post("/cases/names", params={"names": ["b", "b"]})
+    assert answer.status_code == status, answer.text
+    assert len(log.lines("ERROR")) == (status == 500)
+    assert await sql.fetchval("SELECT count(*) FROM things WHERE name = 'b' AND number = 2") == 0
 
 
 async def test_a_check_in_an_operation_that_takes_nothing_is_the_services_own(

@@ -50,6 +50,8 @@ LOCK_NOT_AVAILABLE = "55P03"
 CONTENTION = {"40001", "40P01", LOCK_NOT_AVAILABLE}
 NOT_NULL_VIOLATION, UNIQUE_VIOLATION, CHECK_VIOLATION = "23502", "23505", "23514"
 DIVISION_BY_ZERO, SYNTAX_ERROR = "22012", "42601"
+# The server's functions in which 21000 is about two of the rows that a statement was given.
+GIVEN_TWICE = {"ExecOnConflictUpdate", "ExecMergeMatched"}
 INSERTED_COLUMNS = re.compile(r"\s*insert\s+into\s+[^()]+\(([^)]*)\)", re.IGNORECASE)
 WORD = re.compile(r"\w+")
 
@@ -162,6 +164,8 @@ def translate(error: Exception, inputs: frozenset[str] | None = None) -> Service
     driver, code = driver_error(error), sqlstate(error)
     if code in ANSWERS:
         return _refusal(driver, code, inputs)
+    if code == "21000" and getattr(driver, "server_source_function", None) in GIVEN_TWICE:
+        return Unprocessable("a row is given twice")
     return Unprocessable(OUT_OF_RANGE) if _is_about_a_value(driver, code) else None
 
 
