@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -150,6 +150,29 @@ async def sql(_sql: "Connection[Any]", running_app: FastAPI) -> AsyncIterator["C
     """A connection to the service's database, which is as it was migrated again afterwards."""
     yield _sql
     await _sql.execute(EMPTY)
+
+
+@pytest.fixture
+async def fail_first(sql: "Connection[Any]") -> AsyncIterator[Callable[..., Awaitable[None]]]:
+    """Let the first inserts of peelings fail: `await fail_first(times=2, sqlstate="40P01")`; with a
+    serialization failure unless said."""
+
+    async def fail(times: int = 1, sqlstate: str = "40001") -> None:
+        # A sequence, because the failed transaction would take back anything else that counts.
+        await sql.execute(f"""
+            CREATE SEQUENCE tries;
+            CREATE FUNCTION fail_first() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+                IF nextval('tries') <= {times} THEN
+                    RAISE 'not yet' USING ERRCODE = '{sqlstate}';
+                END IF;
+                RETURN NEW;
+            END $$;
+            CREATE TRIGGER fail_first BEFORE INSERT ON peelings
+                FOR EACH ROW EXECUTE FUNCTION fail_first();
+        """)
+
+    yield fail
+    await sql.execute("DROP FUNCTION IF EXISTS fail_first CASCADE; DROP SEQUENCE IF EXISTS tries")
 
 
 @pytest.fixture

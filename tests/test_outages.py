@@ -6,7 +6,6 @@ from contextlib import asynccontextmanager
 from urllib.parse import urlsplit, urlunsplit
 
 import asyncpg
-import httpx
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import func
@@ -18,7 +17,6 @@ from features.kernel.database import Session
 from features.kernel.errors import Unavailable
 from features.kernel.models import Dto
 from features.kernel.reader import Reader
-from tests.app import create_app
 
 KEY = {"X-API-Key": "a" * 40}
 SLEEP = select(func.pg_sleep(5))
@@ -100,18 +98,16 @@ CAUSES = {
 
 
 @pytest.mark.parametrize("why", CAUSES)
-async def test_the_cause_of_an_outage_is_logged_once_for_each_pool(settings, log, free_port, why):
-    async with database_that_is(why, settings, free_port) as url:
-        changes = {"database_url": SecretStr(url), "connect_timeout": 0.2}
-        app = create_app(settings.model_copy(update=changes))
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://test") as client,
-        ):
-            answers = [await client.get("/users/me", headers=KEY) for _ in range(10)]
-            answers += [await client.post("/keys", headers=KEY, json={}) for _ in range(5)]
-            answers += [await client.get("/readyz") for _ in range(5)]
+async def test_the_cause_of_an_outage_is_logged_once_for_each_pool(
+    serve, settings, log, free_port, why
+):
+    async with (
+        database_that_is(why, settings, free_port) as url,
+        serve(database_url=SecretStr(url), connect_timeout=0.2) as client,
+    ):
+        answers = [await client.get("/users/me", headers=KEY) for _ in range(10)]
+        answers += [await client.post("/keys", headers=KEY, json={}) for _ in range(5)]
+        answers += [await client.get("/readyz") for _ in range(5)]
     for each in answers:
         assert (each.status_code, each.json()["reason"]) == (503, "unreachable")
         assert "retry-after" in each.headers
@@ -127,17 +123,12 @@ async def test_the_cause_of_an_outage_is_logged_once_for_each_pool(settings, log
 
 
 async def test_an_outage_that_goes_on_is_told_again_with_a_count(
-    settings, log, free_port, monkeypatch
+    serve, log, free_port, monkeypatch
 ):
     now = 1000.0
     monkeypatch.setattr(reminders.time, "monotonic", lambda: now)
     url = f"postgresql://app@127.0.0.1:{free_port}/app"
-    app = create_app(settings.model_copy(update={"database_url": SecretStr(url)}))
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
-    ):
+    async with serve(database_url=SecretStr(url)) as client:
         for _ in range(5):
             await client.get("/users/me", headers=KEY)
         now += reminders.REMINDER_SECONDS
@@ -205,16 +196,11 @@ async def test_a_failure_that_code_raises_as_an_answer_is_logged_now_and_then(mo
     assert (line["message"], line["status"]) == ("the oven is cold", 503)
 
 
-async def test_a_pool_that_waits_for_a_silent_server_is_told_as_unreachable(settings, log):
+async def test_a_pool_that_waits_for_a_silent_server_is_told_as_unreachable(serve, settings, log):
     """A place in the pool that is taken by who waits for the server is no sign of load."""
     async with database_that_is("silent", settings, 0) as url:
         changes = {"read_pool_size": 2, "pool_timeout": 0.1, "connect_timeout": 0.5}
-        app = create_app(settings.model_copy(update={"database_url": SecretStr(url), **changes}))
-        transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=transport, base_url="http://test") as client,
-        ):
+        async with serve(database_url=SecretStr(url), **changes) as client:
             answers = await asyncio.gather(
                 *[client.get("/users/me", headers=KEY) for _ in range(10)]
             )

@@ -30,27 +30,6 @@ def forget():
     seen.clear()
 
 
-@pytest.fixture
-async def fail_first(sql):
-    """Let the first inserts of peelings fail, with a serialization failure unless said."""
-
-    async def fail(times=1, sqlstate="40001"):
-        await sql.execute(f"""
-            CREATE SEQUENCE tries;
-            CREATE FUNCTION fail_first() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                IF nextval('tries') <= {times} THEN
-                    RAISE 'not yet' USING ERRCODE = '{sqlstate}';
-                END IF;
-                RETURN NEW;
-            END $$;
-            CREATE TRIGGER fail_first BEFORE INSERT ON peelings
-                FOR EACH ROW EXECUTE FUNCTION fail_first();
-        """)
-
-    yield fail
-    await sql.execute("DROP FUNCTION IF EXISTS fail_first CASCADE; DROP SEQUENCE IF EXISTS tries")
-
-
 async def add(session, me, title):
     return await session.insert(Peeling, PeelingPublic, title=title[:200], owner_id=me.id)
 

@@ -1,10 +1,9 @@
 """Ways past the session to its connection, in a request and after it: no stranger is met there."""
 
 import asyncio
-from contextlib import asynccontextmanager
+from contextlib import nullcontext
 
 import anyio
-import asyncpg
 import pytest
 from fastapi import BackgroundTasks, Depends
 from sqlalchemy import func, text
@@ -452,12 +451,10 @@ async def test_sessions_within_sessions_do_not_wait_for_each_other(mount, alice,
 
 
 @pytest.mark.parametrize("is_kernels", [False, True])
-async def test_an_error_of_another_connection_is_the_handlers_own(
-    mount, alice, database_url, is_kernels
-):
+async def test_an_error_of_another_connection_is_the_handlers_own(mount, alice, sql, is_kernels):
     async def asks_elsewhere(me: CurrentUser, session: Session) -> Answer:
         outcomes.append("run")
-        elsewhere = open_connection() if is_kernels else connected(database_url)
+        elsewhere = open_connection() if is_kernels else nullcontext(sql)
         async with session.driver_connection(), elsewhere as other:
             await other.execute("DO $$ BEGIN RAISE 'x' USING ERRCODE = '40001'; END $$")
         return Answer()
@@ -465,15 +462,6 @@ async def test_an_error_of_another_connection_is_the_handlers_own(
     async with mount(router_with(asks_elsewhere)) as client:
         answer = await client.post("/cases/asks_elsewhere", headers=alice.headers)
     assert (answer.status_code, outcomes) == (500, ["run"])
-
-
-@asynccontextmanager
-async def connected(url):
-    connection = await asyncpg.connect(url)
-    try:
-        yield connection
-    finally:
-        await connection.close()
 
 
 async def is_lost_before_commit(me: CurrentUser, session: Session) -> Answer:

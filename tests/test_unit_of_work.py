@@ -28,33 +28,6 @@ async def other(database_url):
     await connection.close()
 
 
-@pytest.fixture
-def fail_first(sql):
-    """Let the first `times` inserts fail with an SQLSTATE."""
-
-    async def fail(sqlstate, times):
-        # A sequence, because the failed transaction would take back anything else that counts.
-        await sql.execute(f"""
-            CREATE SEQUENCE tries;
-            CREATE FUNCTION fail_first() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                IF nextval('tries') <= {times} THEN
-                    RAISE 'not yet' USING ERRCODE = '{sqlstate}';
-                END IF;
-                RETURN NEW;
-            END $$;
-            CREATE TRIGGER fail_first BEFORE INSERT ON peelings
-                FOR EACH ROW EXECUTE FUNCTION fail_first();
-        """)
-
-    return fail
-
-
-@pytest.fixture(autouse=True)
-async def clean_up(sql):
-    yield
-    await sql.execute("DROP FUNCTION IF EXISTS fail_first CASCADE; DROP SEQUENCE IF EXISTS tries")
-
-
 async def test_twins_in_flight_wait_for_each_other_and_give_one_answer(alice, sql):
     for round_ in range(20):
         answers = await asyncio.gather(
@@ -140,7 +113,7 @@ async def test_old_keys_are_swept_while_new_ones_come(alice, sql):
 
 @pytest.mark.parametrize("sqlstate", ["40001", "40P01", "55P03"])
 async def test_contention_is_tried_again_and_then_told(alice, sql, fail_first, sqlstate):
-    await fail_first(sqlstate, times=boundary.RETRIES + 2)
+    await fail_first(times=boundary.RETRIES + 2, sqlstate=sqlstate)
     refused = await alice.post("/peelings", json=SOUP, headers=keyed())
     assert (refused.status_code, await count(sql)) == (409, 0)
     assert int(refused.headers["retry-after"]) >= 1
@@ -149,7 +122,7 @@ async def test_contention_is_tried_again_and_then_told(alice, sql, fail_first, s
 
 
 async def test_a_refusal_for_good_is_not_tried_again(alice, sql, fail_first):
-    await fail_first("23514", times=1)
+    await fail_first(sqlstate="23514")
     assert (await alice.post("/peelings", json=SOUP)).status_code == 422
     assert await sql.fetchval("SELECT last_value FROM tries") == 1
 

@@ -25,7 +25,7 @@ class Replay:
     def __init__(self, request: Request, *, is_read: bool) -> None:
         self._request, self._is_read = request, is_read
         self._scope, self._state = dict(request.scope), dict(request.scope.get("state", {}))
-        self._kept = SpooledTemporaryFile[bytes](IN_MEMORY_BYTES)  # see close()
+        self._kept: SpooledTemporaryFile[bytes] | None = None  # made for the first bytes
         self._size = 0
         self._is_whole = False
 

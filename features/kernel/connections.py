@@ -25,14 +25,7 @@ async def connect(
             # The server's own limit answers first; this one is for a server that is frozen.
             command_timeout=seconds + 1,
             connection_class=Connection,
-            server_settings={
-                "application_name": "julienne",
-                "timezone": "UTC",
-                "statement_timeout": f"{seconds * 1000:.0f}",
-                "lock_timeout": f"{settings.lock_timeout * 1000:.0f}",
-                "idle_in_transaction_session_timeout": f"{seconds * 2000:.0f}",
-                **({"default_transaction_read_only": "on"} if read_only else {}),
-            },
+            server_settings=_server_settings(settings, read_only=read_only),
         )
     except (*DRIVER_ERRORS, UnicodeError) as error:  # a host name that is none
         raise outages.unreachable(error) from error
@@ -40,3 +33,16 @@ async def connect(
     connection.outages, connection.is_read_only = outages, read_only
     connection.is_managed, connection.patience = read_only, seconds * 2
     return connection
+
+
+def _server_settings(settings: Settings, *, read_only: bool) -> dict[str, str]:
+    """What the server is to keep to on this connection; limits in milliseconds."""
+    seconds = settings.statement_timeout
+    return {
+        "application_name": "julienne",
+        "timezone": "UTC",
+        "statement_timeout": f"{seconds * 1000:.0f}",
+        "lock_timeout": f"{settings.lock_timeout * 1000:.0f}",
+        "idle_in_transaction_session_timeout": f"{seconds * 2000:.0f}",
+        **({"default_transaction_read_only": "on"} if read_only else {}),
+    }

@@ -128,11 +128,6 @@ class WriteSession(AsyncSession, Rows):
         self.sync_session = self._proxied  # type: ignore[assignment]
         await self.unit.end(sync_session)
 
-    @property
-    def is_commit_sent(self) -> bool:
-        """Whether COMMIT may have reached the server."""
-        return self.unit.is_commit_sent
-
     async def _begin(self) -> Connection:
         """The connection, in the transaction, and in whatever savepoint SQLAlchemy is."""
         if self.in_transaction():

@@ -16,7 +16,7 @@ from sqlalchemy import ClauseElement
 from features.kernel.driver import Connection
 from features.kernel.outages import Outages
 from features.kernel.pool import Pool, PoolTimeout
-from features.kernel.snapshots import Rows, Snapshot, raise_for_read
+from features.kernel.snapshots import ATTEMPTS, Rows, Snapshot, raise_for_read
 from features.kernel.sqlstate import (
     DRIVER_ERRORS,
     LOCK_NOT_AVAILABLE,
@@ -30,7 +30,6 @@ from features.kernel.sqlstate import (
 )
 from features.kernel.statements import bind_values, compile_statement, type_mistake
 
-ATTEMPTS = 3
 M = TypeVar("M", bound=BaseModel)
 
 if TYPE_CHECKING:
