@@ -13,21 +13,21 @@ from features.auth.handlers.access import make_token_authenticator
 from features.auth.handlers.issue import make_issuer
 from features.health import router as health
 from features.items import router as items
-from features.kernel.context import telemetry
-from features.kernel.development import embedded_database, kept_secret
-from features.kernel.docs import describe_api, serve_docs
-from features.kernel.errors import install_error_handlers
-from features.kernel.logs import configure_logging
-from features.kernel.middleware import RequestMiddleware
-from features.kernel.openapi import operation_id
-from features.kernel.passwords import PasswordVault
-from features.kernel.readers import open_probe, open_reader, open_replica
-from features.kernel.routing import Switchboard
-from features.kernel.settings import Settings, load_settings
-from features.kernel.writer import open_writer
 from features.keys import router as keys
 from features.keys.handlers import authenticate_key
 from features.users import router as users
+from kernel.context import telemetry
+from kernel.data.readers import open_probe, open_reader, open_replica
+from kernel.data.writer import open_writer
+from kernel.dev.defaults import embedded_database, kept_secret
+from kernel.errors import install_error_handlers
+from kernel.fast.routing import Switchboard
+from kernel.http.docs import describe_api, serve_docs
+from kernel.http.middleware import RequestMiddleware
+from kernel.http.openapi import operation_id
+from kernel.identity.passwords import PasswordVault
+from kernel.logs import configure_logging
+from kernel.settings import Settings, load_settings
 
 
 @asynccontextmanager

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from features.scaffold.breaks import broken
-from features.scaffold.commands import new, remove
-from features.scaffold.contract import read_contract, write_contract
-from features.scaffold.survey import Refusal
-from features.scaffold.tree import Contents, apply, changes, contents, diff, draft_of
+from kernel.dev.scaffold.breaks import broken
+from kernel.dev.scaffold.commands import new, remove
+from kernel.dev.scaffold.contract import read_contract, write_contract
+from kernel.dev.scaffold.survey import Refusal
+from kernel.dev.scaffold.tree import Contents, apply, changes, contents, diff, draft_of
 
 ROOT = Path(__file__).parents[1]
 NEXT = """

@@ -17,10 +17,10 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
 from sqlmodel.sql.sqltypes import AutoString, UTCDateTime
 
-from features.kernel.development import FOLDER
-from features.kernel.embedded import server
-from features.kernel.settings import ROOT, load_settings
-from features.kernel.sqlstate import LOCK_NOT_AVAILABLE, sqlstate
+from kernel.data.sqlstate import LOCK_NOT_AVAILABLE, sqlstate
+from kernel.dev.defaults import FOLDER
+from kernel.dev.embedded import server
+from kernel.settings import ROOT, load_settings
 
 # Any number that nothing else in this database uses.
 TAKE_LOCK = "SELECT pg_try_advisory_lock(5308117452)"
@@ -50,7 +50,7 @@ def number(_: MigrationContext, __: object, scripts: list[MigrationScript]) -> N
 def configure(**options: Any) -> None:
     for models in (ROOT / "features").glob("*/models.py"):
         import_module(f"features.{models.parent.name}.models")
-    import_module("features.kernel.idempotency")
+    import_module("kernel.http.idempotency")
     context.configure(
         target_metadata=SQLModel.metadata,
         render_item=render_item,

@@ -5,8 +5,8 @@ from uuid import UUID
 from sqlalchemy import BigInteger, Boolean, DateTime, String, column, func, table
 from sqlmodel import Field, SQLModel
 
-from features.kernel.identity import Role
-from features.kernel.models import Dto, Input, Secret, Table, Text
+from kernel.data.models import Dto, Input, Secret, Table, Text
+from kernel.identity.callers import Role
 
 # What sign-in needs of another slice's table, by name: slices share the database, not classes.
 users = table(

@@ -6,10 +6,10 @@ from pydantic import SecretStr
 
 from features.auth.handlers.issue import TokenIssuer
 from features.auth.models import RefreshTokenInput, TokenPublic
-from features.kernel.boundary import Router
-from features.kernel.database import Session
-from features.kernel.openapi import error_response
-from features.kernel.reader import Reader
+from kernel.data.reader import Reader
+from kernel.data.session import Session
+from kernel.http.openapi import error_response
+from kernel.http.router import Router
 
 router = Router(prefix="/auth", tags=["auth"])
 

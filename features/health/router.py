@@ -2,8 +2,8 @@ from fastapi import Request
 
 from features.health import handlers
 from features.health.models import HealthPublic
-from features.kernel.boundary import Router
-from features.kernel.schema import head_revision
+from kernel.data.schema import head_revision
+from kernel.http.router import Router
 
 router = Router(tags=["health"])
 

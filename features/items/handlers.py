@@ -6,11 +6,11 @@ from sqlmodel import col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from features.items.models import Item, ItemCreate, ItemPublic, ItemUpdate
-from features.kernel.database import Session
-from features.kernel.errors import NotFound
-from features.kernel.identity import Principal
-from features.kernel.paging import Page, Pager, like
-from features.kernel.reader import ReadPool
+from kernel.data.paging import Page, Pager, like
+from kernel.data.reader import ReadPool
+from kernel.data.session import Session
+from kernel.errors import NotFound
+from kernel.identity.callers import Principal
 
 Order = Literal["id", "-id", "title", "-title"]
 BY_ID = select(Item).where(Item.id == bindparam("id"))

@@ -1,12 +1,12 @@
 from features.items import handlers
 from features.items.handlers import Order
 from features.items.models import ItemCreate, ItemPublic, ItemUpdate
-from features.kernel.boundary import Router
-from features.kernel.database import Session
-from features.kernel.identity import CurrentUser
-from features.kernel.models import Id
-from features.kernel.paging import Page, Paging, Search
-from features.kernel.reader import Reader
+from kernel.data.models import Id
+from kernel.data.paging import Page, Paging, Search
+from kernel.data.reader import Reader
+from kernel.data.session import Session
+from kernel.http.router import Router
+from kernel.identity.callers import CurrentUser
 
 router = Router(prefix="/items", tags=["items"])
 

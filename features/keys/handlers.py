@@ -8,15 +8,15 @@ from sqlalchemy import Select, bindparam, func, or_, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import col, select
 
-from features.kernel.database import Session
-from features.kernel.errors import NotFound, ServiceError
-from features.kernel.identity import Principal
-from features.kernel.independent import open_session
-from features.kernel.paging import Page, Pager
-from features.kernel.pool import PoolTimeout
-from features.kernel.reader import ReadPool
-from features.kernel.snapshots import Rows
 from features.keys.models import Key, KeyCreate, KeyCreated, KeyHolder, KeyPublic, users
+from kernel.data.independent import open_session
+from kernel.data.paging import Page, Pager
+from kernel.data.pool import PoolTimeout
+from kernel.data.reader import ReadPool
+from kernel.data.session import Session
+from kernel.data.snapshots import Rows
+from kernel.errors import NotFound, ServiceError
+from kernel.identity.callers import Principal
 
 PREFIX = "jul_"
 MINUTE = timedelta(minutes=1)

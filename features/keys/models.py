@@ -5,9 +5,9 @@ from pydantic import model_validator
 from sqlalchemy import BigInteger, Boolean, String, column, table
 from sqlmodel import Field, SQLModel
 
-from features.kernel.identity import Role
-from features.kernel.models import Dto, Input, Line, Public, Secret, Table
-from features.kernel.values import Timestamp
+from kernel.data.models import Dto, Input, Line, Public, Secret, Table
+from kernel.data.values import Timestamp
+from kernel.identity.callers import Role
 
 # What a key needs of its user, by name: slices share the database, not classes.
 users = table(

@@ -1,11 +1,11 @@
-from features.kernel.boundary import Router
-from features.kernel.database import Session
-from features.kernel.identity import CurrentUser
-from features.kernel.models import Id
-from features.kernel.paging import Page, Paging
-from features.kernel.reader import Reader
 from features.keys import handlers
 from features.keys.models import KeyCreate, KeyCreated, KeyPublic
+from kernel.data.models import Id
+from kernel.data.paging import Page, Paging
+from kernel.data.reader import Reader
+from kernel.data.session import Session
+from kernel.http.router import Router
+from kernel.identity.callers import CurrentUser
 
 router = Router(prefix="/keys", tags=["keys"])
 

@@ -7,12 +7,12 @@ from contextlib import AsyncExitStack
 
 from sqlmodel import select
 
-from features.kernel.development import embedded_database
-from features.kernel.errors import ServiceError
-from features.kernel.independent import session_of
-from features.kernel.settings import load_settings
-from features.kernel.writer import open_writer
 from features.users.models import User
+from kernel.data.independent import session_of
+from kernel.data.writer import open_writer
+from kernel.dev.defaults import embedded_database
+from kernel.errors import ServiceError
+from kernel.settings import load_settings
 
 
 async def promote(email: str) -> str | None:

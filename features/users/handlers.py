@@ -5,12 +5,12 @@ from sqlalchemy import String, bindparam, func, or_
 from sqlmodel import col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
-from features.kernel.database import Session
-from features.kernel.errors import Forbidden, NotFound
-from features.kernel.paging import Page, Pager, like
-from features.kernel.passwords import PasswordVault
-from features.kernel.reader import ReadPool
 from features.users.models import MeUpdate, User, UserCreate, UserPublic, UserUpdate
+from kernel.data.paging import Page, Pager, like
+from kernel.data.reader import ReadPool
+from kernel.data.session import Session
+from kernel.errors import Forbidden, NotFound
+from kernel.identity.passwords import PasswordVault
 
 Order = Literal["id", "-id", "email", "-email"]
 BY_ID = select(User).where(User.id == bindparam("id"))

@@ -5,9 +5,9 @@ from pydantic import ConfigDict, model_validator
 from sqlalchemy import CheckConstraint, String, func, text
 from sqlmodel import Field, SQLModel
 
-from features.kernel.identity import Role
-from features.kernel.models import Email, Input, Line, Public, Table, search_index
-from features.kernel.passwords import Password
+from kernel.data.models import Email, Input, Line, Public, Table, search_index
+from kernel.identity.callers import Role
+from kernel.identity.passwords import Password
 
 
 class UserBase(SQLModel):

@@ -1,16 +1,16 @@
 from fastapi import Depends, Request
 
-from features.kernel.boundary import Router
-from features.kernel.database import Session
-from features.kernel.identity import Admin, CurrentUser, require_admin
-from features.kernel.models import Id
-from features.kernel.openapi import error_response
-from features.kernel.paging import Page, Paging, Search
-from features.kernel.passwords import Passwords
-from features.kernel.reader import Reader
 from features.users import handlers
 from features.users.handlers import Order
 from features.users.models import MeUpdate, UserCreate, UserPublic, UserUpdate
+from kernel.data.models import Id
+from kernel.data.paging import Page, Paging, Search
+from kernel.data.reader import Reader
+from kernel.data.session import Session
+from kernel.http.openapi import error_response
+from kernel.http.router import Router
+from kernel.identity.callers import Admin, CurrentUser, require_admin
+from kernel.identity.passwords import Passwords
 
 router = Router(prefix="/users", tags=["users"])
 

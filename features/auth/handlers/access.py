@@ -7,8 +7,8 @@ import jwt
 from sqlalchemy import bindparam, select
 
 from features.auth.models import users
-from features.kernel.identity import Authenticator, Principal
-from features.kernel.snapshots import Rows
+from kernel.data.snapshots import Rows
+from kernel.identity.callers import Authenticator, Principal
 
 ISSUER = AUDIENCE = "julienne"
 KIND = "at+jwt"  # RFC 9068 §2.1

@@ -11,12 +11,12 @@ from sqlmodel import col
 from features.auth.handlers.access import ACTIVE, TokenSigner
 from features.auth.handlers.throttle import Throttle
 from features.auth.models import Account, RefreshToken, TokenPublic, users
-from features.kernel.database import Session
-from features.kernel.errors import Unauthorized
-from features.kernel.independent import open_session
-from features.kernel.passwords import PasswordVault
-from features.kernel.settings import Settings
-from features.kernel.snapshots import Rows
+from kernel.data.independent import open_session
+from kernel.data.session import Session
+from kernel.data.snapshots import Rows
+from kernel.errors import Unauthorized
+from kernel.identity.passwords import PasswordVault
+from kernel.settings import Settings
 
 ACTIVE_BY_EMAIL = ACTIVE.where(users.c.email == bindparam("email"))
 token_id = col(RefreshToken.id)

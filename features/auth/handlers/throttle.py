@@ -9,9 +9,9 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 
 from features.auth.models import SignInAttempt
-from features.kernel.database import Session
-from features.kernel.errors import TooManyRequests
-from features.kernel.independent import open_session
+from kernel.data.independent import open_session
+from kernel.data.session import Session
+from kernel.errors import TooManyRequests
 
 since, failures = col(SignInAttempt.since), col(SignInAttempt.failures)
 WINDOW = bindparam("window", type_=Interval)

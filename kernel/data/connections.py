@@ -1,0 +1,48 @@
+"""Connections to Postgres, with every wait on them bounded."""
+
+import asyncpg
+
+from kernel.data.driver import Connection
+from kernel.data.outages import Outages
+from kernel.data.sqlstate import DRIVER_ERRORS, UNREACHABLE
+from kernel.settings import Settings
+
+
+async def connect(
+    url: str, settings: Settings, outages: Outages, *, read_only: bool = False
+) -> Connection:
+    """Open one connection.
+
+    Raises:
+        Unavailable: whatever the reason. The causes are unalike (refused, no such host or socket,
+            starting up, too many connections), and none is the client's doing.
+    """
+    seconds = settings.statement_timeout
+    try:
+        connection: Connection = await asyncpg.connect(
+            url,
+            timeout=settings.connect_timeout,
+            # The server's own limit answers first; this one is for a server that is frozen.
+            command_timeout=seconds + 1,
+            connection_class=Connection,
+            server_settings=_server_settings(settings, read_only=read_only),
+        )
+    except (*DRIVER_ERRORS, UnicodeError) as error:  # a host name that is none
+        raise outages.unreachable(error) from error
+    outages.end(UNREACHABLE)
+    connection.outages, connection.is_read_only = outages, read_only
+    connection.is_managed, connection.patience = read_only, seconds * 2
+    return connection
+
+
+def _server_settings(settings: Settings, *, read_only: bool) -> dict[str, str]:
+    """What the server is to keep to on this connection; limits in milliseconds."""
+    seconds = settings.statement_timeout
+    return {
+        "application_name": "julienne",
+        "timezone": "UTC",
+        "statement_timeout": f"{seconds * 1000:.0f}",
+        "lock_timeout": f"{settings.lock_timeout * 1000:.0f}",
+        "idle_in_transaction_session_timeout": f"{seconds * 2000:.0f}",
+        **({"default_transaction_read_only": "on"} if read_only else {}),
+    }

@@ -1,0 +1,205 @@
+"""asyncpg's connection, which knows what state it is in."""
+
+import asyncio
+import math
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
+
+import asyncpg
+
+from kernel.context import count_query
+from kernel.data.lending import note_lending
+from kernel.data.outages import Outages
+from kernel.data.refusals import BROKEN, BUSY, CONTROLLED, LET_LIE
+from kernel.data.sqlstate import (
+    DRIVER_ERRORS,
+    READ_ONLY,
+    claim_error,
+    is_answered,
+    is_ours,
+    is_outdated,
+    sqlstate,
+)
+from kernel.data.traces import RESET, Trace, trace_of
+from kernel.data.transactions import Transaction
+
+Isolation = Literal["read_committed", "read_uncommitted", "repeatable_read", "serializable"]
+
+if TYPE_CHECKING:
+    Record = asyncpg.Record
+    RawConnection = asyncpg.Connection[Record]
+else:
+    RawConnection = asyncpg.Connection  # generic in its stubs alone
+
+
+def ignore(_: bool) -> None:
+    """Nobody is to be told."""
+
+
+class Connection(RawConnection):
+    """asyncpg's connection, which knows what state it is in."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # Statements that were sent and have not ended; whether one was cut off; whether one was
+        # refused because of a migration.
+        self.under_way, self.is_broken, self.is_outdated = 0, False, False
+        # Whether a setting or a lock may be left on it, and whether somebody outside of the kernel
+        # may hold it still: by himself, or by one of SQLAlchemy's cursors.
+        self.has_traces, self.is_lent, self.cursors = False, False, set[Any]()
+        # While it is managed, transactions are begun and ended by `transaction()` alone.
+        self.is_managed, self.is_read_only = False, False
+        self.isolation: Isolation | None = None
+        self.outermost: Transaction | None = None
+        # Whether who has it now may commit; whether COMMIT may have reached the server; who is to
+        # be told of the end.
+        self.may_commit, self.is_commit_sent = True, False
+        self.on_end: Callable[[bool], None] = ignore
+        # After `patience` seconds without a statement, the server ends a transaction.
+        self.started, self.last_used, self.patience = 0.0, 0.0, math.inf
+        self.outages: Outages | None = None
+
+    @property
+    def is_reusable(self) -> bool:
+        """Whether somebody else may have it, once it is clean."""
+        is_held = self.under_way or self.is_lent or self.cursors
+        return not (is_held or self.is_broken or self.is_closed())
+
+    def is_in_transaction(self) -> bool:
+        """Whether the server has a transaction on it, and it is still there."""
+        return not self.is_closed() and bool(super().is_in_transaction())
+
+    def check_idle(self) -> None:
+        """Raise RuntimeError if a statement is under way on it, or was cut off."""
+        if self.under_way:
+            raise RuntimeError(BUSY)
+        if self.is_broken and not self.is_closed():
+            raise RuntimeError(BROKEN)
+
+    def transaction(
+        self,
+        *,
+        isolation: Isolation | None = None,
+        readonly: bool = False,
+        deferrable: bool = False,
+    ) -> Transaction:
+        """A transaction or, within one, a savepoint, which SQLAlchemy's adapter also asks for."""
+        if self.outermost is None:
+            isolation = isolation or self.isolation
+        return Transaction(self, isolation, readonly, deferrable)
+
+    def begin_statement(self, sql: str) -> None:
+        """Note that a statement is sent, and what it may leave.
+
+        Raises:
+            RuntimeError: another one is under way, or it would begin or end the transaction.
+        """
+        if self.under_way or self.is_broken:
+            self.check_idle()
+        if (trace := trace_of(sql)) is not Trace.NONE:
+            self._note_trace(trace)
+        self.under_way += 1
+
+    def end_statement(self) -> None:
+        """Note that a statement has ended well."""
+        self.under_way -= 1
+        self.last_used = time.monotonic()
+
+    async def run(self, sql: str, *values: Any) -> "list[Record]":
+        """Run one statement, and count it; see `begin_statement`."""
+        self.begin_statement(sql)
+        started = time.perf_counter()
+        try:
+            records: list[Record] = await super().fetch(sql, *values)
+        except BaseException as error:
+            self.under_way -= 1
+            self.note(error, sql)
+            raise
+        self.under_way -= 1
+        self.last_used = time.monotonic()
+        count_query(started)
+        return records
+
+    async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109  # asyncpg's
+        """Run statements, and give the last one's answer; asyncpg sends BEGIN and COMMIT so.
+
+        Raises:
+            RuntimeError: the transaction had failed before its COMMIT, and somebody has caught the
+                error. The server says no more to this than ROLLBACK (PostgreSQL manual, COMMIT).
+        """
+        if self.under_way:  # BEGIN, COMMIT and the like of `transaction()`, within its own watch
+            status: str = await super().execute(query, *args, timeout=timeout)
+        else:
+            with self.watch(query):
+                status = await super().execute(query, *args, timeout=timeout)
+        if status == "ROLLBACK" and query.startswith("COMMIT"):
+            raise RuntimeError("this transaction has failed before, so it cannot be committed")
+        return status
+
+    @contextmanager
+    def watch(self, statement: str) -> Iterator[None]:
+        """Note what becomes of a statement that is sent in another way."""
+        self.begin_statement(statement)
+        try:
+            yield
+        except BaseException as error:
+            self.under_way -= 1
+            self.note(error, statement)
+            raise
+        self.end_statement()
+
+    async def watched(self, statement: str, send: Callable[[], Awaitable[Any]]) -> None:
+        """Note what becomes of a statement of the kernel's own."""
+        self.under_way += 1
+        try:
+            await send()
+        except BaseException as error:
+            self.under_way -= 1
+            self.note(error, statement)
+            raise
+        self.end_statement()
+
+    def note(self, error: BaseException, statement: str) -> None:
+        """Remember that the error is this connection's own, and what it says of its state."""
+        # After a migration a fresh connection knows all types and plans; a transaction that did not
+        # begin is one for asyncpg.
+        self.is_outdated = self.is_outdated or is_outdated(error)
+        is_refused = self.is_read_only and sqlstate(error) == READ_ONLY
+        is_unharmed = (is_answered(error) or is_refused) and not self.is_outdated
+        self.is_broken = self.is_broken or not is_unharmed or statement == "BEGIN"
+        if isinstance(error, RuntimeError) or not self.is_managed:
+            return
+        lay_idle = time.monotonic() - self.last_used > self.patience
+        if lay_idle and self.outermost is not None and self.is_closed():
+            raise RuntimeError(LET_LIE) from error
+        if not is_ours(error) and self.outages:
+            self.outages.note_failure(error, is_read=self.is_read_only)
+        claim_error(error, statement)
+
+    async def clean(self) -> None:
+        """Take away what statements have left."""
+        if self.has_traces:
+            await self.watched(RESET, partial(super().execute, RESET))
+            self.has_traces = False
+
+    async def hang_up(self) -> None:
+        """Close it gracefully within two seconds, then not."""
+        try:
+            await self.close(timeout=2)
+        except (*DRIVER_ERRORS, asyncio.CancelledError):
+            self.terminate()
+
+    def _note_trace(self, trace: Trace) -> None:
+        if trace is Trace.CONTROL:
+            if self.is_managed:
+                raise RuntimeError(CONTROLLED)
+        elif trace is Trace.LASTING:
+            self.is_lent = True  # no reset takes that away
+        else:
+            self.has_traces = True
+
+
+note_lending(Connection)

@@ -1,0 +1,142 @@
+"""SQLAlchemy's engine over the kernel's connections, in whose statements they take part."""
+
+import time
+from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+
+from sqlalchemy import Connection as SyncConnection
+from sqlalchemy import Engine, StaticPool, event
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
+from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.util import await_, greenlet_spawn
+
+from kernel.context import count_query
+from kernel.data.driver import Connection
+from kernel.data.links import Link
+from kernel.data.outages import Outages
+from kernel.data.refusals import ISOLATION_IS_SET_BEFORE, NO_ENGINE
+from kernel.data.sqlstate import DRIVER_ERRORS
+
+_is_opening: ContextVar[bool] = ContextVar("is_opening", default=False)
+
+
+def link_opener(
+    connect: Callable[[], Awaitable[Connection]], outages: Outages
+) -> Callable[[], Awaitable[Link]]:
+    """What makes a link. The engine is one for all, with its cache of compiled statements; each
+    connection has a pool of its own, which holds nothing else."""
+
+    engine = _make_engine(connect)
+
+    def open_link() -> Link:
+        pool = engine.pool.recreate()
+        fairy = pool.connect()
+        adapted: Any = fairy.dbapi_connection
+        fairy.close()
+        adapted.__class__ = _Adapted
+        raw: Connection = adapted._connection
+        raw.is_lent = False
+        return Link(raw, engine, pool)
+
+    async def open_() -> Link:
+        token = _is_opening.set(True)
+        try:
+            link: Link = await greenlet_spawn(open_link)
+        except (DBAPIError, *DRIVER_ERRORS) as error:
+            raise outages.unreachable(error) from error
+        finally:
+            _is_opening.reset(token)
+        return link
+
+    return open_
+
+
+def _make_engine(connect: Callable[[], Awaitable[Connection]]) -> Engine:
+    async def open_connection(*_: Any, **__: Any) -> Connection:
+        if not _is_opening.get():
+            raise RuntimeError(NO_ENGINE)
+        return await connect()
+
+    engine = create_async_engine(
+        "postgresql+asyncpg://",
+        async_creator=open_connection,
+        hide_parameters=True,
+        poolclass=StaticPool,
+    ).sync_engine
+    dialect: Any = engine.dialect
+    dialect.get_driver_connection = _lend
+    event.listen(engine, "handle_error", _note_error)
+    event.listen(engine, "before_cursor_execute", _before_statement)
+    event.listen(engine, "after_cursor_execute", _after_statement)
+    event.listen(engine, "set_connection_execution_options", _refuse_isolation)
+    return engine
+
+
+class _Adapted(AsyncAdapt_asyncpg_connection):
+    """SQLAlchemy's adapter, which notes who may speak to asyncpg beside SQLAlchemy's own."""
+
+    __slots__ = ()
+
+    def cursor(self, server_side: bool = False) -> Any:  # SQLAlchemy's
+        cursor, raw = super().cursor(server_side), _raw_of(self)
+        raw.cursors.add(cursor)
+        return cursor
+
+    @property
+    def driver_connection(self) -> Connection:
+        return _lend(self)
+
+    def run_async(self, fn: Callable[[Any], Awaitable[Any]]) -> Any:
+        return await_(fn(_lend(self)))
+
+
+def _raw_of(adapted: Any) -> Connection:
+    raw: Connection = adapted._connection
+    return raw
+
+
+def _lend(adapted: Any) -> Connection:
+    raw = _raw_of(adapted)
+    raw.is_lent = True
+    return raw
+
+
+def _raw(connection: SyncConnection) -> Connection:
+    return _raw_of(connection.connection.dbapi_connection)
+
+
+def _before_statement(
+    connection: SyncConnection, cursor: Any, statement: str, _: Any, context: Any, __: bool
+) -> None:
+    raw = _raw(connection)
+    raw.begin_statement(statement)
+    raw.started = time.perf_counter()
+    raw.cursors.discard(cursor)
+    # A cursor on the server may be read when its unit of work is over.
+    raw.is_lent = raw.is_lent or bool(context.execution_options.get("stream_results"))
+
+
+def _after_statement(connection: SyncConnection, *_: Any) -> None:
+    raw = _raw(connection)
+    raw.end_statement()
+    count_query(raw.started)
+
+
+def _note_error(context: ExceptionContext) -> None:
+    context.invalidate_pool_on_disconnect = False  # the pools are ours
+    error = context.original_exception
+    if context.connection is None or context.connection.closed:
+        return
+    raw = _raw(context.connection)
+    if raw.under_way:  # or else it is an error in what comes before the statement or after it
+        raw.under_way -= 1
+        driver = error.__cause__ if isinstance(error.__cause__, DRIVER_ERRORS) else error
+        raw.note(driver, context.statement or "")
+
+
+def _refuse_isolation(_: SyncConnection, options: dict[str, Any]) -> None:
+    if "isolation_level" in options:
+        raise RuntimeError(ISOLATION_IS_SET_BEFORE)

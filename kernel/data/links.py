@@ -1,0 +1,47 @@
+"""The connections of writes, as their pools hold them."""
+
+from typing import NamedTuple
+
+from sqlalchemy import Engine
+from sqlalchemy import Pool as ConnectionPool
+
+from kernel.data.driver import Connection
+from kernel.data.outages import Outages
+from kernel.data.pool import Pool, PoolTimeout
+from kernel.data.sqlstate import NO_CONNECTION
+
+
+class Link(NamedTuple):
+    """One connection: asyncpg's, and SQLAlchemy's engine and pool, which hold just this one."""
+
+    raw: Connection
+    engine: Engine
+    pool: ConnectionPool
+
+
+async def take_link(pool: Pool[Link], outages: Outages) -> Link:
+    """A connection out of the pool.
+
+    Raises:
+        PoolTimeout: none came free within the pool's timeout.
+        Unavailable: none can be had.
+    """
+    try:
+        link = await pool.take()
+    except PoolTimeout as error:
+        outages.note_failure(error, is_read=False)
+        raise
+    if outages.causes:
+        outages.end(NO_CONNECTION)
+    return link
+
+
+def drop_link(pool: Pool[Link], link: Link) -> None:
+    """Close a connection that nobody else may have."""
+    if link.raw.is_lent or link.raw.cursors:
+        link.raw.terminate()  # at once: whoever has it must not send anything more
+    pool.drop(link)
+
+
+async def close_link(link: Link) -> None:
+    await link.raw.hang_up()

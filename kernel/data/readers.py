@@ -1,0 +1,121 @@
+"""The readers that the service opens: on the primary, or on a replica while it can be reached."""
+
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+from sqlalchemy import ClauseElement
+
+from kernel.data.connections import connect
+from kernel.data.driver import Connection
+from kernel.data.outages import Outages
+from kernel.data.pool import Pool
+from kernel.data.reader import ReadPool
+from kernel.data.snapshots import Snapshot
+from kernel.data.sqlstate import DRIVER_ERRORS, UNREACHABLE
+from kernel.errors import DatabaseUnavailable
+from kernel.settings import Settings
+
+RETRY_SECONDS = 5.0
+STREAMS = 4
+
+if TYPE_CHECKING:
+    Record = asyncpg.Record
+
+
+class ReplicaReader(ReadPool):
+    """A reader that tries the replica anew every few seconds while it is away."""
+
+    def __init__(self, replica: ReadPool, primary: ReadPool) -> None:
+        self._replica, self._primary = replica, primary
+        self._away_until = 0.0
+
+    async def fetch(self, statement: ClauseElement, /, **values: Any) -> list["Record"]:
+        """Run the statement; see `ReadPool.fetch`."""
+        if time.monotonic() >= self._away_until:
+            try:
+                return await self._replica.fetch(statement, **values)
+            except DatabaseUnavailable as error:
+                self._note(error)
+        return await self._primary.fetch(statement, **values)
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[Snapshot]:
+        """Several reads of one state; see `ReadPool.snapshot`."""
+        if time.monotonic() >= self._away_until:
+            try:
+                connection = await self._replica.begin_snapshot()
+            except DatabaseUnavailable as error:
+                self._note(error)
+            else:
+                async with self._replica.snapshot_on(connection) as snapshot:
+                    yield snapshot
+                return
+        async with self._primary.snapshot() as snapshot:
+            yield snapshot
+
+    def in_use(self) -> int:
+        """How many connections run a query now."""
+        return self._replica.in_use() + self._primary.in_use()
+
+    def _note(self, error: DatabaseUnavailable) -> None:
+        is_frozen = isinstance(error.__cause__, TimeoutError)
+        if error.extras["reason"] != UNREACHABLE and not is_frozen:
+            raise error
+        self._away_until = time.monotonic() + RETRY_SECONDS
+
+
+@asynccontextmanager
+async def open_reader(
+    url: str,
+    settings: Settings,
+    *,
+    name: str = "reader",
+    size: int | None = None,
+) -> AsyncIterator[ReadPool]:
+    """A reader, each of whose connections is made when it is first needed."""
+    outages = Outages(name, url)
+
+    async def open_connection() -> Connection:
+        connection = await connect(url, settings, outages, read_only=True)
+        try:
+            await _speak_json(connection)
+        except DRIVER_ERRORS as error:
+            raise outages.unreachable(error) from error
+        return connection
+
+    def pool(size: int, keep: int) -> Pool[Connection]:
+        timeout = settings.pool_timeout
+        return Pool(open_connection, Connection.hang_up, size=size, keep=keep, timeout=timeout)
+
+    size = size or settings.read_pool_size
+    reading, streaming = pool(size, size), pool(STREAMS, 0)
+    try:
+        yield ReadPool(reading, streaming, outages, settings.statement_timeout * 2)
+    finally:
+        await reading.close()
+        await streaming.close()
+
+
+def open_probe(url: str, settings: Settings) -> AbstractAsyncContextManager[ReadPool]:
+    """A reader of one connection, for readiness alone: it answers when the others are all taken."""
+    return open_reader(url, settings, name="probe", size=1)
+
+
+async def _speak_json(connection: Connection) -> None:
+    for kind in ("json", "jsonb"):
+        await connection.set_type_codec(
+            kind, encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
+        )
+
+
+@asynccontextmanager
+async def open_replica(
+    url: str, settings: Settings, primary: ReadPool
+) -> AsyncIterator[ReplicaReader]:
+    """A reader on the replica."""
+    async with open_reader(url, settings, name="replica") as replica:
+        yield ReplicaReader(replica, primary)

@@ -1,0 +1,161 @@
+"""`Session`: the unit of work of a write, a SQLAlchemy session that also speaks plain asyncpg.
+
+It connects when it is first used, and its transaction begins then. Queries and inserts go straight
+to asyncpg, compiled once, like those of `Reader`; changes of rows go through the ORM, on the same
+connection and in the same transaction. In a request, the boundary commits it and it ends there;
+`open_session()` gives one for work beside a request or after it.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from functools import partial
+from typing import Annotated, Any, ParamSpec, TypeVar
+
+import asyncpg
+from fastapi import Depends, Request
+from pydantic import BaseModel
+from sqlalchemy import ClauseElement, event
+from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlmodel.ext.asyncio.session import AsyncSession
+
+from kernel.data.driver import Connection
+from kernel.data.models import Table
+from kernel.data.orm import ROLLED_BACK, Ended, UnitConnection, UnitSession
+from kernel.data.snapshots import Rows
+from kernel.data.sqlstate import is_answered, is_ours, unavailability
+from kernel.data.unit_of_work import UnitOfWork
+from kernel.errors import OutcomeUnknown
+from kernel.fast.rows import read
+from kernel.fast.statements import (
+    bind_values,
+    compile_insert,
+    compile_statement,
+    own_value,
+    type_mistake,
+)
+from kernel.scope import SESSION
+
+M = TypeVar("M", bound=BaseModel)
+P = ParamSpec("P")
+
+
+class WriteSession(AsyncSession, Rows):
+    """The session of one unit of work; what it has not committed is rolled back at its end."""
+
+    sync_session_class = UnitSession
+
+    def __init__(self, unit: UnitOfWork) -> None:
+        super().__init__(
+            expire_on_commit=False,
+            close_resets_only=False,
+            join_transaction_mode="control_fully",
+            info={"unit": unit},
+        )
+        self.unit = unit
+
+    async def fetch(self, statement: ClauseElement, /, **values: Any) -> list[asyncpg.Record]:
+        """Run the statement, with its bindparams' values.
+
+        Raises:
+            TypeError: a value is missing, of the wrong type, or for no parameter of the statement.
+        """
+        sql, parameters = compile_statement(statement)
+        return await self._run(sql, bind_values(parameters, values), [*parameters])
+
+    async def insert(self, table: type[Table], model: type[M], /, **values: Any) -> M:
+        """Insert a row, and give it back as the DTO, in one round trip (INSERT … RETURNING)."""
+        sql, columns = compile_insert(table, model, tuple(values))
+        arguments = [own_value(each, values) for each in columns]
+        names = [each.name for each in columns]
+        return read(model, await self._run(sql, arguments, names))[0]
+
+    async def connection(self, *args: Any, **options: Any) -> AsyncConnection:
+        """SQLAlchemy's connection, in this transaction; it is closed with the unit of work."""
+        connection = await super().connection(*args, **options)
+        return UnitConnection(connection.engine, connection.sync_connection)
+
+    @asynccontextmanager
+    async def driver_connection(self) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+        """asyncpg's connection, in this transaction, for what only asyncpg can do, like COPY.
+
+        Whoever had it may keep it, so it is closed with the unit of work.
+        """
+        raw = await self._begin()
+        raw.is_lent = True
+        yield raw
+
+    def after_commit(self, callback: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
+        """Call the function, a coroutine's or a plain one, once the transaction is committed; in a
+        request, once it is answered. After a rollback or a dry run it is not called.
+
+        Its failure is logged and changes nothing: what has to happen at last belongs in a table.
+        """
+        savepoint = self.sync_session.get_nested_transaction()
+        if savepoint is not None and not event.contains(self.sync_session, *ROLLED_BACK):
+            event.listen(self.sync_session, *ROLLED_BACK)
+        self.unit.pending.append((partial(callback, *args, **kwargs), savepoint))
+
+    async def finish(self) -> None:
+        """Flush and commit, for whoever owns the unit of work.
+
+        Raises:
+            OutcomeUnknown: COMMIT was sent, and the server has not refused it.
+        """
+        if self.in_transaction():
+            await self.flush()
+        was_owned = self.unit.let_commit(True)
+        try:
+            if self.in_transaction():
+                await super().commit()
+            await self.unit.commit()
+        except Exception as error:
+            if not self.unit.is_commit_sent or is_answered(error) or not is_ours(error):
+                raise
+            words = "the outcome is unknown; look before you try again"
+            raise OutcomeUnknown(words, reason=unavailability(error)) from error
+        finally:
+            self.unit.let_commit(was_owned)
+
+    async def rollback(self) -> None:
+        self.unit.pending.clear()
+        if self.in_transaction():
+            await super().rollback()
+        await self.unit.rollback()
+
+    async def end(self) -> None:
+        """End it for good, with a rollback of what is not committed."""
+        sync_session, self._proxied = self.sync_session, Ended()  # type: ignore[assignment]
+        self.sync_session = self._proxied  # type: ignore[assignment]
+        await self.unit.end(sync_session)
+
+    async def _begin(self) -> Connection:
+        """The connection, in the transaction, and in whatever savepoint SQLAlchemy is."""
+        if self.in_transaction():
+            if self.sync_session.autoflush and (self.new or self.dirty or self.deleted):
+                await self.flush()
+            await super().connection()
+        return await self.unit.begin()
+
+    async def _run(self, sql: str, values: list[Any], names: list[str]) -> list[asyncpg.Record]:
+        raw = await self._begin()
+        try:
+            return await raw.run(sql, *values)
+        except asyncpg.DataError as error:
+            if mistake := type_mistake(error, values, names):
+                raise mistake from error
+            raise
+
+
+async def get_session(request: Request) -> WriteSession:
+    """The session of the request's unit of work.
+
+    Raises:
+        RuntimeError: in a GET, which has none; a GET reads through `Reader`.
+    """
+    session: WriteSession | None = request.scope.get(SESSION)
+    if session is None:
+        raise RuntimeError("a GET has no session: it reads through Reader and cannot write")
+    return session
+
+
+Session = Annotated[WriteSession, Depends(get_session)]

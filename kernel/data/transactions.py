@@ -1,0 +1,61 @@
+"""asyncpg's transactions, of which their connection knows the outermost."""
+
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import asyncpg.transaction
+
+from kernel.data.refusals import BOUNDARY_COMMITS, ENDED_BY_STATEMENT
+
+if TYPE_CHECKING:
+    from kernel.data.driver import Connection
+
+
+class Transaction(asyncpg.transaction.Transaction):
+    """asyncpg's transaction or savepoint; of the outermost, its connection knows."""
+
+    _connection: "Connection"
+
+    async def start(self) -> None:
+        raw = self._connection
+        if raw.outermost is not None:
+            await super().start()
+            return
+        raw.outermost, raw.is_commit_sent, raw.last_used = self, False, time.monotonic()
+        await raw.watched("BEGIN", super().start)
+
+    async def commit(self) -> None:
+        """Commit, or release the savepoint.
+
+        Raises:
+            RuntimeError: it is not for the caller to commit, another task's statement is under way,
+                or the server has no transaction any more, or one that has failed.
+        """
+        raw = self._connection
+        if raw.outermost is self:
+            if not raw.may_commit:
+                raise RuntimeError(BOUNDARY_COMMITS)
+            raw.check_idle()
+            if not raw.is_in_transaction() and not raw.is_closed():
+                raise RuntimeError(ENDED_BY_STATEMENT)
+            raw.is_commit_sent = not raw.is_closed()
+        await self._end(super().commit, is_commit=True)
+
+    async def rollback(self) -> None:
+        await self._end(super().rollback, is_commit=False)
+
+    async def __aexit__(self, *error: Any) -> None:  # noqa: PYI036  # asyncpg's
+        await self._end(partial(super().__aexit__, *error), is_commit=error[0] is None)
+
+    async def _end(self, end: Callable[[], Awaitable[None]], *, is_commit: bool) -> None:
+        raw = self._connection
+        if raw.outermost is not self:
+            await end()
+            return
+        try:
+            await raw.watched("COMMIT" if is_commit else "ROLLBACK", end)
+        finally:
+            raw.outermost = None
+        raw.on_end(is_commit)

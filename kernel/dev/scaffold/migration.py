@@ -1,0 +1,93 @@
+"""Writes a slice's migration: `python -m kernel.dev.scaffold.migration add|drop NAME TABLE…`.
+
+It runs in a process of its own, in a draft of the tree, against a PostgreSQL that it makes for
+itself: the models are those of the draft, and no database of anybody's is touched.
+"""
+
+import signal
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from alembic import command
+from alembic.config import Config
+from alembic.operations import ops
+from alembic.runtime.migration import MigrationContext
+from alembic.script import Script
+from sqlmodel import SQLModel
+
+from kernel.data.schema import migration_config
+from kernel.dev.embedded import server
+
+BEHIND = "the models need a migration first: uv run alembic revision --autogenerate"
+
+
+class Writer:
+    """Decides what Alembic writes, once it has compared the models with the database."""
+
+    def __init__(self, action: str, tables: Iterable[str]) -> None:
+        self.is_dropping = action == "drop"
+        self.tables = set(tables)
+
+    def __call__(self, _: MigrationContext, __: object, scripts: list[ops.MigrationScript]) -> None:
+        (script,) = scripts
+        steps = script.upgrade_ops.ops if script.upgrade_ops else []
+        if set(map(_table, steps)) != (set() if self.is_dropping else self.tables):
+            sys.exit(BEHIND)
+        if self.is_dropping:
+            made = list(self._making())
+            script.upgrade_ops = ops.UpgradeOps([each.reverse() for each in reversed(made)])
+            script.downgrade_ops = ops.DowngradeOps(made)
+
+    def _making(self) -> Iterable[ops.MigrateOperation]:
+        # From the models, which say it in fewer words than what the database could tell.
+        for table in SQLModel.metadata.sorted_tables:
+            if table.name in self.tables:
+                yield ops.CreateTableOp.from_table(table)
+                for index in sorted(table.indexes, key=lambda index: str(index.name)):
+                    yield ops.CreateIndexOp.from_index(index)
+
+
+def _table(step: ops.MigrateOperation) -> str:
+    return str(getattr(step, "table_name", ""))
+
+
+def write(config: Config, action: str, name: str, tables: list[str]) -> None:
+    """Write the migration, and try it: there, back, and there again."""
+    command.upgrade(config, "head")
+    written = command.revision(
+        config,
+        name if action == "add" else f"remove {name}",
+        autogenerate=True,
+        process_revision_directives=Writer(action, tables),
+    )
+    if isinstance(written, Script):
+        path = Path(written.path)
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if "# ###" not in line))
+    command.upgrade(config, "head")
+    command.downgrade(config, "-1")
+    command.upgrade(config, "head")
+
+
+def stop(*_: object) -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the server is to be stopped in peace
+    sys.exit("stopped")
+
+
+def main(action: str, name: str, *tables: str) -> None:
+    stopped: list[int] = []  # a server that is starting is not to be disturbed either
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    with (
+        TemporaryDirectory(prefix="julienne-") as folder,
+        server(Path(folder) / "pg", durable=False) as url,
+    ):
+        signal.signal(signal.SIGTERM, stop)
+        if not stopped:
+            write(migration_config(url), action, name, list(tables))
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,52 @@
+"""The two lines of a slice in `service.py`."""
+
+import re
+from collections.abc import Iterator
+from io import StringIO
+from tokenize import NAME, generate_tokens
+
+from kernel.dev.scaffold.survey import Refusal
+
+IMPORT = re.compile("^from features", re.MULTILINE)
+MOUNT = re.compile(r"^    app\.include_router\(.+\)\n", re.MULTILINE)
+
+
+def names(text: str) -> Iterator[tuple[str, int]]:
+    """Every name with its line, but for attributes."""
+    before = ""
+    for token in generate_tokens(StringIO(text.replace("features.", "")).readline):
+        if token.type == NAME and before != ".":
+            yield token.string, token.start[0]
+        before = token.string
+
+
+def mount(text: str, name: str) -> str:
+    """The module with the two lines: one among the imports, one behind its like."""
+    imports, mounts = list(IMPORT.finditer(text)), list(MOUNT.finditer(text))
+    if not imports or not mounts:
+        raise Refusal("service.py mounts nothing: there is no place for another slice")
+    first, last = imports[0].start(), mounts[-1].end()
+    imported, mounted = _lines(name)
+    return f"{text[:first]}{imported}{text[first:last]}{mounted}{text[last:]}"
+
+
+def unmount(text: str, name: str) -> str:
+    """The module without the two lines.
+
+    Raises:
+        Refusal: they are not there, or are not all that it has of the slice.
+    """
+    lines = text.splitlines(keepends=True)
+    if not {*_lines(name)} <= {*lines}:
+        raise Refusal(f"service.py does not mount {name} with two lines of its own")
+    rest = ["\n" if line in _lines(name) else line for line in lines]
+    uses = sorted({line for word, line in names("".join(rest)) if word == name})
+    if uses:
+        places = ", ".join(f"service.py:{line}" for line in uses)
+        raise Refusal(f"{name} is still needed by {places}")
+    return "".join(line for line in lines if line not in _lines(name))
+
+
+def _lines(name: str) -> tuple[str, str]:
+    mounted = f"    app.include_router({name}.router)\n"
+    return f"from features.{name} import router as {name}\n", mounted

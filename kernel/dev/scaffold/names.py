@@ -1,0 +1,56 @@
+"""What something new may be called: in Python, in PostgreSQL, beside what is there."""
+
+import builtins
+import keyword
+import re
+
+from sqlalchemy.dialects.postgresql.base import RESERVED_WORDS
+
+from kernel.dev.scaffold.survey import Refusal, Survey
+
+NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+LONGEST = 40  # characters; longer ones would not fit the house's lines
+IDENTIFIER = 63  # bytes (PostgreSQL manual §4.1.1)
+# Folders, paths and tables that are no slice's; peelings are the tests' own.
+RESERVED = {"kernel", "scaffold", "docs", "openapi", "redoc", "alembic_version", "peelings"}
+ENDINGS = {
+    r"(?<=.{2})ies": "y",
+    r"(?<=ss|sh|.x)es": "",
+    r"(?<=[nrt]ch)es": "",
+    r"(?<=[^aeo]us)es": "",
+    r"(?<=[^sui])s": "",
+}
+
+
+def check_name(name: str) -> str:
+    """The name, unless Python, or a line of the house, has no place for it."""
+    if not NAME.fullmatch(name):
+        raise Refusal(f"{name!r} is no name: write small letters, digits, single underscores")
+    if keyword.iskeyword(name) or keyword.issoftkeyword(name) or hasattr(builtins, name):
+        raise Refusal(f"{name!r} is a word of Python's: choose another")
+    if len(name) > LONGEST:
+        raise Refusal(f"{name!r} is too long: {LONGEST} characters at most")
+    return name
+
+
+def check_slice(name: str, known: Survey, service: set[str]) -> None:
+    """Refuse a folder, table, path or word of `service.py` that is there already."""
+    check_name(name)
+    if name in RESERVED | known.paths.keys() | known.tables.keys() | known.roots | service:
+        raise Refusal(f"{name!r} is taken: choose another")
+    if name in RESERVED_WORDS or name.startswith("pg_"):
+        raise Refusal(f"{name!r} is a word of PostgreSQL's: choose another")
+
+
+def check_length(*names: str) -> None:
+    """Refuse names of columns, indexes and constraints that PostgreSQL would cut."""
+    if long := [name for name in names if len(name) > IDENTIFIER]:
+        raise Refusal(f"{long[0]!r} is too long for PostgreSQL: {IDENTIFIER} bytes at most")
+
+
+def singular(name: str) -> str:
+    """One of them, by the rules of English that have few exceptions."""
+    for ending, one in ENDINGS.items():
+        if re.search(f"{ending}$", name):
+            return re.sub(f"{ending}$", one, name)
+    raise Refusal(f"what is one of {name!r} called? Say it with --singular")

@@ -1,0 +1,74 @@
+from sqlalchemy import bindparam
+from sqlmodel import select
+
+from kernel.data.session import Session
+from kernel.errors import NotFound
+from kernel.identity.callers import Principal
+from kernel.data.paging import Page, Pager
+from kernel.data.reader import ReadPool
+from features.${name}.models import ${row}, ${row}Create, ${row}Public, ${row}Update
+
+<%
+    me = "me: Principal, " if is_owned else ""
+    me_too = "me, " if is_owned else ""
+%>\
+ALL = select(${row})
+BY_ID = ALL.where(${row}.id == bindparam("id"))
+% if is_owned:
+OWN = ALL.where(${row}.owner_id == bindparam("owner_id"))
+% endif
+
+
+async def get_${one}(reader: ReadPool, ${me}${one}_id: int) -> ${row}Public:
+    ${one} = await reader.first(${row}Public, BY_ID, id=${one}_id)
+% if is_owned:
+    if ${one} is None or not _may_see(me, ${one}.owner_id):
+% else:
+    if ${one} is None:
+% endif
+        raise NotFound("${words}", ${one}_id)
+    return ${one}
+
+
+% if is_owned:
+async def list_${name}(reader: ReadPool, me: Principal, pager: Pager) -> Page[${row}Public]:
+    if me.is_admin:
+        return await pager.fetch(reader, ${row}Public, ALL, "-id")
+    return await pager.fetch(reader, ${row}Public, OWN, "-id", owner_id=me.id)
+% else:
+async def list_${name}(reader: ReadPool, pager: Pager) -> Page[${row}Public]:
+    return await pager.fetch(reader, ${row}Public, ALL, "-id")
+% endif
+
+
+async def create_${one}(session: Session, ${me}data: ${row}Create) -> ${row}Public:
+    return await session.insert(${row}, ${row}Public, **data.model_dump()${", owner_id=me.id" if is_owned else ""})
+
+
+async def update_${one}(session: Session, ${me}${one}_id: int, data: ${row}Update) -> ${row}Public:
+    ${one} = await _find(session, ${me_too}${one}_id)
+    ${one}.sqlmodel_update(data.model_dump(exclude_unset=True))
+    await session.flush()
+    return ${row}Public.model_validate(${one})
+
+
+async def delete_${one}(session: Session, ${me}${one}_id: int) -> None:
+    await session.delete(await _find(session, ${me_too}${one}_id))
+    await session.flush()
+
+
+async def _find(session: Session, ${me}${one}_id: int) -> ${row}:
+    ${one} = await session.get(${row}, ${one}_id)
+% if is_owned:
+    if ${one} is None or not _may_see(me, ${one}.owner_id):
+% else:
+    if ${one} is None:
+% endif
+        raise NotFound("${words}", ${one}_id)
+    return ${one}
+
+
+% if is_owned:
+def _may_see(me: Principal, owner_id: int) -> bool:
+    return me.is_admin or me.id == owner_id
+% endif

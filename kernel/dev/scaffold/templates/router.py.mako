@@ -1,0 +1,39 @@
+from kernel.http.router import Router
+from kernel.data.session import Session
+from kernel.identity.callers import CurrentUser
+from kernel.data.models import Id
+from kernel.data.paging import Page, Paging
+from kernel.data.reader import Reader
+from features.${name} import handlers
+from features.${name}.models import ${row}Create, ${row}Public, ${row}Update
+
+<%
+    me = "me" if is_owned else "_"
+    me_too = "me, " if is_owned else ""
+%>\
+router = Router(prefix="/${name}", tags=["${name}"])
+
+
+@router.post("", status_code=201)
+async def create_${one}(data: ${row}Create, ${me}: CurrentUser, session: Session) -> ${row}Public:
+    return await handlers.create_${one}(session, ${me_too}data)
+
+
+@router.get("")
+async def list_${name}(${me}: CurrentUser, reader: Reader, paging: Paging) -> Page[${row}Public]:
+    return await handlers.list_${name}(reader, ${me_too}paging)
+
+
+@router.get("/{${one}_id}")
+async def get_${one}(${one}_id: Id, ${me}: CurrentUser, reader: Reader) -> ${row}Public:
+    return await handlers.get_${one}(reader, ${me_too}${one}_id)
+
+
+@router.patch("/{${one}_id}")
+async def update_${one}(${one}_id: Id, data: ${row}Update, ${me}: CurrentUser, session: Session) -> ${row}Public:
+    return await handlers.update_${one}(session, ${me_too}${one}_id, data)
+
+
+@router.delete("/{${one}_id}", status_code=204)
+async def delete_${one}(${one}_id: Id, ${me}: CurrentUser, session: Session) -> None:
+    await handlers.delete_${one}(session, ${me_too}${one}_id)

@@ -1,0 +1,142 @@
+"""The outermost layer of a request: its id, its limits, its log line, and the answer to a crash.
+
+Pure ASGI. `@app.middleware("http")` would run the app in a task of its own, which costs over 100 µs
+and loses the request's id on a crash.
+"""
+
+import logging
+import re
+import time
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from kernel.context import RequestContext, enter_context, leave_context
+from kernel.errors import problem
+from kernel.scope import HEADER_NAMES
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+logger = logging.getLogger(__name__)
+
+
+class RequestMiddleware:
+    """Every request gets a context, every response `X-Request-ID` and `Server-Timing`."""
+
+    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+        self.app = app
+        self.max_body_bytes = max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        context = RequestContext(scope.get("app"))
+        if scope["type"] != "http":
+            token = enter_context(context)
+            try:
+                await self.app(scope, receive, send)
+            finally:
+                leave_context(token)
+            return
+        headers = dict(scope["headers"])
+        scope[HEADER_NAMES] = headers.keys()
+        given = headers.get(b"x-request-id")
+        if given and REQUEST_ID.fullmatch(given):
+            context.request_id = given.decode()
+        token = enter_context(context)
+        try:
+            await _Exchange(self, context, scope, receive, send).run(headers)
+        finally:
+            leave_context(token)
+
+
+class _Exchange:
+    """One request and its response on their way through the middleware."""
+
+    def __init__(
+        self,
+        middleware: RequestMiddleware,
+        context: RequestContext,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        self.app = middleware.app
+        self.max_body_bytes = middleware.max_body_bytes
+        self.context = context
+        self.method: str = scope["method"]
+        # HEAD is GET without the body (RFC 9110 §9.3.2), whatever the route declares.
+        self.scope = {**scope, "method": "GET"} if self.method == "HEAD" else scope
+        self._receive = receive
+        self._send = send
+        self.received = 0
+        self.status = 0
+
+    async def run(self, headers: dict[bytes, bytes]) -> None:
+        try:
+            length = headers.get(b"content-length", b"")
+            if length.isdigit() and int(length[:20]) > self.max_body_bytes:
+                await problem(413, "the body is too large")(self.scope, self.receive, self.send)
+            elif self.scope["http_version"] == "1.1" and not _names_one_host(self.scope):
+                await problem(400, "Host should be there, once")(
+                    self.scope, self.receive, self.send
+                )
+            else:
+                await self.app(self.scope, self.receive, self.send)
+        except ClientDisconnect:
+            pass  # in the middle of its body: nobody is left to answer
+        except Exception:
+            logger.exception("unhandled error")
+            if self.status:
+                raise
+            await problem(500, "something went wrong")(self.scope, self.receive, self.send)
+        finally:
+            self.log()
+
+    async def receive(self) -> Message:
+        """Pass the body on while it stays within the limit, declared length or not."""
+        message = await self._receive()
+        self.received += len(message.get("body", b""))
+        if self.received > self.max_body_bytes:
+            raise HTTPException(413, "the body is too large")
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            message["headers"] = [
+                *message.get("headers", ()),
+                (b"x-request-id", self.context.request_id.encode()),
+                (b"server-timing", self.timing().encode()),
+            ]
+        elif self.method == "HEAD":
+            message = {**message, "body": b""}
+        await self._send(message)
+
+    def timing(self) -> str:
+        """The Server-Timing header (W3C Server Timing §3), durations in milliseconds."""
+        spent, database = time.perf_counter() - self.context.started, self.context.database_time
+        queries = self.context.queries
+        return f'db;dur={database * 1e3:.1f};desc="{queries} queries", app;dur={spent * 1e3:.1f}'
+
+    def log(self) -> None:
+        if not logger.isEnabledFor(logging.INFO):
+            return
+        route = self.scope.get("route")
+        fields = {
+            "method": self.method,
+            "route": getattr(route, "path_format", None),
+            "status": self.status,
+            "ms": round((time.perf_counter() - self.context.started) * 1e3, 1),
+            "queries": self.context.queries,
+            "user_id": self.context.user_id,
+        }
+        # Not logger.info(), which looks through the stack for its caller.
+        record = logging.LogRecord(logger.name, logging.INFO, "", 0, "request", None, None)
+        record.fields = fields
+        logger.handle(record)
+
+
+def _names_one_host(scope: Scope) -> bool:
+    """RFC 9112 §3.2."""
+    if len(scope["headers"]) == len(scope[HEADER_NAMES]):
+        return b"host" in scope[HEADER_NAMES]
+    return [name for name, _ in scope["headers"]].count(b"host") == 1

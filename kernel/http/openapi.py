@@ -1,0 +1,154 @@
+"""What OpenAPI says of an operation besides its own words: the errors and headers that it has."""
+
+from collections.abc import Iterator
+from itertools import chain
+from typing import Any, get_args
+
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+
+from kernel.data.models import Public, ShownOnce
+from kernel.errors import TITLES
+from kernel.identity.callers import SCHEMES, RoleCheck, get_principal
+
+PROBLEM = {
+    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+}
+KEEPS = "A key of your own for this write; sent again, it is answered again and not done again."
+KEEPS_NO_SECRET = f"{KEEPS} This answer holds a secret and is not kept: a second time gives 409."
+REQUEST_HEADERS = {
+    "Idempotency-Key": KEEPS,
+    "Prefer": "`tx=rollback` for a dry run: checked and answered, but not stored.",
+    "If-Match": "The ETag that you read; the row must still have it, or 412.",
+    "If-None-Match": "The ETag that you have; 304 if the row still has it.",
+}
+# 1 to 255 visible characters, bare or as a string of RFC 8941 §3.3.3.
+KEY_PATTERN = r'^("[!#-\[\]-~]{1,255}"|[!#-~][!-~]{0,254})$'
+RESPONSE_HEADERS = {
+    "ETag": "The row's version.",
+    "Idempotent-Replayed": "`true` when this is the answer to an earlier request.",
+    "Preference-Applied": "`tx=rollback` after a dry run.",
+}
+
+
+def operation_id(route: APIRoute) -> str:
+    """The endpoint's name: what a generated client's method is called."""
+    return route.name
+
+
+def is_write(route: APIRoute) -> bool:
+    """Whether a method of the route may change something (RFC 9110 §9.2.1)."""
+    return not {"GET", "HEAD", "OPTIONS"}.issuperset(route.methods or ())
+
+
+def is_about_one_row(route: APIRoute) -> bool:
+    """Whether the answer is the public form of a row, and so has a version."""
+    return isinstance(route.response_model, type) and issubclass(route.response_model, Public)
+
+
+def dependencies(route: APIRoute) -> set[Any]:
+    """All that the operation depends on."""
+    return {part.call for part in _flatten(route.dependant)}
+
+
+def needs_principal(route: APIRoute) -> bool:
+    """Whether only signed-in callers are answered."""
+    return any(call == get_principal or isinstance(call, RoleCheck) for call in dependencies(route))
+
+
+def holds_secret(route: APIRoute) -> bool:
+    """Whether the answer has a field that is marked `ShownOnce`."""
+    fields = getattr(route.response_model, "model_fields", {}).values()
+    return any(isinstance(mark, ShownOnce) for field in fields for mark in field.metadata)
+
+
+def input_names(route: APIRoute) -> frozenset[str]:
+    """The names of all that a client may send to the operation, fields of bodies among them."""
+    names: set[str] = set()
+    seen: set[Any] = set()
+    for part in _flatten(route.dependant):
+        told = (part.path_params, part.query_params, part.header_params, part.body_params)
+        for parameter in chain.from_iterable(told):
+            names.add(parameter.name)
+            _add_fields(parameter.field_info.annotation, names, seen)
+    return frozenset(names)
+
+
+def _add_fields(annotation: Any, names: set[str], seen: set[Any]) -> None:
+    """Add the fields of all models in an annotation, which may contain themselves."""
+    for part in get_args(annotation):
+        _add_fields(part, names, seen)
+    if not isinstance(annotation, type) or annotation in seen:
+        return
+    seen.add(annotation)
+    for name, field in getattr(annotation, "model_fields", {}).items():
+        names.add(name)
+        _add_fields(field.annotation, names, seen)
+
+
+def error_response(status: int) -> dict[str, Any]:
+    """An operation's declaration of one more error: `responses={403: error_response(403)}`."""
+    return {"description": TITLES[status], **PROBLEM}
+
+
+def declared_errors(route: APIRoute) -> dict[int | str, dict[str, Any]]:
+    """The errors that an operation can give, as far as its signature tells."""
+    parts = list(_flatten(route.dependant))
+    calls = dependencies(route)
+    takes_input = any(part.path_params or part.query_params for part in parts) or route.body_field
+    told = {
+        400: is_write(route),
+        401: needs_principal(route),
+        403: any(isinstance(call, RoleCheck) for call in calls),
+        404: any(part.path_params for part in parts),
+        409: is_write(route),
+        412: _may_be_conditional(route),
+        413: True,
+        415: route.body_field is not None,
+        422: is_write(route) or bool(takes_input),
+        500: True,
+        503: True,
+    }
+    return {status: error_response(status) for status, given in told.items() if given}
+
+
+def document_headers(route: APIRoute) -> dict[str, Any]:
+    """The headers that the boundary understands and gives, as a part of the operation."""
+    write, tagged = is_write(route), is_about_one_row(route)
+    asked = {
+        "Idempotency-Key": write,
+        "Prefer": write,
+        "If-Match": _may_be_conditional(route),
+        "If-None-Match": tagged and not write,
+    }
+    given = {"ETag": tagged, "Idempotent-Replayed": write, "Preference-Applied": write}
+    answers: dict[str, Any] = {str(route.status_code or 200): {"headers": _described(given)}}
+    if asked["If-None-Match"]:
+        answers["304"] = {"description": "Not Modified"}
+    words = REQUEST_HEADERS | ({"Idempotency-Key": KEEPS_NO_SECRET} if holds_secret(route) else {})
+    parameters = [_parameter(name, words[name]) for name, known in asked.items() if known]
+    security: dict[str, Any] = {"security": [{scheme.scheme_name: []} for scheme in SCHEMES]}
+    known = {"parameters": parameters, "responses": answers}
+    return known | (security if needs_principal(route) else {})
+
+
+def _may_be_conditional(route: APIRoute) -> bool:
+    return is_write(route) and route.methods != {"POST"}
+
+
+def _parameter(name: str, words: str) -> dict[str, Any]:
+    schema = {"type": "string"} | ({"pattern": KEY_PATTERN} if words.startswith(KEEPS) else {})
+    return {"name": name, "in": "header", "description": words, "schema": schema}
+
+
+def _described(given: dict[str, bool]) -> dict[str, Any]:
+    named = {name: RESPONSE_HEADERS[name] for name, known in given.items() if known}
+    return {
+        name: {"description": words, "schema": {"type": "string"}} for name, words in named.items()
+    }
+
+
+def _flatten(dependant: Dependant) -> Iterator[Dependant]:
+    yield dependant
+    for part in dependant.dependencies:
+        yield from _flatten(part)

@@ -1,0 +1,72 @@
+"""Password hashes: argon2id with at least OWASP's parameters, in threads, a few at a time."""
+
+import secrets
+from base64 import b64encode
+from typing import Annotated
+
+from anyio import CapacityLimiter, to_thread
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from fastapi import Depends, Request
+from pydantic import AfterValidator, Field, SecretStr
+
+from kernel.data.models import STORABLE, storable
+
+MAX_LENGTH = 128
+
+
+class PasswordVault:
+    """Hashes and verifies off the event loop: inline, four logins froze it for 0.8 s.
+
+    At most `parallel` hashes run at once, each with 19 MiB (OWASP Password Storage Cheat Sheet).
+    """
+
+    def __init__(self, parallel: int = 2) -> None:
+        self._hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
+        # What no password has hashed to, but costs as much to verify.
+        salt, tag = (b64encode(secrets.token_bytes(n)).decode().rstrip("=") for n in (16, 32))
+        self._nobodys = f"$argon2id$v=19$m={19 * 1024},t=2,p=1${salt}${tag}"
+        self._limiter = CapacityLimiter(parallel)
+
+    async def hash(self, password: SecretStr) -> str:
+        secret = password.get_secret_value()
+        return await to_thread.run_sync(self._hasher.hash, secret, limiter=self._limiter)
+
+    async def verify(self, password_hash: str | None, password: SecretStr) -> bool:
+        """Whether the password was the hashed one. Without a hash: False, at the same cost."""
+        secret = password.get_secret_value()
+        if len(secret) > MAX_LENGTH:
+            return False
+        return await to_thread.run_sync(
+            self._matches, password_hash or self._nobodys, secret, limiter=self._limiter
+        )
+
+    def is_outdated(self, password_hash: str) -> bool:
+        """Whether the parameters have risen since this hash was made."""
+        return self._hasher.check_needs_rehash(password_hash)
+
+    def _matches(self, password_hash: str, secret: str) -> bool:
+        try:
+            return self._hasher.verify(password_hash, secret)
+        except (VerificationError, InvalidHashError):
+            return False
+
+
+def _storable(password: SecretStr) -> SecretStr:
+    storable(password.get_secret_value())
+    return password
+
+
+Password = Annotated[
+    SecretStr,
+    Field(min_length=8, max_length=MAX_LENGTH, json_schema_extra=STORABLE.json_schema_extra),
+    AfterValidator(_storable),
+]
+
+
+async def _vault(request: Request) -> PasswordVault:
+    vault: PasswordVault = request.app.state.passwords
+    return vault
+
+
+Passwords = Annotated[PasswordVault, Depends(_vault)]

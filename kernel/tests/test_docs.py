@@ -1,0 +1,51 @@
+"""What the manual shows is what happens."""
+
+import re
+import sys
+from types import ModuleType
+
+import httpx
+import pytest
+
+from kernel.settings import ROOT
+
+MANUAL = (ROOT / "docs/sessions.md").read_text()
+
+
+@pytest.fixture
+def example():
+    """The manual's example, as a module."""
+    [code] = re.findall(r"^```python\n(.*?)^```$", MANUAL, re.DOTALL | re.MULTILINE)
+    module = ModuleType("example_of_the_manual")
+    sys.modules[module.__name__] = module  # where FastAPI looks for the names in annotations
+    exec(compile(code, "docs/sessions.md", "exec"), module.__dict__)  # noqa: S102  # it is ours
+    yield module
+    del sys.modules[module.__name__]
+
+
+async def test_the_examples_of_sessions_work(mount, alice, sql, example):
+    async with mount(example.router) as client:
+        client.headers.update(alice.headers)
+        assert (await client.post("/examples/payments")).json() == {"count": 1}
+        assert (await client.post("/examples/welcome")).json() == {"count": 1}
+        assert example.mails == ["Alice"]
+        assert (await client.post("/examples/background")).status_code == 202
+        assert example.mails == ["Alice", "1 users"]
+        assert (await client.post("/examples/import")).json() == {"count": 101}
+        lines = (await client.get("/examples/export")).text.splitlines()
+        assert (len(lines), lines[0]) == (101, f"{alice.user_id},Alice")
+        report = (await client.get("/examples/report")).json()
+        assert (report["count"], report["names"][:2]) == (101, ["Alice", "Copied"])
+    assert await sql.fetchval("SELECT count(*) FROM users") == 101
+
+
+@pytest.mark.parametrize("prefix", ["", "/api"])
+async def test_the_docs_find_their_parts_behind_a_prefix(app, prefix):
+    """As with `--root-path /api`, behind a proxy that strips the prefix."""
+    transport = httpx.ASGITransport(app, root_path=prefix)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        page = (await client.get(f"{prefix}/docs")).text
+        links = re.findall(r"""["'](/[^"'<>]*)["']""", page)
+        assert f"{prefix}/openapi.json" in links
+        for link in links:
+            assert (await client.get(link)).status_code == 200, link

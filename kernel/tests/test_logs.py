@@ -1,0 +1,185 @@
+"""Every line of the log is one event, says which request it belongs to, and keeps secrets."""
+
+import io
+import json
+import logging
+import sys
+
+import asyncpg
+import httpx
+import pytest
+from fastapi import BackgroundTasks
+from pydantic import BaseModel, TypeAdapter
+
+from kernel.errors import Conflict
+from kernel.http.router import Router
+from kernel.logs import JsonFormatter, configure_logging
+from kernel.tests.app import create_app
+
+HOSTILE = ["a\r\nb", "\x1b[31m", "\u2028", "x" * 3000, '"}{"level":"ERROR"}', "\u00fc", "a b", ""]
+
+
+@pytest.fixture
+def lines():
+    """The lines that the service's own handler writes, parsed."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    logging.getLogger().addHandler(handler)
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    logging.getLogger().removeHandler(handler)
+
+
+async def test_a_request_is_one_access_line(alice, lines):
+    await alice.post("/peelings", json={"title": "x"}, headers={"X-Request-ID": "abc.DEF-1_2"})
+    (line,) = lines()
+    assert line.pop("ms") > 0
+    assert line.pop("time").endswith("+00:00")
+    assert line == {
+        "level": "INFO",
+        "logger": "kernel.http.middleware",
+        "message": "request",
+        "request_id": "abc.DEF-1_2",
+        "method": "POST",
+        "route": "/peelings",
+        "status": 201,
+        "queries": 2,
+        "user_id": alice.user_id,
+    }
+
+
+async def test_a_route_is_logged_by_its_template_and_never_by_its_values(alice, lines):
+    for path in ("/peelings/7?q=canary", "/nowhere/canary?canary=1"):
+        await alice.get(path)
+    assert [line["route"] for line in lines()] == ["/peelings/{peeling_id}", None]
+    assert "canary" not in json.dumps(lines())
+
+
+@pytest.mark.parametrize("given", HOSTILE)
+async def test_a_request_id_that_is_not_plain_is_replaced(client, lines, given):
+    answer = await client.get("/livez", headers=[(b"X-Request-ID", given.encode())])
+    made = answer.headers["x-request-id"]
+    assert len(made) == 32
+    assert [line["request_id"] for line in lines()] == [made]
+
+
+async def test_every_answer_carries_the_requests_id(client, alice):
+    headers = {"X-Request-ID": "mine"}
+    for answer in (
+        await client.get("/livez", headers=headers),
+        await client.get("/nowhere", headers=headers),
+        await client.get("/peelings", headers=headers),
+        await alice.post("/peelings", json={}, headers=headers),
+        await alice.put("/peelings", headers=headers),
+        await client.post("/users", content=b" " * 2_000_000, headers=headers),
+    ):
+        assert answer.headers.get_list("x-request-id") == ["mine"]
+        assert "app;dur=" in answer.headers["server-timing"]
+
+
+async def test_records_of_other_loggers_and_of_background_tasks_carry_the_id(settings, sql, lines):
+    router = Router(tags=["tasks"])
+
+    async def later() -> None:
+        logging.getLogger("somebody.else").warning("later")
+
+    @router.get("/task")
+    async def start(tasks: BackgroundTasks) -> None:
+        tasks.add_task(later)
+        logging.getLogger("somebody.else").warning("now")
+
+    app = create_app(settings)
+    app.include_router(router)
+    logging.getLogger().addHandler(logging.NullHandler())
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client,
+    ):
+        await client.get("/task", headers={"X-Request-ID": "task-1"})
+    found = {line["message"]: line["request_id"] for line in lines()}
+    assert found == {"now": "task-1", "later": "task-1", "request": "task-1"}
+
+
+def formatted(error, *, full=False):
+    try:
+        raise error
+    except type(error):
+        record = logging.LogRecord("x", logging.ERROR, "f", 1, "failed", None, sys.exc_info())
+    return json.loads(JsonFormatter(full=full).format(record))["exception"]
+
+
+def invalid():
+    try:
+        TypeAdapter(int).validate_python(chr(99) + "anary")
+    except ValueError as error:
+        return error
+
+
+def chained():
+    error = RuntimeError("outer")
+    error.__cause__ = KeyError("canary")
+    return error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("canary"),
+        KeyError("canary"),
+        UnicodeEncodeError("utf-8", "canary", 0, 1, "canary"),
+        asyncpg.UniqueViolationError("Key (email)=(canary) already exists"),
+        asyncpg.PostgresSyntaxError('syntax error in tsquery: "canary & ("'),
+        asyncpg.RaiseError("canary"),
+        FileNotFoundError(2, "No such file", "canary"),
+        invalid(),
+        chained(),
+    ],
+)
+def test_an_exception_is_logged_without_the_values_that_it_was_about(error):
+    text = formatted(error)
+    assert "canary" not in text
+    assert type(error).__name__ in text
+    assert "test_logs.py" in text
+
+
+class Shopping(BaseModel):
+    count: int
+    password: str
+
+
+def of_a_body():
+    try:
+        Shopping.model_validate({"count": "many", "password": chr(99) + "anary"})
+    except ValueError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ValueError("five is odd"), "ValueError: five is odd"),
+        (KeyError("name"), "KeyError: 'name'"),
+        (of_a_body(), "{'loc': ('count',), 'type': 'int_parsing'"),
+        (asyncpg.UniqueViolationError("Key (email)=(a) exists"), "Key (email)=(a) exists"),
+    ],
+)
+def test_in_development_an_exception_is_logged_with_its_message_but_no_body(error, told):
+    text = formatted(error, full=True)
+    assert told in text
+    assert "canary" not in text
+    assert told not in formatted(error)
+
+
+def test_an_error_that_speaks_of_code_keeps_its_message():
+    assert "no attribute 'x'" in formatted(AttributeError("no attribute 'x'"))
+    assert "email is already taken" in formatted(Conflict("email is already taken"))
+
+
+def test_libraries_stay_quiet_at_debug():
+    configure_logging("DEBUG")
+    try:
+        assert logging.getLogger("kernel").isEnabledFor(logging.DEBUG)
+        for name in ("httpx", "sqlalchemy.engine", "asyncio", "python_multipart"):
+            assert not logging.getLogger(name).isEnabledFor(logging.INFO)
+    finally:
+        configure_logging("INFO")

@@ -1,0 +1,91 @@
+"""Settings are read once, checked at the start, and told about without their values."""
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from kernel.settings import STARTUP_FAILURE, Settings, load_settings
+
+SECRET = "s" * 32
+URL = "postgresql://user:canary@db.example/name"
+
+
+def read(**given):
+    return Settings(_env_file=None, **given)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgres://u:p@h/n",
+        "postgresql://u:p@h:5432/n?sslmode=require",
+        "postgresql+asyncpg://u:p@h/n",
+        "postgresql://u@h1:5432,h2:5432/n?target_session_attrs=read-write",
+        "postgresql:///n?host=/run/postgresql",
+        "postgresql://u@?host=/run/postgresql&dbname=n",
+    ],
+)
+def test_the_usual_forms_of_a_database_url_are_understood(url):
+    found = read(database_url=url).primary_url
+    assert found.startswith("postgresql://")
+    assert found.partition("://")[2] == url.partition("://")[2]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "canary"),
+        ("DATABASE_URL", "mysql://u:canary@h/n"),
+        ("DATABASE_URL", "postgresql://u:canary@h"),
+        ("DATABASE_URL", "postgresql://u:12/canary@h/n"),
+        ("DATABASE_URL", "postgresql://[canary/n"),
+        ("READ_DATABASE_URL", "canary"),
+        ("JWT_SECRET", "canary"),
+        ("ENV", "canary"),
+        ("LOG_LEVEL", "canary"),
+        ("POOL_SIZE", "canary"),
+        ("POOL_SIZE", "0"),
+        ("STATEMENT_TIMEOUT", "nan"),
+        ("STATEMENT_TIMEOUT", "inf"),
+        ("POOL_TIMEOUT", "-1"),
+        ("MAX_BODY_BYTES", "-1"),
+        ("SIGNUP_OPEN", "canary"),
+    ],
+)
+def test_a_mistake_ends_the_start_with_one_line_that_names_it(monkeypatch, capsys, name, value):
+    monkeypatch.setenv(f"APP_{name}", value)
+    with pytest.raises(SystemExit) as end:
+        load_settings()
+    assert end.value.code == STARTUP_FAILURE
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"APP_{name}: ")
+    assert "canary" not in line
+
+
+def test_each_mistake_has_its_line(monkeypatch, capsys):
+    monkeypatch.setenv("APP_POOL_SIZE", "x")
+    monkeypatch.setenv("APP_ENV", "x")
+    with pytest.raises(SystemExit):
+        load_settings()
+    names = [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()]
+    assert sorted(names) == ["APP_ENV", "APP_POOL_SIZE"]
+
+
+@pytest.mark.parametrize("env", ["staging", "prod"])
+@pytest.mark.parametrize("missing", ["database_url", "jwt_secret"])
+def test_outside_dev_a_database_and_a_secret_are_required(env, missing):
+    given = {"database_url": URL, "jwt_secret": SECRET}
+    assert read(env=env, **given).env == env
+    del given[missing]
+    with pytest.raises(ValidationError, match=f"APP_{missing.upper()} is required"):
+        read(env=env, **given)
+
+
+def test_a_secret_shows_in_no_representation_of_the_settings():
+    settings = read(database_url=URL, jwt_secret="canary" * 8)
+    assert "canary" not in repr(settings) + str(settings) + settings.model_dump_json()
+    assert isinstance(settings.jwt_secret, SecretStr)
+
+
+def test_an_empty_variable_is_as_good_as_none(monkeypatch):
+    monkeypatch.setenv("APP_DATABASE_URL", "")
+    assert read().primary_url is None
