@@ -6,7 +6,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastapi.telemetry import TelemetryConfig
+# Where the kernel keeps what it knows of a request, in its ASGI scope. Names of its own: "session",
+# say, is where Starlette's SessionMiddleware keeps its.
+HEADER_NAMES = "kernel.header_names"
+SESSION = "kernel.session"
+PRINCIPAL = "kernel.principal"
+ARGUMENTS = "kernel.arguments"
 
 
 @dataclass(slots=True)
@@ -37,15 +42,6 @@ def count_query(started: float) -> None:
     if context := current_context():
         context.queries += 1
         context.database_time += time.perf_counter() - started
-
-
-def telemetry() -> TelemetryConfig | None:
-    """FastAPI's OpenTelemetry where an `OTEL_…` variable asks for it; it takes the SDK.
-
-    Otherwise it is off, or it would look for its providers in each request.
-    """
-    asked = any(name.startswith(("OTEL_", "FASTAPI_OTEL_")) for name in os.environ)
-    return None if asked else {"tracing": False, "metrics": False, "logs": False}
 
 
 _context: ContextVar[RequestContext | None] = ContextVar("request_context", default=None)

@@ -10,13 +10,11 @@ from typing import TextIO
 
 from asyncpg import PostgresError
 from asyncpg.exceptions import ClientConfigurationError
-from fastapi.exceptions import ValidationException
-from pydantic_core import PydanticSerializationError, ValidationError, to_json
+from pydantic_core import PydanticSerializationError, to_json
 from sqlalchemy.exc import InvalidRequestError, PendingRollbackError
 
 from kernel.context import current_context
-from kernel.data.pool import PoolTimeout
-from kernel.data.sqlstate import driver_error, is_unsendable, sqlstate, statement_of
+from kernel.driver_errors import PoolTimeout, driver_error, is_unsendable, sqlstate, statement_of
 from kernel.errors import ServiceError
 
 # Their messages speak of code. Those of other errors may hold values: a key, a row, a password.
@@ -90,9 +88,10 @@ def describe(error: BaseException, *, full: bool = False) -> str:
 def summarize(error: BaseException, *, full: bool = False) -> str:
     """An error in one line."""
     name, driver = type(error).__qualname__, driver_error(error)
-    if isinstance(error, ValidationError | ValidationException):
+    mistakes = getattr(error, "errors", None)
+    if callable(mistakes) and type(error).__module__.startswith(("pydantic_core", "fastapi")):
         # Never the input: it may be the whole body, password and all.
-        told = [{part: each[part] for part in ("loc", "type", "msg")} for each in error.errors()]
+        told = [{part: each[part] for part in ("loc", "type", "msg")} for each in mistakes()]
         return f"{name}: {told}" if full else name
     code = sqlstate(error)
     if isinstance(error, SAFE_TO_LOG) and not isinstance(error, PendingRollbackError):

@@ -1,8 +1,10 @@
 """What the operator decides, by `APP_…` environment variables or a `.env` file, read once."""
 
 import sys
+from importlib import import_module
+from inspect import isclass
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -10,6 +12,7 @@ from pydantic import (
     Field,
     PositiveFloat,
     PositiveInt,
+    PrivateAttr,
     SecretStr,
     ValidationError,
     model_validator,
@@ -55,17 +58,28 @@ Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
 Seconds = Annotated[PositiveFloat, Field(le=3600)]
 
 
-class Settings(BaseSettings):
-    """The service's settings; README.md lists them with their meaning. Times are in seconds."""
+S = TypeVar("S", bound="SliceSettings")
+
+
+class SliceSettings(BaseSettings):
+    """Further settings, which are a slice's own: a class in its `settings.py`, with its prefix.
+
+    `class MailSettings(SliceSettings, env_prefix="MAIL_")` is read with the service's settings, by
+    the service, by Alembic and by operators' commands, and has the same errors; the slice has it as
+    `settings.of(MailSettings)`.
+    """
 
     model_config = SettingsConfigDict(
-        env_prefix="APP_",
         env_file=ROOT / ".env",
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
         hide_input_in_errors=True,
     )
+
+
+class Settings(SliceSettings, env_prefix="APP_"):
+    """The service's settings; README.md lists them with their meaning. Times are in seconds."""
 
     env: Literal["dev", "staging", "prod"] = "dev"
     database_url: PostgresUrl | None = None
@@ -88,6 +102,19 @@ class Settings(BaseSettings):
     http_timeout: Seconds = 5.0
     idempotency_retention: PositiveInt = 24 * 3600
     max_body_bytes: PositiveInt = 1024 * 1024
+
+    _of_slices: dict[type[SliceSettings], SliceSettings] = PrivateAttr(default_factory=dict)
+
+    def of(self, kind: type[S]) -> S:
+        """A slice's own settings."""
+        found = self._of_slices.get(kind)
+        return found if isinstance(found, kind) else kind()
+
+    def having(self, *of_slices: SliceSettings) -> Self:
+        """The same settings, with these for slices: `settings.having(MailSettings(host="…"))`."""
+        copy = self.model_copy()
+        copy._of_slices = self._of_slices | {type(each): each for each in of_slices}
+        return copy
 
     @property
     def primary_url(self) -> str | None:
@@ -126,18 +153,39 @@ class Settings(BaseSettings):
         return self
 
 
+def slice_settings() -> list[type[SliceSettings]]:
+    """The classes of settings that slices have in their `settings.py`."""
+    modules = [
+        import_module(f"features.{path.parent.name}.settings")
+        for path in sorted((ROOT / "features").glob("*/settings.py"))
+    ]
+    found = [each for module in modules for each in vars(module).values() if isclass(each)]
+    return [each for each in found if issubclass(each, SliceSettings) and each is not SliceSettings]
+
+
 def load_settings() -> Settings:
-    """Read the settings, or end the process with one line per mistake.
+    """Read the settings, those of slices as well, or end the process with one line per mistake.
 
     A line names the variable and what is wrong with it, never its value.
 
     Raises:
         SystemExit: with uvicorn's status for a failed start.
     """
+    lines: list[str] = []
+    settings = _read(Settings, lines)
+    of_slices = [_read(kind, lines) for kind in slice_settings()]
+    if lines or settings is None:
+        sys.stderr.write("".join(lines))
+        raise SystemExit(STARTUP_FAILURE)
+    return settings.having(*filter(None, of_slices))
+
+
+def _read(kind: type[S], lines: list[str]) -> S | None:
     try:
-        return Settings()
+        return kind()
     except ValidationError as error:
+        prefix = kind.model_config.get("env_prefix", "")
         for mistake in error.errors(include_url=False, include_context=False, include_input=False):
-            name = f"APP_{mistake['loc'][0]}".upper() + ": " if mistake["loc"] else ""
-            sys.stderr.write(f"{name}{mistake['msg'].removeprefix('Value error, ')}\n")
-        raise SystemExit(STARTUP_FAILURE) from None
+            name = f"{prefix}{mistake['loc'][0]}".upper() + ": " if mistake["loc"] else ""
+            lines.append(f"{name}{mistake['msg'].removeprefix('Value error, ')}\n")
+        return None

@@ -17,9 +17,10 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
 from sqlmodel.sql.sqltypes import AutoString, UTCDateTime
 
-from kernel.data.sqlstate import LOCK_NOT_AVAILABLE, sqlstate
+from kernel.data.sqlstate import LOCK_NOT_AVAILABLE
 from kernel.dev.defaults import FOLDER
 from kernel.dev.embedded import server
+from kernel.driver_errors import sqlstate
 from kernel.settings import ROOT, load_settings
 
 # Any number that nothing else in this database uses.
@@ -50,7 +51,7 @@ def number(_: MigrationContext, __: object, scripts: list[MigrationScript]) -> N
 def configure(**options: Any) -> None:
     for models in (ROOT / "features").glob("*/models.py"):
         import_module(f"features.{models.parent.name}.models")
-    import_module("kernel.http.idempotency")
+    import_module("kernel.data.idempotency_keys")
     context.configure(
         target_metadata=SQLModel.metadata,
         render_item=render_item,

@@ -5,8 +5,7 @@ from uuid import UUID
 from sqlalchemy import BigInteger, Boolean, DateTime, String, column, func, table
 from sqlmodel import Field, SQLModel
 
-from kernel.data.models import Dto, Input, Secret, Table, Text
-from kernel.identity.callers import Role
+from kernel import Dto, Input, Secret, Table, Text
 
 # What sign-in needs of another slice's table, by name: slices share the database, not classes.
 users = table(
@@ -47,7 +46,7 @@ class SignInAttempt(SQLModel, table=True):
 class Account(Dto):
     id: int
     password_hash: str
-    role: Role
+    role: str
 
 
 class RefreshTokenInput(Input):

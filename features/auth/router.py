@@ -1,25 +1,29 @@
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 
-from fastapi import Depends, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.security import OAuth2PasswordRequestForm
 from pydantic import SecretStr
 
-from features.auth.handlers.issue import TokenIssuer
+from features.auth.handlers.access import authenticate_token
+from features.auth.handlers.issue import TokenIssuer, make_issuer
 from features.auth.models import RefreshTokenInput, TokenPublic
-from kernel.data.reader import Reader
-from kernel.data.session import Session
-from kernel.http.openapi import error_response
-from kernel.http.router import Router
-
-router = Router(prefix="/auth", tags=["auth"])
+from kernel import Reader, Router, Session, bearer_scheme, error_response, opened, resources_of
 
 
-async def _issuer(request: Request) -> TokenIssuer:
-    issuer: TokenIssuer = request.app.state.issuer
-    return issuer
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    resources = resources_of(app)
+    issuer = make_issuer(resources)
+    resources.put(issuer)
+    resources.put(issuer.signer)
+    yield
 
 
-Issuer = Annotated[TokenIssuer, Depends(_issuer)]
+router = Router(prefix="/auth", tags=["auth"], lifespan=_lifespan)
+BEARER = bearer_scheme(f"{router.prefix[1:]}/token", authenticate_token)
+Issuer = Annotated[TokenIssuer, Depends(opened(TokenIssuer))]
 
 
 @router.post("/token", responses={status: error_response(status) for status in (401, 429)})

@@ -3,8 +3,7 @@ import asyncio
 from sqlalchemy import String, column, select, table
 
 from features.health.models import HealthPublic
-from kernel.data.snapshots import Rows
-from kernel.errors import Unavailable
+from kernel import Rows, Unavailable
 
 PATIENCE = 1  # second
 CURRENT_REVISION = select(column("version_num", String)).select_from(table("alembic_version"))

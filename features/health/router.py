@@ -1,9 +1,6 @@
-from fastapi import Request
-
 from features.health import handlers
 from features.health.models import HealthPublic
-from kernel.data.schema import head_revision
-from kernel.http.router import Router
+from kernel import Router, Service
 
 router = Router(tags=["health"])
 
@@ -16,6 +13,6 @@ async def get_liveness() -> HealthPublic:
 
 @router.get("/readyz")
 @router.get("/healthz", include_in_schema=False)
-async def get_readiness(request: Request) -> HealthPublic:
+async def get_readiness(service: Service) -> HealthPublic:
     """Whether the database answers within a second and has the schema that this code needs."""
-    return await handlers.check_readiness(request.app.state.probe, head_revision())
+    return await handlers.check_readiness(service.probe, service.needed_revision)

@@ -6,11 +6,7 @@ from sqlmodel import col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from features.items.models import Item, ItemCreate, ItemPublic, ItemUpdate
-from kernel.data.paging import Page, Pager, like
-from kernel.data.reader import ReadPool
-from kernel.data.session import Session
-from kernel.errors import NotFound
-from kernel.identity.callers import Principal
+from kernel import NotFound, Page, Pager, Principal, ReadPool, WriteSession, like
 
 Order = Literal["id", "-id", "title", "-title"]
 BY_ID = select(Item).where(Item.id == bindparam("id"))
@@ -40,12 +36,12 @@ async def list_items(
     return await pager.fetch(reader, ItemPublic, items, order, **owner, **pattern)
 
 
-async def create_item(session: Session, me: Principal, data: ItemCreate) -> ItemPublic:
+async def create_item(session: WriteSession, me: Principal, data: ItemCreate) -> ItemPublic:
     return await session.insert(Item, ItemPublic, **data.model_dump(), owner_id=me.id)
 
 
 async def update_item(
-    session: Session, me: Principal, item_id: int, data: ItemUpdate
+    session: WriteSession, me: Principal, item_id: int, data: ItemUpdate
 ) -> ItemPublic:
     item = await _find(session, me, item_id)
     item.sqlmodel_update(data.model_dump(exclude_unset=True))
@@ -53,12 +49,12 @@ async def update_item(
     return ItemPublic.model_validate(item)
 
 
-async def delete_item(session: Session, me: Principal, item_id: int) -> None:
+async def delete_item(session: WriteSession, me: Principal, item_id: int) -> None:
     await session.delete(await _find(session, me, item_id))
     await session.flush()
 
 
-async def _find(session: Session, me: Principal, item_id: int) -> Item:
+async def _find(session: WriteSession, me: Principal, item_id: int) -> Item:
     item = await session.get(Item, item_id)
     if item is None or not _may_see(me, item.owner_id):
         raise NotFound("item", item_id)

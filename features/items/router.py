@@ -1,12 +1,7 @@
 from features.items import handlers
 from features.items.handlers import Order
 from features.items.models import ItemCreate, ItemPublic, ItemUpdate
-from kernel.data.models import Id
-from kernel.data.paging import Page, Paging, Search
-from kernel.data.reader import Reader
-from kernel.data.session import Session
-from kernel.http.router import Router
-from kernel.identity.callers import CurrentUser
+from kernel import CurrentUser, Id, Page, Paging, Reader, Router, Search, Session
 
 router = Router(prefix="/items", tags=["items"])
 

@@ -9,16 +9,19 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import col, select
 
 from features.keys.models import Key, KeyCreate, KeyCreated, KeyHolder, KeyPublic, users
-from kernel.data.independent import open_session
-from kernel.data.paging import Page, Pager
-from kernel.data.pool import PoolTimeout
-from kernel.data.reader import ReadPool
-from kernel.data.session import Session
-from kernel.data.snapshots import Rows
-from kernel.errors import NotFound, ServiceError
-from kernel.identity.callers import Principal
+from kernel import (
+    NotFound,
+    Page,
+    Pager,
+    Principal,
+    ReadPool,
+    Resources,
+    Rows,
+    ServiceError,
+    WriteSession,
+    open_session,
+)
 
-PREFIX = "jul_"
 MINUTE = timedelta(minutes=1)
 used, expires = col(Key.last_used_at), col(Key.expires_at)
 IS_STALE = or_(used.is_(None), used < func.now() - MINUTE)
@@ -42,14 +45,17 @@ async def list_keys(reader: ReadPool, me: Principal, pager: Pager) -> Page[KeyPu
     return await pager.fetch(reader, KeyPublic, OWN, "-id", user_id=me.id)
 
 
-async def create_key(session: Session, me: Principal, data: KeyCreate) -> KeyCreated:
-    secret = PREFIX + secrets.token_urlsafe(32)
-    own = {"user_id": me.id, "prefix": secret[: len(PREFIX) + 8], "digest": _digest(secret)}
+async def create_key(
+    session: WriteSession, me: Principal, data: KeyCreate, service: str
+) -> KeyCreated:
+    kind = f"{service[:3]}_"  # whoever finds a key sees whose it is
+    secret = kind + secrets.token_urlsafe(32)
+    own = {"user_id": me.id, "prefix": secret[: len(kind) + 8], "digest": _digest(secret)}
     key = await session.insert(Key, KeyPublic, **data.model_dump(), **own)
     return KeyCreated(**key.model_dump(), key=secret)
 
 
-async def delete_key(session: Session, me: Principal, key_id: int) -> None:
+async def delete_key(session: WriteSession, me: Principal, key_id: int) -> None:
     key = await session.get(Key, key_id)
     if key is None or key.user_id != me.id:
         raise NotFound("key", key_id)
@@ -57,7 +63,7 @@ async def delete_key(session: Session, me: Principal, key_id: int) -> None:
     await session.flush()
 
 
-async def authenticate_key(rows: Rows, secret: str) -> Principal | None:
+async def authenticate_key(_: Resources, rows: Rows, secret: str) -> Principal | None:
     """The kernel's way from an API key to its principal."""
     holder = await rows.first(KeyHolder, HOLDER, digest=_digest(secret))
     if holder is None:
@@ -73,7 +79,7 @@ async def _touch(key_id: int) -> None:
     try:
         async with open_session() as independent_session:
             await (await independent_session.connection()).execute(TOUCH, {"key_id": key_id})
-    except (SQLAlchemyError, ServiceError, PoolTimeout):
+    except (SQLAlchemyError, ServiceError, TimeoutError):
         logger.warning("could not note the use of a key", exc_info=True)
 
 

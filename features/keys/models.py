@@ -5,9 +5,7 @@ from pydantic import model_validator
 from sqlalchemy import BigInteger, Boolean, String, column, table
 from sqlmodel import Field, SQLModel
 
-from kernel.data.models import Dto, Input, Line, Public, Secret, Table
-from kernel.data.values import Timestamp
-from kernel.identity.callers import Role
+from kernel import Dto, Input, Line, Public, Secret, Table, Timestamp
 
 # What a key needs of its user, by name: slices share the database, not classes.
 users = table(
@@ -31,7 +29,7 @@ class Key(KeyBase, Table, table=True):
 
 class KeyHolder(Dto):
     id: int
-    role: Role
+    role: str
     key_id: int
     is_stale: bool
 

@@ -1,19 +1,17 @@
 from features.keys import handlers
 from features.keys.models import KeyCreate, KeyCreated, KeyPublic
-from kernel.data.models import Id
-from kernel.data.paging import Page, Paging
-from kernel.data.reader import Reader
-from kernel.data.session import Session
-from kernel.http.router import Router
-from kernel.identity.callers import CurrentUser
+from kernel import CurrentUser, Id, Page, Paging, Reader, Router, Service, Session, header_scheme
 
 router = Router(prefix="/keys", tags=["keys"])
+API_KEY = header_scheme("X-API-Key", handlers.authenticate_key)
 
 
 @router.post("", status_code=201)
-async def create_key(data: KeyCreate, me: CurrentUser, session: Session) -> KeyCreated:
+async def create_key(
+    data: KeyCreate, me: CurrentUser, session: Session, service: Service
+) -> KeyCreated:
     """Make an API key for a machine. `key` is shown here and never again."""
-    return await handlers.create_key(session, me, data)
+    return await handlers.create_key(session, me, data, service.slug)
 
 
 @router.get("")

@@ -6,11 +6,7 @@ from sqlmodel import col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
 from features.users.models import MeUpdate, User, UserCreate, UserPublic, UserUpdate
-from kernel.data.paging import Page, Pager, like
-from kernel.data.reader import ReadPool
-from kernel.data.session import Session
-from kernel.errors import Forbidden, NotFound
-from kernel.identity.passwords import PasswordVault
+from kernel import Forbidden, NotFound, Page, Pager, PasswordVault, ReadPool, WriteSession, like
 
 Order = Literal["id", "-id", "email", "-email"]
 BY_ID = select(User).where(User.id == bindparam("id"))
@@ -41,14 +37,16 @@ async def list_users(
     return await pager.fetch(reader, UserPublic, users, order, **pattern, **activity)
 
 
-async def create_user(session: Session, passwords: PasswordVault, data: UserCreate) -> UserPublic:
+async def create_user(
+    session: WriteSession, passwords: PasswordVault, data: UserCreate
+) -> UserPublic:
     password_hash = await passwords.hash(data.password)
     values = data.model_dump(exclude={"password"})
     return await session.insert(User, UserPublic, **values, password_hash=password_hash)
 
 
 async def update_me(
-    session: Session, passwords: PasswordVault, user_id: int, data: MeUpdate
+    session: WriteSession, passwords: PasswordVault, user_id: int, data: MeUpdate
 ) -> UserPublic:
     user = await _find(session, user_id)
     if "password" in data.model_fields_set:
@@ -62,19 +60,19 @@ async def update_me(
     return UserPublic.model_validate(user)
 
 
-async def update_user(session: Session, user_id: int, data: UserUpdate) -> UserPublic:
+async def update_user(session: WriteSession, user_id: int, data: UserUpdate) -> UserPublic:
     user = await _find(session, user_id)
     user.sqlmodel_update(data.model_dump(exclude_unset=True))
     await session.flush()
     return UserPublic.model_validate(user)
 
 
-async def delete_user(session: Session, user_id: int) -> None:
+async def delete_user(session: WriteSession, user_id: int) -> None:
     await session.delete(await _find(session, user_id))
     await session.flush()
 
 
-async def _find(session: Session, user_id: int) -> User:
+async def _find(session: WriteSession, user_id: int) -> User:
     user = await session.get(User, user_id)
     if user is None:
         raise NotFound("user", user_id)

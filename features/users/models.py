@@ -1,13 +1,13 @@
 from datetime import datetime
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import ConfigDict, model_validator
 from sqlalchemy import CheckConstraint, String, func, text
 from sqlmodel import Field, SQLModel
 
-from kernel.data.models import Email, Input, Line, Public, Table, search_index
-from kernel.identity.callers import Role
-from kernel.identity.passwords import Password
+from kernel import Email, Input, Line, Password, Public, Table, one_of, search_index
+
+Role = Literal["member", "admin"]
 
 
 class UserBase(SQLModel):
@@ -18,7 +18,7 @@ class UserBase(SQLModel):
 class User(UserBase, Table, table=True):
     __tablename__ = "users"
     __table_args__ = (
-        CheckConstraint("role IN ('member', 'admin')", name="role"),
+        one_of("role", Role),
         CheckConstraint("email = lower(email)", name="email_lower"),
         search_index("users", "email"),
         search_index("users", "full_name"),

@@ -3,21 +3,28 @@ from fastapi import Depends, Request
 from features.users import handlers
 from features.users.handlers import Order
 from features.users.models import MeUpdate, UserCreate, UserPublic, UserUpdate
-from kernel.data.models import Id
-from kernel.data.paging import Page, Paging, Search
-from kernel.data.reader import Reader
-from kernel.data.session import Session
-from kernel.http.openapi import error_response
-from kernel.http.router import Router
-from kernel.identity.callers import Admin, CurrentUser, require_admin
-from kernel.identity.passwords import Passwords
+from kernel import (
+    Admin,
+    CurrentUser,
+    Id,
+    Page,
+    Paging,
+    Passwords,
+    Reader,
+    Router,
+    Search,
+    Service,
+    Session,
+    error_response,
+    require,
+)
 
 router = Router(prefix="/users", tags=["users"])
 
 
-async def _may_sign_up(request: Request) -> None:
-    if not request.app.state.settings.sign_up_is_open:
-        await require_admin(request)
+async def _may_sign_up(request: Request, service: Service) -> None:
+    if not service.settings.sign_up_is_open:
+        await require("admin")(request)
 
 
 @router.post(

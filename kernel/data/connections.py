@@ -4,14 +4,15 @@ import asyncpg
 
 from kernel.data.driver import Connection
 from kernel.data.outages import Outages
-from kernel.data.sqlstate import DRIVER_ERRORS, UNREACHABLE
+from kernel.data.sqlstate import UNREACHABLE
+from kernel.driver_errors import DRIVER_ERRORS
 from kernel.settings import Settings
 
 
 async def connect(
-    url: str, settings: Settings, outages: Outages, *, read_only: bool = False
+    url: str, settings: Settings, outages: Outages, *, name: str, read_only: bool = False
 ) -> Connection:
-    """Open one connection.
+    """Open one connection, which pg_stat_activity shows under the name.
 
     Raises:
         Unavailable: whatever the reason. The causes are unalike (refused, no such host or socket,
@@ -25,7 +26,7 @@ async def connect(
             # The server's own limit answers first; this one is for a server that is frozen.
             command_timeout=seconds + 1,
             connection_class=Connection,
-            server_settings=_server_settings(settings, read_only=read_only),
+            server_settings=_server_settings(settings, name, read_only=read_only),
         )
     except (*DRIVER_ERRORS, UnicodeError) as error:  # a host name that is none
         raise outages.unreachable(error) from error
@@ -35,11 +36,11 @@ async def connect(
     return connection
 
 
-def _server_settings(settings: Settings, *, read_only: bool) -> dict[str, str]:
+def _server_settings(settings: Settings, name: str, *, read_only: bool) -> dict[str, str]:
     """What the server is to keep to on this connection; limits in milliseconds."""
     seconds = settings.statement_timeout
     return {
-        "application_name": "julienne",
+        "application_name": name,
         "timezone": "UTC",
         "statement_timeout": f"{seconds * 1000:.0f}",
         "lock_timeout": f"{settings.lock_timeout * 1000:.0f}",

@@ -14,17 +14,10 @@ from kernel.context import count_query
 from kernel.data.lending import note_lending
 from kernel.data.outages import Outages
 from kernel.data.refusals import BROKEN, BUSY, CONTROLLED, LET_LIE
-from kernel.data.sqlstate import (
-    DRIVER_ERRORS,
-    READ_ONLY,
-    claim_error,
-    is_answered,
-    is_ours,
-    is_outdated,
-    sqlstate,
-)
+from kernel.data.sqlstate import READ_ONLY, is_answered, is_ours, is_outdated
 from kernel.data.traces import RESET, Trace, trace_of
 from kernel.data.transactions import Transaction
+from kernel.driver_errors import DRIVER_ERRORS, claim_error, sqlstate
 
 Isolation = Literal["read_committed", "read_uncommitted", "repeatable_read", "serializable"]
 

@@ -18,7 +18,7 @@ from kernel.data.driver import Connection
 from kernel.data.links import Link
 from kernel.data.outages import Outages
 from kernel.data.refusals import ISOLATION_IS_SET_BEFORE, NO_ENGINE
-from kernel.data.sqlstate import DRIVER_ERRORS
+from kernel.driver_errors import DRIVER_ERRORS
 
 _is_opening: ContextVar[bool] = ContextVar("is_opening", default=False)
 

@@ -6,10 +6,10 @@ from contextlib import asynccontextmanager
 from inspect import isawaitable
 
 import asyncpg
-from fastapi import FastAPI
 
 from kernel.context import current_context
 from kernel.data.driver import Isolation
+from kernel.data.resources import HasState, resources_of
 from kernel.data.session import WriteSession
 from kernel.data.unit_of_work import Callback
 from kernel.data.writer import Writer, innermost_unit
@@ -30,7 +30,7 @@ async def run_callbacks(callbacks: list[Callback]) -> None:
 
 @asynccontextmanager
 async def open_session(
-    app: FastAPI | None = None, *, isolation: Isolation | None = None
+    app: HasState | None = None, *, isolation: Isolation | None = None
 ) -> AsyncIterator[WriteSession]:
     """A session of its own, for work beside a request or after its answer: background tasks,
     streams, tasks, the lifespan.
@@ -64,7 +64,7 @@ async def session_of(
 
 @asynccontextmanager
 async def open_connection(
-    app: FastAPI | None = None,
+    app: HasState | None = None,
 ) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
     """asyncpg's connection of one's own, outside of the pools, closed afterwards: for LISTEN.
 
@@ -79,12 +79,11 @@ async def open_connection(
         await connection.hang_up()
 
 
-def writer_of(app: FastAPI | None) -> Writer:
+def writer_of(app: HasState | None) -> Writer:
     """The writer of the app, or of the one to which the request under way came."""
     context = current_context()
     if app is None and context is not None:
         app = context.app
     if app is None:
         raise RuntimeError("no request is under way: name the app, as in open_session(app)")
-    writer: Writer = app.state.writer
-    return writer
+    return resources_of(app).writer

@@ -7,8 +7,9 @@ from sqlalchemy import Pool as ConnectionPool
 
 from kernel.data.driver import Connection
 from kernel.data.outages import Outages
-from kernel.data.pool import Pool, PoolTimeout
+from kernel.data.pool import Pool
 from kernel.data.sqlstate import NO_CONNECTION
+from kernel.driver_errors import PoolTimeout
 
 
 class Link(NamedTuple):

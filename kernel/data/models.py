@@ -8,18 +8,16 @@ from functools import cache
 from typing import Annotated, Any, Self, get_args
 
 from email_validator import EmailNotValidError, validate_email
-from fastapi import Path
 from pydantic import (
     AfterValidator,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     StringConstraints,
     WithJsonSchema,
     model_validator,
 )
 from pydantic import Field as PydanticField
-from sqlalchemy import BigInteger, Identity, Index, func, text
+from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, column, func, text
 from sqlalchemy.orm import declared_attr
 from sqlmodel import Field, SQLModel
 
@@ -61,6 +59,11 @@ def search_index(table: str, column: str) -> Index:
     """What finds a piece of text within the column, of three characters or more, in any case."""
     name = f"ix_{table}_{column}_search"
     return Index(name, column, postgresql_using="gin", postgresql_ops={column: "gin_trgm_ops"})
+
+
+def one_of(name: str, choices: Any) -> CheckConstraint:
+    """The constraint of a column that takes the values of a `Literal[…]` and no other."""
+    return CheckConstraint(column(name).in_(get_args(choices)), name=name)
 
 
 class Dto(SQLModel):
@@ -135,13 +138,6 @@ def _not_blank(value: str) -> str:
     return value
 
 
-def _plain_int(value: object) -> object:
-    # int() also reads "1_0", " 1" and digits of other scripts.
-    if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
-        raise ValueError("should be an integer")
-    return value
-
-
 def _normal_email(value: str) -> str:
     try:
         address = validate_email(value, check_deliverability=False)
@@ -156,9 +152,6 @@ class ShownOnce:
     """Marks a field that holds a secret: an answer with such a field is never stored."""
 
 
-# Behind the bounds, or OpenAPI would not show them as minimum and maximum.
-PLAIN_INT = BeforeValidator(_plain_int)
-Id = Annotated[int, Field(ge=1, le=BIGINT_MAX), PLAIN_INT, Path()]
 # The validators speak plainly; the patterns tell clients the same.
 VISIBLE = re.compile(r"[^\s\x00\x1c-\x1f\x85\ufeff]")  # \s in Python and in ECMAScript differ
 STORABLE = PydanticField(json_schema_extra={"pattern": r"^[^\x00]*$"})

@@ -6,12 +6,11 @@ from urllib.parse import parse_qs, urlsplit
 from kernel.data.sqlstate import (
     UNAVAILABLE,
     UNREACHABLE,
-    driver_error,
-    sqlstate,
     unavailability,
     unavailability_of_read,
     unavailable,
 )
+from kernel.driver_errors import driver_error, sqlstate
 from kernel.errors import DatabaseUnavailable
 from kernel.logs import summarize
 from kernel.reminders import Reminders

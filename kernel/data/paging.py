@@ -8,25 +8,22 @@ import base64
 import hmac
 import json
 import re
+from collections.abc import Mapping
 from datetime import datetime
 from functools import cache
-from typing import Annotated, Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 from urllib.parse import quote
 
-from fastapi import Depends, Query, Request
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 from pydantic_core import to_json
 from sqlalchemy import Select, bindparam, tuple_
 
 from kernel.context import current_context
-from kernel.data.models import PLAIN_INT, Text
 from kernel.data.snapshots import Rows
 from kernel.errors import Unprocessable
 from kernel.fast.rows import read
 
 M = TypeVar("M", bound=BaseModel)
-
-Search = Annotated[Text | None, Query(max_length=100, description="Only rows that contain this.")]
 
 
 class Page(BaseModel, Generic[M]):
@@ -39,11 +36,13 @@ class Page(BaseModel, Generic[M]):
 class Pager:
     """What the client asked for: `limit` rows behind `cursor`."""
 
-    def __init__(self, limit: int, cursor: str | None, request: Request) -> None:
+    def __init__(
+        self, limit: int, cursor: str | None, key: bytes, scope: Mapping[str, Any]
+    ) -> None:
         self.limit = limit
         self.cursor = cursor
-        self._key: bytes = request.app.state.mac_key
-        self._scope = request.scope
+        self._key = key
+        self._scope = scope
 
     async def fetch(
         self,
@@ -134,14 +133,3 @@ def _keyset(
 def like(text: str | None) -> str | None:
     """The ILIKE pattern for "contains this text" (PostgreSQL manual §9.7.1)."""
     return None if text is None else "%" + re.sub(r"([\\%_])", r"\\\1", text) + "%"
-
-
-async def _pager(
-    request: Request,
-    limit: Annotated[int, Field(ge=1, le=100), PLAIN_INT, Query(description="Rows, at most.")] = 50,
-    cursor: Annotated[str | None, Query(max_length=4096, description="`next_cursor`.")] = None,
-) -> Pager:
-    return Pager(limit, cursor, request)
-
-
-Paging = Annotated[Pager, Depends(_pager)]

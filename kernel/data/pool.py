@@ -10,18 +10,11 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from kernel.driver_errors import PoolTimeout
+
 C = TypeVar("C")
 
 IDLE_SECONDS = 60.0
-
-
-class PoolTimeout(TimeoutError):
-    """No connection came free within the pool's timeout; `is_connecting` if most of the pool was
-    waiting for the server to accept it."""
-
-    def __init__(self, *, is_connecting: bool) -> None:
-        super().__init__("no connection is free")
-        self.is_connecting = is_connecting
 
 
 class Pool(Generic[C]):

@@ -1,4 +1,4 @@
-"""`Reader`: queries on plain asyncpg connections that cannot write, one round trip each.
+"""`ReadPool`: queries on plain asyncpg connections that cannot write, one round trip each.
 
 Statements are SQLModel `select(...)` objects with `bindparam`s, built once at module level and
 compiled once to SQL. A query's values are passed by the bindparams' names, as asyncpg's own types.
@@ -6,19 +6,17 @@ compiled once to SQL. A query's values are passed by the bindparams' names, as a
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
-from fastapi import Depends, Request
 from pydantic import BaseModel
 from sqlalchemy import ClauseElement
 
 from kernel.data.driver import Connection
 from kernel.data.outages import Outages
-from kernel.data.pool import Pool, PoolTimeout
+from kernel.data.pool import Pool
 from kernel.data.snapshots import ATTEMPTS, Rows, Snapshot, raise_for_read
 from kernel.data.sqlstate import (
-    DRIVER_ERRORS,
     LOCK_NOT_AVAILABLE,
     NO_CONNECTION,
     READ_ONLY,
@@ -26,8 +24,8 @@ from kernel.data.sqlstate import (
     is_outdated,
     is_retryable,
     raise_answer,
-    sqlstate,
 )
+from kernel.driver_errors import DRIVER_ERRORS, PoolTimeout, sqlstate
 from kernel.fast.statements import bind_values, compile_statement, type_mistake
 
 M = TypeVar("M", bound=BaseModel)
@@ -173,12 +171,3 @@ class ReadPool(Rows):
 
 def _may_be_repeated(error: Exception) -> bool:
     return is_retryable(error) and sqlstate(error) not in {LOCK_NOT_AVAILABLE, READ_ONLY}
-
-
-async def get_reader(request: Request) -> ReadPool:
-    """The service's reader."""
-    reader: ReadPool = request.app.state.reader
-    return reader
-
-
-Reader = Annotated[ReadPool, Depends(get_reader)]

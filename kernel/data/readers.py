@@ -15,7 +15,8 @@ from kernel.data.outages import Outages
 from kernel.data.pool import Pool
 from kernel.data.reader import ReadPool
 from kernel.data.snapshots import Snapshot
-from kernel.data.sqlstate import DRIVER_ERRORS, UNREACHABLE
+from kernel.data.sqlstate import UNREACHABLE
+from kernel.driver_errors import DRIVER_ERRORS
 from kernel.errors import DatabaseUnavailable
 from kernel.settings import Settings
 
@@ -72,15 +73,16 @@ class ReplicaReader(ReadPool):
 async def open_reader(
     url: str,
     settings: Settings,
+    name: str,
     *,
-    name: str = "reader",
+    pool_name: str = "reader",
     size: int | None = None,
 ) -> AsyncIterator[ReadPool]:
     """A reader, each of whose connections is made when it is first needed."""
-    outages = Outages(name, url)
+    outages = Outages(pool_name, url)
 
     async def open_connection() -> Connection:
-        connection = await connect(url, settings, outages, read_only=True)
+        connection = await connect(url, settings, outages, name=name, read_only=True)
         try:
             await _speak_json(connection)
         except DRIVER_ERRORS as error:
@@ -100,9 +102,9 @@ async def open_reader(
         await streaming.close()
 
 
-def open_probe(url: str, settings: Settings) -> AbstractAsyncContextManager[ReadPool]:
+def open_probe(url: str, settings: Settings, name: str) -> AbstractAsyncContextManager[ReadPool]:
     """A reader of one connection, for readiness alone: it answers when the others are all taken."""
-    return open_reader(url, settings, name="probe", size=1)
+    return open_reader(url, settings, name, pool_name="probe", size=1)
 
 
 async def _speak_json(connection: Connection) -> None:
@@ -114,8 +116,8 @@ async def _speak_json(connection: Connection) -> None:
 
 @asynccontextmanager
 async def open_replica(
-    url: str, settings: Settings, primary: ReadPool
+    url: str, settings: Settings, name: str, primary: ReadPool
 ) -> AsyncIterator[ReplicaReader]:
     """A reader on the replica."""
-    async with open_reader(url, settings, name="replica") as replica:
+    async with open_reader(url, settings, name, pool_name="replica") as replica:
         yield ReplicaReader(replica, primary)

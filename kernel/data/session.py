@@ -1,4 +1,4 @@
-"""`Session`: the unit of work of a write, a SQLAlchemy session that also speaks plain asyncpg.
+"""`WriteSession`: the unit of work of a write, a SQLAlchemy session that also speaks plain asyncpg.
 
 It connects when it is first used, and its transaction begins then. Queries and inserts go straight
 to asyncpg, compiled once, like those of `Reader`; changes of rows go through the ORM, on the same
@@ -9,10 +9,9 @@ connection and in the same transaction. In a request, the boundary commits it an
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Annotated, Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import asyncpg
-from fastapi import Depends, Request
 from pydantic import BaseModel
 from sqlalchemy import ClauseElement, event
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -33,7 +32,6 @@ from kernel.fast.statements import (
     own_value,
     type_mistake,
 )
-from kernel.scope import SESSION
 
 M = TypeVar("M", bound=BaseModel)
 P = ParamSpec("P")
@@ -144,18 +142,3 @@ class WriteSession(AsyncSession, Rows):
             if mistake := type_mistake(error, values, names):
                 raise mistake from error
             raise
-
-
-async def get_session(request: Request) -> WriteSession:
-    """The session of the request's unit of work.
-
-    Raises:
-        RuntimeError: in a GET, which has none; a GET reads through `Reader`.
-    """
-    session: WriteSession | None = request.scope.get(SESSION)
-    if session is None:
-        raise RuntimeError("a GET has no session: it reads through Reader and cannot write")
-    return session
-
-
-Session = Annotated[WriteSession, Depends(get_session)]

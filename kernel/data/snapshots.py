@@ -15,14 +15,13 @@ from kernel.context import count_query
 from kernel.data.driver import Connection
 from kernel.data.refusals import SNAPSHOT_ENDED
 from kernel.data.sqlstate import (
-    DRIVER_ERRORS,
     READ_ONLY,
     is_outdated,
     raise_answer,
-    sqlstate,
     unavailability_of_read,
     unavailable,
 )
+from kernel.driver_errors import DRIVER_ERRORS, sqlstate
 from kernel.fast.rows import read
 from kernel.fast.statements import bind_values, compile_statement, type_mistake
 

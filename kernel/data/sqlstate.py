@@ -10,11 +10,17 @@ from typing import NoReturn
 
 import asyncpg
 from sqlalchemy import Constraint, Index, Table
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm.exc import StaleDataError
 from sqlmodel import SQLModel
 
-from kernel.data.pool import PoolTimeout
+from kernel.driver_errors import (
+    PoolTimeout,
+    driver_error,
+    is_out_of_range,
+    is_unsendable,
+    sqlstate,
+    statement_of,
+)
 from kernel.errors import Conflict, DatabaseUnavailable, ServiceError, Unprocessable
 
 OUT_OF_RANGE = "a value is out of range"
@@ -30,7 +36,6 @@ UNAVAILABLE = {
     READING: "the database is read-only for now",
     CHANGING: "the database's schema is changing",
 }
-DRIVER_ERRORS = asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError
 
 # By code (PostgreSQL manual, appendix A).
 ANSWERS: dict[str, tuple[type[ServiceError], str]] = {
@@ -56,32 +61,9 @@ INSERTED_COLUMNS = re.compile(r"\s*insert\s+into\s+[^()]+\(([^)]*)\)", re.IGNORE
 WORD = re.compile(r"\w+")
 
 
-def driver_error(error: BaseException) -> BaseException:
-    """asyncpg's error, out of SQLAlchemy's wrapping where it has one."""
-    # Not `driver_exception`: it raises for the dialect's own InvalidCachedStatementError.
-    wrapped = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else None
-    return wrapped or error
-
-
-def claim_error(error: BaseException, statement: str) -> None:
-    """Mark an error as one of the kernel's own connections, and remember its statement."""
-    driver_error(error).__dict__.setdefault("kernel_statement", statement)
-
-
-def statement_of(error: BaseException) -> str | None:
-    """The text of the statement that failed, without its values; None for anybody else's error."""
-    statement: str | None = getattr(driver_error(error), "kernel_statement", None)
-    return statement
-
-
 def is_ours(error: BaseException) -> bool:
     """Whether one of the kernel's connections failed, or none could be had."""
     return statement_of(error) is not None or isinstance(error, PoolTimeout | StaleDataError)
-
-
-def sqlstate(error: BaseException) -> str:
-    """The five characters of the server's code, or an empty string."""
-    return getattr(driver_error(error), "sqlstate", None) or ""
 
 
 def is_disconnect(error: BaseException) -> bool:
@@ -101,18 +83,6 @@ def is_answered(error: BaseException) -> bool:
     error = driver_error(error)
     said = isinstance(error, asyncpg.PostgresError) and not is_disconnect(error)
     return said or is_unsendable(error)
-
-
-def is_unsendable(error: BaseException) -> bool:
-    """Whether asyncpg could not send a value, and so has sent nothing."""
-    return isinstance(error, asyncpg.DataError) and error.__cause__ is not None
-
-
-def is_out_of_range(error: BaseException) -> bool:
-    """Whether it could not because the value is out of its type's range, in number or character."""
-    cause = error.__cause__
-    is_said = any(words in str(cause) for words in ("value out of", "exponent is too"))
-    return isinstance(cause, OverflowError | UnicodeError) or is_said
 
 
 def is_too_slow(error: BaseException) -> bool:

@@ -19,7 +19,8 @@ from kernel.data.links import Link, drop_link, take_link
 from kernel.data.outages import Outages
 from kernel.data.pool import Pool
 from kernel.data.refusals import BUSY, ENDED, ENDED_BY_STATEMENT
-from kernel.data.sqlstate import DRIVER_ERRORS, is_disconnect
+from kernel.data.sqlstate import is_disconnect
+from kernel.driver_errors import DRIVER_ERRORS
 
 ATTEMPTS = 3
 Callback = Callable[[], Any]

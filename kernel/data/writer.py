@@ -62,12 +62,12 @@ class Writer:
 
 
 @asynccontextmanager
-async def open_writer(url: str, settings: Settings) -> AsyncIterator[Writer]:
+async def open_writer(url: str, settings: Settings, name: str) -> AsyncIterator[Writer]:
     """The connections, each made when it is first needed."""
     outages = Outages("writer", url)
 
     async def open_connection() -> Connection:
-        return await connect(url, settings, outages)
+        return await connect(url, settings, outages, name=name)
 
     open_link = link_opener(open_connection, outages)
     keep, size = settings.pool_size, settings.pool_size + settings.max_overflow

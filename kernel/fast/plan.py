@@ -15,9 +15,9 @@ from fastapi.routing import RouteContext
 from pydantic import TypeAdapter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from kernel.context import ARGUMENTS
 from kernel.fast.planning import Parameter, steps_of, validator_of
 from kernel.http.bodies import Handler
-from kernel.scope import ARGUMENTS
 
 
 class Plan:

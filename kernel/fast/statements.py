@@ -12,7 +12,7 @@ from sqlalchemy import JSON, ClauseElement, Column, bindparam, insert
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 
 from kernel.data.models import Table
-from kernel.data.sqlstate import is_out_of_range, is_unsendable
+from kernel.driver_errors import is_out_of_range, is_unsendable
 
 REQUIRED = object()
 UNSENT = re.compile(r"invalid input for query argument \$(\d+)")

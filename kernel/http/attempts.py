@@ -8,7 +8,7 @@ from fastapi import Request
 from fastapi.exceptions import FastAPIError
 from starlette.types import Message, Receive
 
-from kernel.scope import ARGUMENTS
+from kernel.context import ARGUMENTS
 
 IN_MEMORY_BYTES = 1024 * 1024
 CHUNK_BYTES = 64 * 1024

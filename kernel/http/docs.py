@@ -1,59 +1,55 @@
 """The docs page, which needs no internet, and the OpenAPI document behind it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
 from fastapi.responses import HTMLResponse
+from fastapi.routing import iter_route_contexts
 from fastapi.staticfiles import StaticFiles
-from pydantic import BaseModel, ConfigDict
 
-from kernel.identity.callers import SCHEMES
-
-
-class Mistake(BaseModel):
-    """One thing wrong with the request: where (`loc`), which rule (`type`), in words (`msg`)."""
-
-    loc: list[str | int]
-    type: str
-    msg: str
+from kernel.http.openapi import CALLER, REQUIRED
+from kernel.http.problems import PROBLEM_DETAILS
+from kernel.identity.callers import CredentialScheme
 
 
-class Problem(BaseModel):
-    """The body of every answer that is not a success (RFC 9457)."""
-
-    model_config = ConfigDict(extra="allow")
-
-    error: str
-    message: str
-    status: int
-    title: str
-    detail: str
-    request_id: str
-    errors: list[Mistake] | None = None
-
-
-def describe_api(app: FastAPI) -> None:
-    """Add the error form to the app's OpenAPI document."""
+def describe_api(app: FastAPI, schemes: Sequence[CredentialScheme]) -> None:
+    """Add the error forms and the credential schemes to the app's OpenAPI document."""
     framework: Callable[[], dict[str, Any]] = app.openapi
 
     def openapi() -> dict[str, Any]:
-        document = framework()
+        document = framework()  # a new one whenever the routes have changed
         components = document.setdefault("components", {})
-        components["securitySchemes"] = {
-            scheme.scheme_name: scheme.model.model_dump(
-                mode="json", by_alias=True, exclude_none=True
-            )
-            for scheme in SCHEMES
-        }
-        schemas = components.setdefault("schemas", {})
-        if "Problem" not in schemas:
-            problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-            schemas |= problem.pop("$defs") | {"Problem": problem}
+        if "securitySchemes" not in components:
+            components["securitySchemes"] = {
+                scheme.name: scheme.security.model.model_dump(
+                    mode="json", by_alias=True, exclude_none=True
+                )
+                for scheme in schemes
+            }
+            _add_error_forms(app, components.setdefault("schemas", {}))
+            for operations in document["paths"].values():
+                for operation in operations.values():
+                    _secure(operation, [{scheme.name: []} for scheme in schemes])
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def _add_error_forms(app: FastAPI, schemas: dict[str, Any]) -> None:
+    routes = [route.original_route for route in iter_route_contexts(app.routes)]
+    forms = {getattr(route, "errors", PROBLEM_DETAILS) for route in routes}
+    for model in {form.model for form in forms | {PROBLEM_DETAILS}}:
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= schema.pop("$defs", {}) | {model.__name__: schema}
+
+
+def _secure(operation: dict[str, Any], schemes: list[dict[str, Any]]) -> None:
+    """Say who is asked for a credential: everybody, or only who wants to be known."""
+    caller = operation.pop(CALLER, None)
+    if caller:
+        operation["security"] = schemes if caller == REQUIRED else [{}, *schemes]
 
 
 def serve_docs(app: FastAPI) -> None:

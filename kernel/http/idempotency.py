@@ -8,58 +8,20 @@ import hashlib
 import hmac
 import re
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from fastapi import Request, Response
-from sqlalchemy import Interval, Row, bindparam, delete, func, select, update
-from sqlalchemy.dialects.postgresql import JSONB, insert
-from sqlmodel import Field, SQLModel, col
+from sqlalchemy import Row, update
+from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from kernel.data.idempotency_keys import STORED, SWEEP, TAKE, IdempotencyKey
+from kernel.data.resources import resources_of
 from kernel.data.sqlstate import TRY_AGAIN
 from kernel.errors import BadRequest, Conflict, Unprocessable
 from kernel.http.openapi import KEY_PATTERN
-from kernel.identity.callers import Principal
-
-SWEPT_AT_ONCE = 1000
-
-
-class IdempotencyKey(SQLModel, table=True):
-    """A write that was done, and what was answered."""
-
-    __tablename__ = "idempotency_keys"
-
-    digest: bytes = Field(primary_key=True)
-    fingerprint: bytes
-    created_at: datetime = Field(
-        default=None, index=True, sa_column_kwargs={"server_default": func.now()}
-    )
-    status: int | None = None
-    headers: list[list[str]] | None = Field(default=None, sa_type=JSONB)
-    body: bytes | None = None
-
-
-_STORED = select(IdempotencyKey).where(col(IdempotencyKey.digest) == bindparam("digest"))
-_EXPIRED = col(IdempotencyKey.created_at) < func.now() - bindparam("retention", type_=Interval)
-_TAKE = (
-    insert(IdempotencyKey)
-    .values(digest=bindparam("digest"), fingerprint=bindparam("fingerprint"))
-    .on_conflict_do_update(
-        index_elements=["digest"],
-        set_={"fingerprint": bindparam("fingerprint"), "created_at": func.now()},
-        where=_EXPIRED,
-    )
-    .returning(col(IdempotencyKey.digest))
-)
-_SWEEP = delete(IdempotencyKey).where(
-    col(IdempotencyKey.digest).in_(
-        select(col(IdempotencyKey.digest))
-        .where(_EXPIRED)
-        .limit(SWEPT_AT_ONCE)
-        .with_for_update(skip_locked=True)
-    )
-)
+from kernel.identity.principal import Principal
 
 
 @dataclass(frozen=True)
@@ -81,15 +43,16 @@ async def read_key(request: Request, principal: Principal | None) -> KeyedReques
     if len(given) != 1 or not re.fullmatch(KEY_PATTERN, given[0]):
         raise BadRequest("Idempotency-Key should be one key of 1 to 255 visible characters")
     key = given[0].removeprefix('"').removesuffix('"') if given[0][0] == '"' else given[0]
+    resources = resources_of(request.app)
     caller, url = principal.id if principal else 0, request.url
     scope = f"{caller} {request.method} {url.path} {key}"
     # With a secret, because a body may hold a password that a plain hash would let one guess.
-    sent = hmac.new(request.app.state.mac_key, url.query.encode() + b"\n", hashlib.sha256)
+    sent = hmac.new(resources.mac_key, url.query.encode() + b"\n", hashlib.sha256)
     sent.update(await request.body())
     return KeyedRequest(
         digest=hashlib.sha256(scope.encode()).digest(),
         fingerprint=sent.digest(),
-        retention=timedelta(seconds=request.app.state.settings.idempotency_retention),
+        retention=timedelta(seconds=resources.settings.idempotency_retention),
     )
 
 
@@ -108,13 +71,13 @@ async def claim(session: AsyncSession, keyed: KeyedRequest) -> Response | None:
         "fingerprint": keyed.fingerprint,
         "retention": keyed.retention,
     }
-    taken = await connection.execute(_TAKE, values)
+    taken = await connection.execute(TAKE, values)
     if taken.first() is None:
-        stored = await connection.execute(_STORED, {"digest": keyed.digest})
+        stored = await connection.execute(STORED, {"digest": keyed.digest})
         return _replay(stored.first(), keyed)
     # One key in 256 cleans up after 256 others, so that no scheduler has to.
     if keyed.digest[0] == 0:
-        await connection.execute(_SWEEP, {"retention": keyed.retention})
+        await connection.execute(SWEEP, {"retention": keyed.retention})
     return None
 
 

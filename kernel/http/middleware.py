@@ -12,9 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kernel.context import RequestContext, enter_context, leave_context
-from kernel.errors import problem
-from kernel.scope import HEADER_NAMES
+from kernel.context import HEADER_NAMES, RequestContext, enter_context, leave_context
+from kernel.http.problems import failure_response
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 logger = logging.getLogger(__name__)
@@ -74,11 +73,9 @@ class _Exchange:
         try:
             length = headers.get(b"content-length", b"")
             if length.isdigit() and int(length[:20]) > self.max_body_bytes:
-                await problem(413, "the body is too large")(self.scope, self.receive, self.send)
+                await self.refuse(413, "the body is too large")
             elif self.scope["http_version"] == "1.1" and not _names_one_host(self.scope):
-                await problem(400, "Host should be there, once")(
-                    self.scope, self.receive, self.send
-                )
+                await self.refuse(400, "Host should be there, once")
             else:
                 await self.app(self.scope, self.receive, self.send)
         except ClientDisconnect:
@@ -87,9 +84,13 @@ class _Exchange:
             logger.exception("unhandled error")
             if self.status:
                 raise
-            await problem(500, "something went wrong")(self.scope, self.receive, self.send)
+            await self.refuse(500, "something went wrong")
         finally:
             self.log()
+
+    async def refuse(self, status: int, message: str) -> None:
+        response = failure_response(self.scope, status, message)
+        await response(self.scope, self.receive, self.send)
 
     async def receive(self) -> Message:
         """Pass the body on while it stays within the limit, declared length or not."""

@@ -8,14 +8,15 @@ from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
 from kernel.data.models import Public, ShownOnce
-from kernel.errors import TITLES
-from kernel.identity.callers import SCHEMES, RoleCheck, get_principal
+from kernel.errors import title_of
+from kernel.http.problems import PROBLEM_DETAILS, ErrorForm
+from kernel.identity.callers import RoleCheck, get_principal, get_viewer
 
-PROBLEM = {
-    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-}
 KEEPS = "A key of your own for this write; sent again, it is answered again and not done again."
 KEEPS_NO_SECRET = f"{KEEPS} This answer holds a secret and is not kept: a second time gives 409."
+# Which credentials the service takes is known when it is put together: until then, an operation
+# only says whether it asks for one.
+CALLER, REQUIRED, OPTIONAL = "x-caller", "required", "optional"
 REQUEST_HEADERS = {
     "Idempotency-Key": KEEPS,
     "Prefer": "`tx=rollback` for a dry run: checked and answered, but not stored.",
@@ -86,9 +87,9 @@ def _add_fields(annotation: Any, names: set[str], seen: set[Any]) -> None:
         _add_fields(field.annotation, names, seen)
 
 
-def error_response(status: int) -> dict[str, Any]:
-    """An operation's declaration of one more error: `responses={403: error_response(403)}`."""
-    return {"description": TITLES[status], **PROBLEM}
+def error_response(status: int, form: ErrorForm = PROBLEM_DETAILS) -> dict[str, Any]:
+    """An operation's declaration of one more error: `responses={402: error_response(402)}`."""
+    return {"description": title_of(status), **form.content}
 
 
 def declared_errors(route: APIRoute) -> dict[int | str, dict[str, Any]]:
@@ -98,7 +99,7 @@ def declared_errors(route: APIRoute) -> dict[int | str, dict[str, Any]]:
     takes_input = any(part.path_params or part.query_params for part in parts) or route.body_field
     told = {
         400: is_write(route),
-        401: needs_principal(route),
+        401: needs_principal(route) or get_viewer in calls,
         403: any(isinstance(call, RoleCheck) for call in calls),
         404: any(part.path_params for part in parts),
         409: is_write(route),
@@ -109,7 +110,8 @@ def declared_errors(route: APIRoute) -> dict[int | str, dict[str, Any]]:
         500: True,
         503: True,
     }
-    return {status: error_response(status) for status, given in told.items() if given}
+    form: ErrorForm = getattr(route, "errors", PROBLEM_DETAILS)
+    return {status: error_response(status, form) for status, given in told.items() if given}
 
 
 def document_headers(route: APIRoute) -> dict[str, Any]:
@@ -127,9 +129,12 @@ def document_headers(route: APIRoute) -> dict[str, Any]:
         answers["304"] = {"description": "Not Modified"}
     words = REQUEST_HEADERS | ({"Idempotency-Key": KEEPS_NO_SECRET} if holds_secret(route) else {})
     parameters = [_parameter(name, words[name]) for name, known in asked.items() if known]
-    security: dict[str, Any] = {"security": [{scheme.scheme_name: []} for scheme in SCHEMES]}
-    known = {"parameters": parameters, "responses": answers}
-    return known | (security if needs_principal(route) else {})
+    known: dict[str, Any] = {"parameters": parameters, "responses": answers}
+    if needs_principal(route):
+        known[CALLER] = REQUIRED
+    elif get_viewer in dependencies(route):
+        known[CALLER] = OPTIONAL
+    return known
 
 
 def _may_be_conditional(route: APIRoute) -> bool:

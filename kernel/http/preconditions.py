@@ -14,10 +14,9 @@ from fastapi import Request, Response
 from sqlalchemy import event
 from sqlmodel.ext.asyncio.session import AsyncSession
 
-from kernel.context import current_context
+from kernel.context import HEADER_NAMES, current_context
 from kernel.data.models import Public, Table
 from kernel.errors import PreconditionFailed
-from kernel.scope import HEADER_NAMES
 
 TAG = re.compile(r'(?P<weak>W/)?(?P<tag>"[!#-~\x80-\xff]*")')
 STALE = "the row has changed since it was read"

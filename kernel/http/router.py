@@ -26,6 +26,7 @@ from kernel.http.openapi import (
     is_write,
 )
 from kernel.http.preconditions import noting, tag_response
+from kernel.http.problems import PROBLEM_DETAILS, ErrorForm
 from kernel.http.writes import Write
 
 RETRIES = 2
@@ -37,6 +38,7 @@ class BoundaryRoute(APIRoute):
 
     isolation: Isolation | None = None
     retries = RETRIES
+    errors = PROBLEM_DETAILS
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(with_plain_ids(path, endpoint), noting(endpoint), **options)
@@ -79,13 +81,20 @@ class Router(APIRouter):
     `isolation` is the level of its writes' transactions, "repeatable_read" or "serializable"
     instead of PostgreSQL's "read_committed"; `retries` is how often a write is run again when
     somebody was in its way (0 for what must not run twice). An operation may have its own:
-    `@router.post("/payments", retries=0)`.
+    `@router.post("/payments", retries=0)`. `errors` is the form of its failures, if it is not the
+    house's; `lifespan` opens what the slice needs itself, before the first request.
     """
 
     def __init__(
-        self, *, isolation: Isolation | None = None, retries: int = RETRIES, **options: Any
+        self,
+        *,
+        isolation: Isolation | None = None,
+        retries: int = RETRIES,
+        errors: ErrorForm = PROBLEM_DETAILS,
+        **options: Any,
     ) -> None:
-        super().__init__(route_class=BoundaryRoute, redirect_slashes=False, **options)
+        route_class = type("BoundaryRoute", (BoundaryRoute,), {"errors": errors})
+        super().__init__(route_class=route_class, redirect_slashes=False, **options)
         self._isolation, self._retries = isolation, retries
 
     def add_api_route(

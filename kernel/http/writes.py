@@ -9,9 +9,10 @@ from fastapi import BackgroundTasks, Request, Response
 from sqlalchemy import text
 from sqlalchemy.orm.exc import StaleDataError
 
-from kernel.context import current_context
+from kernel.context import HEADER_NAMES, PRINCIPAL, SESSION, current_context
 from kernel.data.driver import Isolation
 from kernel.data.independent import run_callbacks
+from kernel.data.resources import resources_of
 from kernel.data.session import WriteSession
 from kernel.data.sqlstate import (
     SLOW,
@@ -30,7 +31,6 @@ from kernel.http.bodies import Handler
 from kernel.http.idempotency import KeyedRequest, claim, keep, read_key
 from kernel.http.preconditions import STALE, IfMatch, tag_response
 from kernel.identity.callers import find_principal
-from kernel.scope import HEADER_NAMES, PRINCIPAL, SESSION
 
 DRY_RUN = "tx=rollback"
 
@@ -84,7 +84,7 @@ class Write:
         if not is_ours(error):
             raise error
         if is_disconnect(error) or is_outdated(error):
-            request.app.state.writer.expire()
+            resources_of(request.app).writer.expire()
         if is_retryable(error) and not is_last:
             return
         if answer := translate(error, self._route.input_names):
@@ -92,7 +92,7 @@ class Write:
         raise error
 
     async def _attempt(self, request: Request) -> Response:
-        session = WriteSession(request.app.state.writer.unit_of_work(self._route.isolation))
+        session = WriteSession(resources_of(request.app).writer.unit_of_work(self._route.isolation))
         try:
             if self._is_planned:
                 response = await self._work(request, session, None)

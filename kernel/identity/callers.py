@@ -1,71 +1,89 @@
-"""Who is calling: `CurrentUser`, a `Principal`.
+"""`CurrentUser`, and who else may call: by any of the credential schemes that the service takes."""
 
-The kernel knows what a principal is and where a request carries its credential. The slices that can
-tell whose it is are wired in by `service.py`, as `app.state.authenticators`.
-"""
-
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, OAuth2PasswordBearer
+from fastapi.security.base import SecurityBase
 
-from kernel.context import current_context
+from kernel.context import HEADER_NAMES, PRINCIPAL, SESSION, current_context
+from kernel.data.resources import resources_of
 from kernel.data.snapshots import Rows
 from kernel.errors import Forbidden, Unauthorized
-from kernel.scope import HEADER_NAMES, PRINCIPAL, SESSION
-
-Role = Literal["member", "admin"]
-Scheme = Literal["bearer", "api_key"]
-SCHEMES = (OAuth2PasswordBearer(tokenUrl="auth/token"), APIKeyHeader(name="X-API-Key"))
-"""How a request may carry its credential, for OpenAPI."""
+from kernel.identity.principal import ADMIN, Authenticator, Principal
 
 
-@dataclass(frozen=True, slots=True)
-class Principal:
-    """The caller: the id of an active account, and its role."""
+@dataclass(frozen=True)
+class CredentialScheme:
+    """A way in which a request may carry a credential, and who can tell whose it is.
 
-    id: int
-    role: Role
+    `security` is FastAPI's, for OpenAPI; `read` gives all credentials of the kind that the request
+    has, an empty list most of the time.
+    """
+
+    security: SecurityBase
+    read: Callable[[Request], Sequence[str]]
+    authenticate: Authenticator
 
     @property
-    def is_admin(self) -> bool:
-        return self.role == "admin"
+    def name(self) -> str:
+        return self.security.scheme_name
 
 
-Authenticator = Callable[[Rows, str], Awaitable[Principal | None]]
-"""Finds the principal whose credential this is, in one query, or None."""
+@dataclass(frozen=True)
+class Credentials:
+    """The schemes that a service takes."""
+
+    schemes: tuple[CredentialScheme, ...]
 
 
-def read_credential(request: Request) -> tuple[Scheme, str] | None:
-    """The request's credential, by its scheme. A request with two is a mistake, and has none."""
-    given = [value for name, value in request.scope["headers"] if name == b"authorization"]
-    scheme, _, token = (
-        given[0].decode("latin-1").partition(" ") if len(given) == 1 else ("", "", "")
-    )
-    is_bearer = scheme.lower() == "bearer"
-    key = request.headers["x-api-key"] if b"x-api-key" in request.scope[HEADER_NAMES] else ""
-    if len(given) > 1 or (key and is_bearer):
-        return None
-    if key:
-        return "api_key", key
-    return ("bearer", token) if is_bearer and token else None
+def bearer_scheme(token_url: str, authenticate: Authenticator) -> CredentialScheme:
+    """`Authorization: Bearer …` (RFC 6750); OpenAPI's clients get theirs at `token_url`."""
+    return CredentialScheme(OAuth2PasswordBearer(token_url), _bearer_tokens, authenticate)
+
+
+def header_scheme(header: str, authenticate: Authenticator) -> CredentialScheme:
+    """A key in a header of its own, such as `X-API-Key`."""
+    name = header.lower().encode()
+
+    def read(request: Request) -> Sequence[str]:
+        if name not in request.scope[HEADER_NAMES]:
+            return ()
+        return [value for value in request.headers.getlist(header) if value]
+
+    return CredentialScheme(APIKeyHeader(name=header), read, authenticate)
+
+
+def _bearer_tokens(request: Request) -> Sequence[str]:
+    if b"authorization" not in request.scope[HEADER_NAMES]:
+        return ()
+    given = request.headers.getlist("authorization")
+    if len(given) > 1:
+        return given  # one of which could be somebody else's
+    scheme, _, token = given[0].partition(" ")
+    return [token] if scheme.lower() == "bearer" and token else ()
 
 
 async def find_principal(request: Request) -> Principal | None:
     """The caller, or None for a request without a valid credential of an active account.
 
-    The account is looked up anew in each request: a write looks in its own transaction, a read
-    asks the reader.
+    A request with two credentials is a mistake, and has none. The account is looked up anew in each
+    request: a write looks in its own transaction, a read asks the reader.
     """
-    credential = read_credential(request)
-    if credential is None:
+    found = _credentials(request)
+    if len(found) != 1:
         return None
-    scheme, secret = credential
-    authenticators: dict[Scheme, Authenticator] = request.app.state.authenticators
-    rows: Rows = request.scope.get(SESSION) or request.app.state.reader
-    return await authenticators[scheme](rows, secret) if scheme in authenticators else None
+    ((scheme, credential),) = found
+    resources = resources_of(request.app)
+    rows: Rows = request.scope.get(SESSION) or resources.reader
+    return await scheme.authenticate(resources, rows, credential)
+
+
+def _credentials(request: Request) -> list[tuple[CredentialScheme, str]]:
+    schemes = resources_of(request.app).get(Credentials).schemes
+    return [(scheme, credential) for scheme in schemes for credential in scheme.read(request)]
 
 
 async def get_principal(request: Request) -> Principal:
@@ -84,22 +102,47 @@ async def get_principal(request: Request) -> Principal:
     return principal
 
 
-CurrentUser = Annotated[Principal, Depends(get_principal)]
+async def get_viewer(request: Request) -> Principal | None:
+    """The caller, or None for a request without any credential.
+
+    Raises:
+        Unauthorized: there is one, and it is not valid.
+    """
+    return await get_principal(request) if _credentials(request) else None
 
 
 @dataclass(frozen=True)
 class RoleCheck:
-    """A dependency that lets only callers with the role pass; it raises Forbidden for others."""
+    """A dependency that lets only callers with one of the roles pass."""
 
-    role: Role
+    roles: tuple[str, ...]
 
     async def __call__(self, request: Request) -> Principal:
+        """The caller.
+
+        Raises:
+            Forbidden: the caller has another role.
+        """
         me = await get_principal(request)
-        if me.role != self.role:
-            raise Forbidden(f"only for the role {self.role}")
+        if me.role not in self.roles:
+            one = len(self.roles) == 1
+            raise Forbidden(f"only for the role{'' if one else 's'} {', '.join(self.roles)}")
         return me
 
 
-require = RoleCheck
-require_admin = require("admin")
+def require(*roles: str) -> RoleCheck:
+    """A dependency for callers with one of these roles, and nobody else: an admin has to be named
+    as well. `Accountant = Annotated[Principal, Depends(require("accountant", "admin"))]`.
+
+    Raises:
+        ValueError: no role is named.
+    """
+    if not roles:
+        raise ValueError("require() needs the name of a role at least")
+    return RoleCheck(roles)
+
+
+require_admin = require(ADMIN)
+CurrentUser = Annotated[Principal, Depends(get_principal)]
+Viewer = Annotated[Principal | None, Depends(get_viewer)]
 Admin = Annotated[Principal, Depends(require_admin)]

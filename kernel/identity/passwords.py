@@ -7,7 +7,6 @@ from typing import Annotated
 from anyio import CapacityLimiter, to_thread
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from fastapi import Depends, Request
 from pydantic import AfterValidator, Field, SecretStr
 
 from kernel.data.models import STORABLE, storable
@@ -62,11 +61,3 @@ Password = Annotated[
     Field(min_length=8, max_length=MAX_LENGTH, json_schema_extra=STORABLE.json_schema_extra),
     AfterValidator(_storable),
 ]
-
-
-async def _vault(request: Request) -> PasswordVault:
-    vault: PasswordVault = request.app.state.passwords
-    return vault
-
-
-Passwords = Annotated[PasswordVault, Depends(_vault)]

@@ -12,6 +12,7 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from pydantic import SecretStr
 
+from features.auth.handlers.access import TokenSigner
 from kernel.data.schema import upgrade_schema
 from kernel.dev.embedded import server
 from kernel.identity.passwords import PasswordVault
@@ -261,7 +262,7 @@ async def sign_up(
             password_hash,
             role,
         )
-        token = app.state.issuer.signer.issue(caller.user_id)
+        token = app.state.resources.get(TokenSigner).issue(caller.user_id)
         caller.headers["Authorization"] = f"Bearer {token}"
         callers.append(caller)
         return caller

@@ -24,8 +24,8 @@ from sqlmodel import Field, SQLModel
 from features.users.models import User
 from kernel.data.models import Input
 from kernel.data.paging import Page
-from kernel.data.session import Session, get_session
 from kernel.data.values import Document, storable_document
+from kernel.http.dependencies import Session, get_session
 from kernel.settings import Settings
 from service import create_app
 

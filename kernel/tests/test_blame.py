@@ -22,8 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlmodel import col, select
 
 from kernel.data.models import Dto, Input
-from kernel.data.reader import Reader
-from kernel.data.session import Session
+from kernel.http.dependencies import Reader, Session
 from kernel.http.router import Router
 from kernel.identity.callers import CurrentUser
 from kernel.tests.peelings.models import Peeling, PeelingPublic
@@ -407,7 +406,7 @@ async def test_a_write_through_the_reader_is_a_mistake(mount, log):
 
     async with mount(router) as client:
         answer = await client.get("/cases/update")
-        assert client.app.state.reader.in_use() == 0
+        assert client.app.state.resources.reader.in_use() == 0
     assert_own_mistake(answer, log, ["25006", "UPDATE peelings"])
 
 

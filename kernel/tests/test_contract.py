@@ -17,6 +17,7 @@ from argon2 import PasswordHasher
 from sqlalchemy import UniqueConstraint, func, select
 
 from kernel.http.openapi import REQUEST_HEADERS
+from kernel.identity.passwords import PasswordVault
 from kernel.logs import configure_logging
 from kernel.settings import Settings
 from kernel.testing.callers import PASSWORD
@@ -89,7 +90,7 @@ async def running_app(settings):
     """The service, with hashes that cost next to nothing: there are a thousand of them here."""
     app = create_app(settings.model_copy(update=CHANGES))
     async with app.router.lifespan_context(app):
-        vault = app.state.passwords
+        vault = app.state.resources.get(PasswordVault)
         vault._hasher, vault._nobodys = CHEAP, CHEAP.hash("nobody's")
         yield app
     configure_logging(settings.log_level)
@@ -432,7 +433,7 @@ async def test_no_get_writes(sampler, ask, sql):
 @pytest.mark.parametrize("reader", ["reader", "probe"])
 async def test_what_a_get_reads_with_cannot_write(app, reader):
     setting = func.current_setting("transaction_read_only").label("setting")
-    found = await getattr(app.state, reader).fetch(select(setting))
+    found = await getattr(app.state.resources, reader).fetch(select(setting))
     assert [dict(row) for row in found] == [{"setting": "on"}]
 
 

@@ -9,8 +9,8 @@ import pytest
 from fastapi import Response
 from sqlalchemy import literal, select
 
-from kernel.data.session import Session
-from kernel.errors import problem
+from kernel.http.dependencies import Session
+from kernel.http.problems import problem
 from kernel.http.router import Router
 from kernel.identity.callers import CurrentUser
 from kernel.tests.app import create_app

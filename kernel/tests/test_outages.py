@@ -13,9 +13,8 @@ from sqlmodel import select
 
 from kernel import reminders
 from kernel.data.models import Dto
-from kernel.data.reader import Reader
-from kernel.data.session import Session
 from kernel.errors import Unavailable
+from kernel.http.dependencies import Reader, Session
 from kernel.http.router import Router
 
 KEY = {"X-API-Key": "a" * 40}
@@ -182,7 +181,7 @@ async def test_the_end_of_an_outage_is_told(mount, sql, log, monkeypatch):
         await asyncio.sleep(0.05)
         assert (await client.get("/users/me", headers=KEY)).status_code == 401
         now += 5
-        client.app.state.reader._connections.expire()
+        client.app.state.resources.reader._connections.expire()
         assert (await client.get("/users/me", headers=KEY)).status_code == 401
     messages = [line["message"] for line in log.lines("WARNING")]
     assert messages == ["the database cannot be reached", "the database can be used again"]

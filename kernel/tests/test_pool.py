@@ -151,7 +151,7 @@ async def test_a_request_that_is_given_up_leaves_nothing_behind(app, sql, alice,
     body = None if method == "GET" else {"title": "Stew"}
 
     async def nothing_is_left():
-        held = app.state.writer.in_use() + app.state.reader.in_use()
+        held = app.state.resources.writer.in_use() + app.state.resources.reader.in_use()
         return held + await sql.fetchval(IN_TRANSACTION) == 0
 
     for steps in range(40):

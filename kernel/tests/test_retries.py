@@ -12,7 +12,7 @@ from sqlalchemy import text
 from kernel.context import current_context
 from kernel.data.independent import open_session
 from kernel.data.models import Dto
-from kernel.data.session import Session
+from kernel.http.dependencies import Session
 from kernel.http.router import Router
 from kernel.identity.callers import CurrentUser
 from kernel.tests.peelings.models import Peeling, PeelingPublic

@@ -101,6 +101,6 @@ def test_what_is_inserted_is_what_the_driver_takes():
 
 
 async def test_a_row_of_a_query_is_a_dto(app):
-    reader: ReadPool = app.state.reader
+    reader: ReadPool = app.state.resources.reader
     found = await reader.first(Plain, select(literal(7).label("id"), literal("Leek").label("name")))
     assert found == Plain(id=7, name="Leek")

@@ -12,10 +12,10 @@ from sqlmodel import select
 
 from kernel.data.independent import open_connection, open_session
 from kernel.data.models import Dto
-from kernel.data.reader import Reader
-from kernel.data.session import Session
+from kernel.http.dependencies import Reader, Session
 from kernel.http.router import Router
-from kernel.identity.callers import CurrentUser, Principal
+from kernel.identity.callers import CurrentUser
+from kernel.identity.principal import Principal
 from kernel.tests.peelings.models import Peeling, PeelingPublic
 from kernel.tests.processes import until
 
@@ -54,7 +54,7 @@ async def noted(work):
 
 def is_idle(client):
     async def is_idle():
-        return client.app.state.writer.in_use() == 0
+        return client.app.state.resources.writer.in_use() == 0
 
     return is_idle
 
@@ -334,7 +334,7 @@ async def test_a_rollback_of_the_connection_under_its_session_is_no_success(moun
     async with mount(router_with(rolled_back_by_the_connection), **ONE) as client:
         url = "/cases/rolled_back_by_the_connection"
         assert (await client.post(url, headers=alice.headers)).status_code == 500
-        assert client.app.state.writer.in_use() == 0
+        assert client.app.state.resources.writer.in_use() == 0
     assert await titles(sql) == []  # SQLAlchemy: "This transaction is inactive"
 
 
@@ -395,7 +395,7 @@ async def test_a_commit_of_the_handlers_own_is_refused_with_a_sentence(
         client.headers.update(alice.headers)
         for _ in range(3):
             assert (await client.post(f"/cases/{handler.__name__}")).status_code == 500
-        assert client.app.state.writer.in_use() == 0
+        assert client.app.state.resources.writer.in_use() == 0
     assert await titles(sql) == []
     assert "the request boundary commits" in log.lines("ERROR")[0]["exception"]
 
@@ -585,7 +585,7 @@ async def test_an_independent_session_stands_and_falls_by_itself(mount, alice, s
         await sql.execute("DELETE FROM peelings")
         assert (await client.post("/cases/beside_one_that_fails")).status_code == 500
         assert await titles(sql) == ["stays"]
-        assert client.app.state.writer.in_use() == 0
+        assert client.app.state.resources.writer.in_use() == 0
 
 
 async def test_an_independent_session_may_commit_as_sqlalchemy_documents_it(app, alice, sql):

@@ -12,8 +12,7 @@ from sqlmodel import select
 
 from kernel.data.independent import open_connection, open_session
 from kernel.data.models import Dto
-from kernel.data.reader import Reader
-from kernel.data.session import Session
+from kernel.http.dependencies import Reader, Session
 from kernel.http.router import Router
 from kernel.identity.callers import CurrentUser
 from kernel.tests.peelings.models import Peeling, PeelingPublic
@@ -47,7 +46,7 @@ async def titles(sql):
 
 def is_idle(client):
     async def is_idle():
-        return client.app.state.writer.in_use() == 0
+        return client.app.state.resources.writer.in_use() == 0
 
     return is_idle
 
@@ -445,7 +444,7 @@ async def test_sessions_within_sessions_do_not_wait_for_each_other(mount, alice,
             *[client.post(url, headers=alice.headers) for _ in range(20)]
         )
         assert {answer.status_code for answer in answers} == {201}
-        assert client.app.state.writer.in_use() == 0
+        assert client.app.state.resources.writer.in_use() == 0
     found = await titles(sql)
     assert (found.count("one"), found.count("two")) == (20, 20)
 
@@ -507,7 +506,7 @@ async def test_a_session_of_cookies_is_another_thing(mount, alice, sql):
 
 
 async def test_a_read_that_is_cancelled_at_any_moment_gives_its_connection_back(app):
-    reader = app.state.reader
+    reader = app.state.resources.reader
     statement = text("SELECT set_config('my.tenant', '7', false)")
     for steps in range(30):
         task = asyncio.create_task(reader.fetch(statement))
@@ -525,7 +524,7 @@ async def test_a_read_that_is_cancelled_at_any_moment_gives_its_connection_back(
 
 
 async def test_a_snapshot_whose_reader_is_cancelled_gives_its_connection_back(app):
-    reader = app.state.reader
+    reader = app.state.resources.reader
     for _ in range(8):
         with anyio.move_on_after(0.02):
             async with reader.snapshot() as snapshot:

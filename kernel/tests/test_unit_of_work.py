@@ -7,6 +7,7 @@ import asyncpg
 import pytest
 import time_machine
 
+from features.auth.handlers.access import TokenSigner
 from kernel.http import router as boundary
 
 SOUP = {"title": "Soup"}
@@ -62,7 +63,7 @@ async def test_a_key_means_another_thing_from_another_caller(alice, bob, client,
 async def test_a_key_outlives_the_token_that_it_came_with(app, alice, sql):
     await alice.post("/peelings", json=SOUP, headers=keyed())
     with time_machine.travel(time.time() + 60):
-        fresh = app.state.issuer.signer.issue(alice.user_id)
+        fresh = app.state.resources.get(TokenSigner).issue(alice.user_id)
         alice.headers["Authorization"] = f"Bearer {fresh}"
         again = await alice.post("/peelings", json=SOUP, headers=keyed())
     assert again.headers["idempotent-replayed"] == "true"

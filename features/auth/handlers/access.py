@@ -7,10 +7,8 @@ import jwt
 from sqlalchemy import bindparam, select
 
 from features.auth.models import users
-from kernel.data.snapshots import Rows
-from kernel.identity.callers import Authenticator, Principal
+from kernel import Principal, Resources, Rows
 
-ISSUER = AUDIENCE = "julienne"
 KIND = "at+jwt"  # RFC 9068 §2.1
 CLAIMS = ["iss", "aud", "sub", "iat", "exp"]
 LONGEST_LIFE = 86_400
@@ -24,17 +22,18 @@ class TokenSigner:
     """Makes and reads access tokens: JWT (RFC 7519), HS256, `lifetime` in seconds.
 
     The first secret signs; tokens of the others are still good, so that a secret can be replaced.
+    The service is issuer and audience, by its name.
     """
 
-    def __init__(self, secrets: list[str], lifetime: int) -> None:
-        self._secrets = secrets
+    def __init__(self, service: str, secrets: list[str], lifetime: int) -> None:
+        self._service, self._secrets = service, secrets
         self.lifetime = lifetime
         # Verifying costs 100 µs; a token that was good stays so until it expires.
         self._verified: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
 
     def issue(self, user_id: int) -> str:
         now = int(time.time())
-        claims = {"iss": ISSUER, "aud": AUDIENCE, "sub": str(user_id)}
+        claims = {"iss": self._service, "aud": self._service, "sub": str(user_id)}
         times = {"iat": now, "exp": now + self.lifetime}
         return jwt.encode(claims | times, self._secrets[0], "HS256", headers={"typ": KIND})
 
@@ -57,8 +56,8 @@ class TokenSigner:
                     token,
                     secret,
                     algorithms=["HS256"],
-                    issuer=ISSUER,
-                    audience=AUDIENCE,
+                    issuer=self._service,
+                    audience=self._service,
                     options={"require": CLAIMS},
                 )
             except (jwt.InvalidTokenError, RecursionError):
@@ -71,12 +70,8 @@ class TokenSigner:
         return 0, 0
 
 
-def make_token_authenticator(signer: TokenSigner) -> Authenticator:
+async def authenticate_token(resources: Resources, rows: Rows, token: str) -> Principal | None:
     """The kernel's way from a bearer token to its principal."""
-
-    async def authenticate(rows: Rows, token: str) -> Principal | None:
-        user_id = signer.read(token)
-        found = await rows.fetch(ACTIVE_BY_ID, id=user_id) if user_id else []
-        return Principal(found[0]["id"], found[0]["role"]) if found else None
-
-    return authenticate
+    user_id = resources.get(TokenSigner).read(token)
+    found = await rows.fetch(ACTIVE_BY_ID, id=user_id) if user_id else []
+    return Principal(found[0]["id"], found[0]["role"]) if found else None

@@ -11,12 +11,7 @@ from sqlmodel import col
 from features.auth.handlers.access import ACTIVE, TokenSigner
 from features.auth.handlers.throttle import Throttle
 from features.auth.models import Account, RefreshToken, TokenPublic, users
-from kernel.data.independent import open_session
-from kernel.data.session import Session
-from kernel.data.snapshots import Rows
-from kernel.errors import Unauthorized
-from kernel.identity.passwords import PasswordVault
-from kernel.settings import Settings
+from kernel import PasswordVault, Resources, Rows, Unauthorized, WriteSession, open_session
 
 ACTIVE_BY_EMAIL = ACTIVE.where(users.c.email == bindparam("email"))
 token_id = col(RefreshToken.id)
@@ -57,7 +52,7 @@ class TokenIssuer:
     refresh_lifetime: timedelta
 
     async def sign_in(
-        self, rows: Rows, session: Session, email: str, password: SecretStr, address: str
+        self, rows: Rows, session: WriteSession, email: str, password: SecretStr, address: str
     ) -> TokenPublic:
         """Exchange a password for tokens.
 
@@ -77,7 +72,7 @@ class TokenIssuer:
             await self._rehash(session, account.id, password)
         return await self._issue(session, account.id, uuid4())
 
-    async def refresh(self, session: Session, token: str) -> TokenPublic:
+    async def refresh(self, session: WriteSession, token: str) -> TokenPublic:
         """Exchange a refresh token for new tokens; it is spent with that.
 
         Raises:
@@ -96,11 +91,11 @@ class TokenIssuer:
             raise Unauthorized("sign in again")
         return await self._issue(session, spent.user_id, spent.family)
 
-    async def sign_out(self, session: Session, token: str) -> None:
+    async def sign_out(self, session: WriteSession, token: str) -> None:
         """End the token's family; fine if it has ended already (RFC 7009 §2.2)."""
         await (await session.connection()).execute(REVOKE, {"token": _digest(token)})
 
-    async def _issue(self, session: Session, user_id: int, family: UUID) -> TokenPublic:
+    async def _issue(self, session: WriteSession, user_id: int, family: UUID) -> TokenPublic:
         secret = secrets.token_urlsafe(32)
         token = RefreshToken(
             user_id=user_id,
@@ -119,7 +114,7 @@ class TokenIssuer:
             refresh_token=secret,
         )
 
-    async def _rehash(self, session: Session, user_id: int, password: SecretStr) -> None:
+    async def _rehash(self, session: WriteSession, user_id: int, password: SecretStr) -> None:
         new = await self.passwords.hash(password)
         statement = update(users).where(users.c.id == user_id).values(password_hash=new)
         await (await session.connection()).execute(statement)
@@ -129,16 +124,18 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-def make_issuer(settings: Settings, secret: str, passwords: PasswordVault) -> TokenIssuer:
-    """The issuer that the settings describe, signing with `secret`."""
+def make_issuer(resources: Resources) -> TokenIssuer:
+    """The issuer that the settings describe."""
+    settings, secret = resources.settings, resources.signing_secret
     old = settings.old_signing_secret
+    secrets = [secret, old] if old else [secret]
     return TokenIssuer(
-        signer=TokenSigner([secret, old] if old else [secret], settings.jwt_lifetime),
+        signer=TokenSigner(resources.slug, secrets, settings.jwt_lifetime),
         throttle=Throttle(
             key=hashlib.sha256(b"throttle" + secret.encode()).digest(),
             most_failures=settings.sign_in_failures,
             window=timedelta(seconds=settings.sign_in_window),
         ),
-        passwords=passwords,
+        passwords=resources.get(PasswordVault),
         refresh_lifetime=timedelta(seconds=settings.refresh_lifetime),
     )

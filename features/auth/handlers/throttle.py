@@ -9,9 +9,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import col
 
 from features.auth.models import SignInAttempt
-from kernel.data.independent import open_session
-from kernel.data.session import Session
-from kernel.errors import TooManyRequests
+from kernel import TooManyRequests, WriteSession, open_session
 
 since, failures = col(SignInAttempt.since), col(SignInAttempt.failures)
 WINDOW = bindparam("window", type_=Interval)
@@ -76,7 +74,7 @@ class Throttle:
             seconds = max(1, math.ceil(max(waits).total_seconds()))
             raise TooManyRequests("too many failed attempts", headers={"Retry-After": str(seconds)})
 
-    async def forgive(self, session: Session, email: str, address: str) -> None:
+    async def forgive(self, session: WriteSession, email: str, address: str) -> None:
         """Take a successful attempt back, and the account's failures with it."""
         account, client = self._digests(email, address)
         connection = await session.connection()

@@ -5,10 +5,7 @@ Before, because that is the worst place to be: a router asks them in their order
 
 import os
 
-from kernel.data.models import Id
-from kernel.data.paging import Search
-from kernel.data.reader import Reader
-from kernel.data.session import Session
+from kernel.http.dependencies import Id, Reader, Search, Session
 from kernel.http.router import Router
 from kernel.identity.callers import CurrentUser
 from kernel.settings import load_settings

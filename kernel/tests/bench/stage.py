@@ -29,7 +29,7 @@ APP_CPUS, OTHER_CPUS = {0}, {1}
 SCRIPT = Path(__file__).with_name("load.lua")
 TICK = 1e6 / os.sysconf("SC_CLK_TCK")  # µs
 SECRET = "bench" * 8
-OWNER, ADMIN = (TokenSigner([SECRET], 86_400).issue(user_id) for user_id in (1, 2))
+OWNER, ADMIN = (TokenSigner("julienne", [SECRET], 86_400).issue(user_id) for user_id in (1, 2))
 USERS = """
     INSERT INTO users (email, full_name, password_hash, role)
     SELECT 'user' || n || '@example.com', 'User ' || n, 'none',

@@ -7,6 +7,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from features.auth.handlers.access import TokenSigner
 from kernel.data.schema import upgrade_schema
 from kernel.dev.embedded import server
 from kernel.http.docs import Problem
@@ -72,7 +73,7 @@ async def no_connection_leaks(served, way, sampler, sql):
     assert (await sampler.caller.get("/peelings")).status_code == 200
     assert (await sampler.caller.post("/peelings", json={"title": "after"})).status_code == 201
     await until(nobody_is_in_a_transaction, 2)
-    assert served.state.writer.in_use() == 0
+    assert served.state.resources.writer.in_use() == 0
 
 
 @pytest.fixture
@@ -233,7 +234,7 @@ async def test_a_commit_that_waits_for_a_standby_is_told_as_unknown(settings, tm
             app.router.lifespan_context(app),
             httpx.AsyncClient(transport=transport, base_url="http://test") as client,
         ):
-            token = app.state.issuer.signer.issue(1)
+            token = app.state.resources.get(TokenSigner).issue(1)
             client.headers["Authorization"] = f"Bearer {token}"
             answer = await client.post("/keys", json={"name": "unknown"})
             assert is_told_as_unknown(answer)

@@ -5,11 +5,7 @@ from sqlalchemy import bindparam
 from sqlmodel import col, select
 from sqlmodel.sql.expression import SelectOfScalar
 
-from kernel.data.paging import Page, Pager, like
-from kernel.data.reader import ReadPool
-from kernel.data.session import Session
-from kernel.errors import NotFound
-from kernel.identity.callers import Principal
+from kernel import NotFound, Page, Pager, Principal, ReadPool, WriteSession, like
 
 from .models import Peeling, PeelingCreate, PeelingPublic, PeelingUpdate
 
@@ -41,7 +37,9 @@ async def list_peelings(
     return await pager.fetch(reader, PeelingPublic, peelings, order, **owner, **pattern)
 
 
-async def create_peeling(session: Session, me: Principal, data: PeelingCreate) -> PeelingPublic:
+async def create_peeling(
+    session: WriteSession, me: Principal, data: PeelingCreate
+) -> PeelingPublic:
     peeling = Peeling(**data.model_dump(), owner_id=me.id)
     session.add(peeling)
     await session.flush()
@@ -49,7 +47,7 @@ async def create_peeling(session: Session, me: Principal, data: PeelingCreate) -
 
 
 async def update_peeling(
-    session: Session, me: Principal, peeling_id: int, data: PeelingUpdate
+    session: WriteSession, me: Principal, peeling_id: int, data: PeelingUpdate
 ) -> PeelingPublic:
     peeling = await _find(session, me, peeling_id)
     peeling.sqlmodel_update(data.model_dump(exclude_unset=True))
@@ -57,12 +55,12 @@ async def update_peeling(
     return PeelingPublic.model_validate(peeling)
 
 
-async def delete_peeling(session: Session, me: Principal, peeling_id: int) -> None:
+async def delete_peeling(session: WriteSession, me: Principal, peeling_id: int) -> None:
     await session.delete(await _find(session, me, peeling_id))
     await session.flush()
 
 
-async def _find(session: Session, me: Principal, peeling_id: int) -> Peeling:
+async def _find(session: WriteSession, me: Principal, peeling_id: int) -> Peeling:
     peeling = await session.get(Peeling, peeling_id)
     if peeling is None or not _may_see(me, peeling.owner_id):
         raise NotFound("peeling", peeling_id)

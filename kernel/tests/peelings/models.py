@@ -1,7 +1,7 @@
 from sqlalchemy import BigInteger, Index
 from sqlmodel import Field, SQLModel
 
-from kernel.data.models import Input, Line, Public, Table, Text
+from kernel import Input, Line, Public, Table, Text
 
 
 class PeelingBase(SQLModel):

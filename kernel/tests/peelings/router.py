@@ -3,12 +3,7 @@ from collections.abc import AsyncIterator
 from fastapi import UploadFile
 from fastapi.responses import StreamingResponse
 
-from kernel.data.models import Id
-from kernel.data.paging import Page, Paging, Search
-from kernel.data.reader import Reader
-from kernel.data.session import Session
-from kernel.http.router import Router
-from kernel.identity.callers import CurrentUser
+from kernel import CurrentUser, Id, Page, Paging, Reader, Router, Search, Session
 
 from . import handlers
 from .handlers import Order

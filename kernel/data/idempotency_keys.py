@@ -1,0 +1,46 @@
+"""The table of idempotency keys, and what is done with it."""
+
+from datetime import datetime
+
+from sqlalchemy import Interval, bindparam, delete, func, select
+from sqlalchemy.dialects.postgresql import JSONB, insert
+from sqlmodel import Field, SQLModel, col
+
+SWEPT_AT_ONCE = 1000
+
+
+class IdempotencyKey(SQLModel, table=True):
+    """A write that was done, and what was answered."""
+
+    __tablename__ = "idempotency_keys"
+
+    digest: bytes = Field(primary_key=True)
+    fingerprint: bytes
+    created_at: datetime = Field(
+        default=None, index=True, sa_column_kwargs={"server_default": func.now()}
+    )
+    status: int | None = None
+    headers: list[list[str]] | None = Field(default=None, sa_type=JSONB)
+    body: bytes | None = None
+
+
+STORED = select(IdempotencyKey).where(col(IdempotencyKey.digest) == bindparam("digest"))
+EXPIRED = col(IdempotencyKey.created_at) < func.now() - bindparam("retention", type_=Interval)
+TAKE = (
+    insert(IdempotencyKey)
+    .values(digest=bindparam("digest"), fingerprint=bindparam("fingerprint"))
+    .on_conflict_do_update(
+        index_elements=["digest"],
+        set_={"fingerprint": bindparam("fingerprint"), "created_at": func.now()},
+        where=EXPIRED,
+    )
+    .returning(col(IdempotencyKey.digest))
+)
+SWEEP = delete(IdempotencyKey).where(
+    col(IdempotencyKey.digest).in_(
+        select(col(IdempotencyKey.digest))
+        .where(EXPIRED)
+        .limit(SWEPT_AT_ONCE)
+        .with_for_update(skip_locked=True)
+    )
+)

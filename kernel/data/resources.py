@@ -1,0 +1,72 @@
+"""What a running service has: its settings, its connections, and what its slices have opened."""
+
+import hashlib
+from functools import cached_property
+from typing import Any, Protocol, TypeVar
+
+from kernel.data.reader import ReadPool
+from kernel.data.schema import head_revision
+from kernel.data.writer import Writer
+from kernel.settings import Settings
+
+T = TypeVar("T")
+
+
+class HasState(Protocol):
+    """An application of FastAPI's or Starlette's."""
+
+    @property
+    def state(self) -> Any: ...
+
+
+class Resources:
+    """What is opened at the start of a service and closed at its end.
+
+    `name` is the service's. The connections are there while the lifespan runs. What a slice opens
+    in its router's lifespan it puts here, and finds here by its class.
+    """
+
+    writer: Writer
+    reader: ReadPool
+    probe: ReadPool
+
+    def __init__(self, name: str, settings: Settings) -> None:
+        self.name, self.settings = name, settings
+        self.signing_secret = settings.signing_secret or ""  # or one that is made in development
+        self._own: dict[type, Any] = {}
+
+    @property
+    def slug(self) -> str:
+        """The name as other programs read it, in small letters."""
+        return self.name.lower().replace(" ", "-")
+
+    @cached_property
+    def mac_key(self) -> bytes:
+        """What cursors and the fingerprints of requests are signed with."""
+        return hashlib.sha256(b"mac" + self.signing_secret.encode()).digest()
+
+    @property
+    def needed_revision(self) -> str:
+        """The migration that this code needs the database to have."""
+        return head_revision()
+
+    def put(self, resource: object) -> None:
+        """Keep something, to be found by its class."""
+        self._own[type(resource)] = resource
+
+    def get(self, kind: type[T]) -> T:
+        """What was put here of this class.
+
+        Raises:
+            LookupError: nothing was.
+        """
+        if kind not in self._own:
+            raise LookupError(f"no {kind.__name__} is open: a slice opens it in its lifespan")
+        found: T = self._own[kind]
+        return found
+
+
+def resources_of(app: HasState) -> Resources:
+    """The resources of an application that `build_app` has made."""
+    resources: Resources = app.state.resources
+    return resources

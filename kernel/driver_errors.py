@@ -1,0 +1,50 @@
+"""What an error of the database's driver says of itself; `sqlstate` judges whose fault it is."""
+
+import asyncpg
+from sqlalchemy.exc import DBAPIError
+
+DRIVER_ERRORS = asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError
+
+
+class PoolTimeout(TimeoutError):
+    """No connection came free within the pool's timeout; `is_connecting` if most of the pool was
+    waiting for the server to accept it."""
+
+    def __init__(self, *, is_connecting: bool) -> None:
+        super().__init__("no connection is free")
+        self.is_connecting = is_connecting
+
+
+def driver_error(error: BaseException) -> BaseException:
+    """asyncpg's error, out of SQLAlchemy's wrapping where it has one."""
+    # Not `driver_exception`: it raises for the dialect's own InvalidCachedStatementError.
+    wrapped = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else None
+    return wrapped or error
+
+
+def claim_error(error: BaseException, statement: str) -> None:
+    """Mark an error as one of the kernel's own connections, and remember its statement."""
+    driver_error(error).__dict__.setdefault("kernel_statement", statement)
+
+
+def statement_of(error: BaseException) -> str | None:
+    """The text of the statement that failed, without its values; None for anybody else's error."""
+    statement: str | None = getattr(driver_error(error), "kernel_statement", None)
+    return statement
+
+
+def sqlstate(error: BaseException) -> str:
+    """The five characters of the server's code, or an empty string."""
+    return getattr(driver_error(error), "sqlstate", None) or ""
+
+
+def is_unsendable(error: BaseException) -> bool:
+    """Whether asyncpg could not send a value, and so has sent nothing."""
+    return isinstance(error, asyncpg.DataError) and error.__cause__ is not None
+
+
+def is_out_of_range(error: BaseException) -> bool:
+    """Whether it could not because the value is out of its type's range, in number or character."""
+    cause = error.__cause__
+    is_said = any(words in str(cause) for words in ("value out of", "exponent is too"))
+    return isinstance(cause, OverflowError | UnicodeError) or is_said

@@ -1,0 +1,110 @@
+"""A service: the app that the slices are mounted on, and what is open while it runs."""
+
+import gc
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+
+import httpx
+from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
+
+from kernel.data.commands import database_of, development
+from kernel.data.readers import open_probe, open_reader, open_replica
+from kernel.data.resources import Resources, resources_of
+from kernel.data.writer import open_writer
+from kernel.fast.routing import Switchboard
+from kernel.http.docs import describe_api, serve_docs
+from kernel.http.middleware import RequestMiddleware
+from kernel.http.openapi import operation_id
+from kernel.http.problems import install_error_handlers
+from kernel.identity.callers import Credentials, CredentialScheme
+from kernel.identity.passwords import PasswordVault
+from kernel.logs import configure_logging
+from kernel.settings import Settings, load_settings
+
+
+def build_app(
+    settings: Settings, *, name: str, version: str, credentials: Sequence[CredentialScheme] = ()
+) -> FastAPI:
+    """An app without slices: `app.include_router(…)` mounts them.
+
+    `name` is the service's: the title of its document, the issuer and the audience of its tokens,
+    the name of its connections, and the beginning of its API keys. `credentials` are the schemes by
+    which callers are known. Nothing is opened before the app's lifespan.
+    """
+    app = FastAPI(
+        title=name,
+        version=version,
+        lifespan=_lifespan,
+        openapi_url=None if settings.env == "prod" else "/openapi.json",
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+        generate_unique_id_function=operation_id,
+        telemetry=_telemetry(),
+    )
+    app.state.resources = resources = Resources(name, settings)
+    resources.put(Credentials(tuple(credentials)))
+    app.add_middleware(RequestMiddleware, max_body_bytes=settings.max_body_bytes)
+    install_error_handlers(app)
+    describe_api(app, credentials)
+    if app.openapi_url:
+        serve_docs(app)
+    app.router.middleware_stack = Switchboard(app)
+    return app
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Open what requests need, close it in reverse. Only the embedded database has to be up."""
+    resources = resources_of(app)
+    settings = resources.settings
+    _configure_logging(settings)
+    async with AsyncExitStack() as stack:
+        open_ = stack.enter_async_context
+        url = await open_(database_of(settings))
+        resources.signing_secret = settings.signing_secret or development().kept_secret()
+        resources.writer = await open_(open_writer(url, settings, resources.slug))
+        resources.reader = await open_(open_reader(url, settings, resources.slug))
+        if replica_url := settings.replica_url:
+            replica = open_replica(replica_url, settings, resources.slug, primary=resources.reader)
+            resources.reader = await open_(replica)
+        resources.probe = await open_(open_probe(url, settings, resources.slug))
+        resources.put(await open_(httpx.AsyncClient(timeout=settings.http_timeout)))
+        resources.put(PasswordVault())
+        # What lives as long as the process need not be searched for garbage again and again.
+        gc.freeze()
+        yield
+
+
+def app_on_demand(create_app: Callable[[Settings], FastAPI]) -> Callable[[str], FastAPI]:
+    """The `__getattr__` of a module whose `app` is made when somebody asks for it, as uvicorn does.
+
+    So importing the module reads no settings, ends no process and touches no log handler (PEP 562).
+    """
+    module = sys.modules[create_app.__module__]
+
+    def get(name: str) -> FastAPI:
+        if name != "app":
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+        settings = load_settings()
+        _configure_logging(settings)  # before the lifespan: uvicorn says a few words until then
+        module.app = app = create_app(settings)  # type: ignore[attr-defined]  # for the next time
+        return app
+
+    return get
+
+
+def _configure_logging(settings: Settings) -> None:
+    configure_logging(settings.log_level, full=settings.env == "dev")
+
+
+def _telemetry() -> TelemetryConfig | None:
+    """FastAPI's OpenTelemetry where an `OTEL_…` variable asks for it; it takes the SDK.
+
+    Otherwise it is off, or it would look for its providers in each request.
+    """
+    asked = any(name.startswith(("OTEL_", "FASTAPI_OTEL_")) for name in os.environ)
+    return None if asked else {"tracing": False, "metrics": False, "logs": False}

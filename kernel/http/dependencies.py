@@ -1,0 +1,81 @@
+"""What an operation asks for in its signature, by the name of its type."""
+
+from collections.abc import Awaitable, Callable
+from functools import cache
+from typing import Annotated, TypeVar
+
+from fastapi import Depends, Path, Query, Request
+from pydantic import BeforeValidator, Field
+
+from kernel.context import SESSION
+from kernel.data.models import BIGINT_MAX, Text
+from kernel.data.paging import Pager
+from kernel.data.reader import ReadPool
+from kernel.data.resources import Resources, resources_of
+from kernel.data.session import WriteSession
+from kernel.identity.passwords import PasswordVault
+
+T = TypeVar("T")
+
+
+def _plain_int(value: object) -> object:
+    # int() also reads "1_0", " 1" and digits of other scripts.
+    if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
+        raise ValueError("should be an integer")
+    return value
+
+
+# Behind the bounds, or OpenAPI would not show them as minimum and maximum.
+PLAIN_INT = BeforeValidator(_plain_int)
+Id = Annotated[int, Field(ge=1, le=BIGINT_MAX), PLAIN_INT, Path()]
+"""The id of a row, in a path."""
+
+Search = Annotated[Text | None, Query(max_length=100, description="Only rows that contain this.")]
+"""The text that a list is searched for."""
+
+
+async def get_session(request: Request) -> WriteSession:
+    """The session of the request's unit of work.
+
+    Raises:
+        RuntimeError: in a GET, which has none; a GET reads through `Reader`.
+    """
+    session: WriteSession | None = request.scope.get(SESSION)
+    if session is None:
+        raise RuntimeError("a GET has no session: it reads through Reader and cannot write")
+    return session
+
+
+async def get_reader(request: Request) -> ReadPool:
+    """The service's reader."""
+    return resources_of(request.app).reader
+
+
+async def get_resources(request: Request) -> Resources:
+    """All that the service has opened."""
+    return resources_of(request.app)
+
+
+async def _pager(
+    request: Request,
+    limit: Annotated[int, Field(ge=1, le=100), PLAIN_INT, Query(description="Rows, at most.")] = 50,
+    cursor: Annotated[str | None, Query(max_length=4096, description="`next_cursor`.")] = None,
+) -> Pager:
+    return Pager(limit, cursor, resources_of(request.app).mac_key, request.scope)
+
+
+@cache
+def opened(kind: type[T]) -> Callable[[Request], Awaitable[T]]:
+    """A dependency: what a slice has put into the resources, by its class."""
+
+    async def get(request: Request) -> T:
+        return resources_of(request.app).get(kind)
+
+    return get
+
+
+Session = Annotated[WriteSession, Depends(get_session)]
+Reader = Annotated[ReadPool, Depends(get_reader)]
+Paging = Annotated[Pager, Depends(_pager)]
+Passwords = Annotated[PasswordVault, Depends(opened(PasswordVault))]
+Service = Annotated[Resources, Depends(get_resources)]
