@@ -15,8 +15,7 @@ async def promote(email: str) -> str | None:
 
     try:
         async with command_session() as session:
-            statement = select(User).where(User.email == email.strip().lower())
-            user = (await session.exec(statement)).one_or_none()
+            user = (await session.exec(select(User).where(User.email == email))).one_or_none()
             if user is None:
                 return None
             user.role = "admin"
@@ -29,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m features.users", description=__doc__)
     commands = parser.add_subparsers(required=True)
     commands.add_parser("promote", help="make a user an admin").add_argument("email")
-    promoted = asyncio.run(promote(parser.parse_args().email))
+    promoted = asyncio.run(promote(parser.parse_args().email.strip().lower()))
     if promoted is None:
         sys.exit("there is no user with this e-mail address")
     sys.stdout.write(f"{promoted} is an admin now\n")

@@ -5,7 +5,7 @@ for a list's page, that takes longer than the queries. A plan runs the common ca
 parameters that are plain values. What it cannot run is FastAPI's own, and so is an invalid request.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -17,7 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kernel.context import ARGUMENTS
 from kernel.fast.planning import Parameter, steps_of, validator_of
-from kernel.http.bodies import Handler
+
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class Plan:

@@ -10,8 +10,8 @@ import asyncpg
 from pydantic import BaseModel
 from sqlalchemy import JSON, ClauseElement, Column, bindparam, insert
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
+from sqlmodel import SQLModel
 
-from kernel.data.models import Table
 from kernel.driver_errors import is_out_of_range, is_unsendable
 
 REQUIRED = object()
@@ -66,7 +66,7 @@ def bind_values(parameters: Mapping[str, Any], values: Mapping[str, Any]) -> lis
 
 @cache
 def compile_insert(
-    table: type[Table], model: type[BaseModel], names: tuple[str, ...]
+    table: type[SQLModel], model: type[BaseModel], names: tuple[str, ...]
 ) -> tuple[str, list[Column[Any]]]:
     """The SQL, and the columns of its values in their order."""
     columns = table.__table__.c  # type: ignore[attr-defined]

@@ -1,17 +1,15 @@
 """What a body has to be before it is parsed: of the right media type, and UTF-8."""
 
 import json
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 from fastapi import Request, Response, params
 from pydantic.fields import FieldInfo
 
 from kernel.errors import BadRequest, UnsupportedMediaType
+from kernel.fast.plan import Handler
 
 JSON = "application/json"
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
-Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 def with_checked_body(handler: Handler, field: FieldInfo) -> Handler:

@@ -15,9 +15,9 @@ from starlette.types import ASGIApp
 
 from kernel.context import current_context
 from kernel.data.driver import Isolation
-from kernel.fast.plan import Plan
+from kernel.fast.plan import Handler, Plan
 from kernel.fast.routing import with_plain_ids
-from kernel.http.bodies import Handler, with_checked_body
+from kernel.http.bodies import with_checked_body
 from kernel.http.openapi import (
     declared_errors,
     document_headers,

@@ -26,8 +26,8 @@ from kernel.data.sqlstate import (
 )
 from kernel.data.unit_of_work import Callback
 from kernel.errors import OutcomeUnknown, PreconditionFailed
+from kernel.fast.plan import Handler
 from kernel.http.attempts import Replay, fresh_dependencies
-from kernel.http.bodies import Handler
 from kernel.http.idempotency import KeyedRequest, claim, keep, read_key
 from kernel.http.preconditions import STALE, IfMatch, tag_response
 from kernel.identity.callers import find_principal

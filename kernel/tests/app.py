@@ -43,7 +43,7 @@ def mount(checkout: Path) -> None:
     """Mount the tests' slice in a copy of the service; its table is in the databases of tests."""
     shutil.copytree(ROOT / "kernel/tests/peelings", checkout / "features/peelings")
     contents = (checkout / "service.py").read_text()
-    contents = contents.replace("\n\n\n@", f"\n{IMPORTED}\n\n@", 1)
+    contents = contents.replace("\n\n\ndef ", f"\n{IMPORTED}\n\ndef ", 1)
     (checkout / "service.py").write_text(
         contents.replace("    return app\n", f"{MOUNTED}    return app\n")
     )

@@ -10,7 +10,7 @@ from fastapi import Response
 from sqlalchemy import literal, select
 
 from kernel.http.dependencies import Session
-from kernel.http.problems import problem
+from kernel.http.problems import failure_response
 from kernel.http.router import Router
 from kernel.identity.callers import CurrentUser
 from kernel.tests.app import create_app
@@ -47,7 +47,7 @@ async def faulty(settings, sql):
     async def answer_with_an_error(session: Session, me: CurrentUser) -> Response:
         session.add(Peeling(title="x", owner_id=me.id))
         await session.flush()
-        return problem(409, "made, but not to stay")
+        return failure_response({}, 409, "made, but not to stay")
 
     @router.post("/swallow")
     async def swallow_an_error(session: Session) -> None:
@@ -279,6 +279,6 @@ async def test_each_refusal_of_the_database_has_its_answer(faulty, sqlstate, sta
 
 
 async def test_extras_never_override_the_form():
-    answer = problem(409, "taken", title="mine", error="mine", fields=["x"])
+    answer = failure_response({}, 409, "taken", title="mine", error="mine", fields=["x"])
     body = json.loads(answer.body)
     assert (body["title"], body["error"], body["fields"]) == ("Conflict", "conflict", ["x"])

@@ -41,9 +41,9 @@ from sqlmodel import Field, SQLModel
 
 import features
 import kernel.dev.defaults  # with all that `env.py` imports, for `processes`
+from features.users.models import Role
 from kernel.data import models as kernel
 from kernel.data.schema import head_revision, migration_config
-from kernel.identity.callers import Role
 from kernel.settings import ROOT
 from kernel.tests.processes import checkout_in, until
 

@@ -10,8 +10,8 @@ import time
 
 import pytest
 
-from features.__main__ import run
 from kernel.data.models import Public
+from kernel.dev.scaffold.__main__ import run
 from kernel.dev.scaffold.mount import mount
 from kernel.dev.scaffold.names import singular
 from kernel.dev.scaffold.survey import Refusal
@@ -47,14 +47,14 @@ async def test_the_yams_of_the_migration_are_there(alice):
 PARSNIPS = {
     "__init__.py": "",
     "models.py": """
-from kernel.data.models import Table
+from kernel import Table
 
 
 class Parsnip(Table, table=True):
     __tablename__ = "parsnips"
 """,
     "router.py": """
-from kernel.http.router import Router
+from kernel import Router
 
 router = Router(prefix="/parsnips", tags=["parsnips"])
 
@@ -128,7 +128,7 @@ LONG = "a" * 39
         (f"new {LONG}as title:str", "too long"),
         ("new users title:str", "'users' is taken"),
         ("new kernel title:str", "'kernel' is taken"),
-        ("new scaffold title:str", "'scaffold' is taken"),
+        ("new shared title:str", "'shared' is taken"),
         ("new docs title:str", "'docs' is taken"),
         ("new livez title:str", "'livez' is taken"),
         ("new api_keys title:str", "'api_keys' is taken"),
@@ -372,7 +372,7 @@ def test_a_command_that_is_stopped_leaves_nothing(tree, tmp_path, how, seconds):
 # Its first helper is one that takes its time.
 INTERRUPTED = """
 import os, signal, subprocess, sys
-from features.__main__ import main
+from kernel.dev.scaffold.__main__ import main
 
 start = subprocess.Popen._execute_child
 

@@ -62,7 +62,7 @@ COUNT_FROM = """
 """
 APP = create_app(Settings(_env_file=None))
 OPERATIONS = list(operations(APP))
-TOKEN = TokenSigner([SECRET], lifetime=3600).issue(TESTER)
+TOKEN = TokenSigner("julienne", [SECRET], lifetime=3600).issue(TESTER)
 _tokens = count(1)
 _rows = json.loads(os.environ.get(ROWS, "{}"))
 

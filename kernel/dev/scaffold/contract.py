@@ -14,7 +14,7 @@ ACCEPT = "uv run python -m features contract"
 # The service's document is made in a process of its own, of the tree in which it runs.
 DOCUMENT = """
 import json, service
-from kernel.settings import Settings
+from kernel import Settings
 app = service.create_app(Settings(_env_file=None))
 print(json.dumps(app.openapi(), indent=1, ensure_ascii=False))
 """

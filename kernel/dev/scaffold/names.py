@@ -12,7 +12,7 @@ NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 LONGEST = 40  # characters; longer ones would not fit the house's lines
 IDENTIFIER = 63  # bytes (PostgreSQL manual §4.1.1)
 # Folders, paths and tables that are no slice's; peelings are the tests' own.
-RESERVED = {"kernel", "scaffold", "docs", "openapi", "redoc", "alembic_version", "peelings"}
+RESERVED = {"kernel", "shared", "docs", "openapi", "redoc", "alembic_version", "peelings"}
 ENDINGS = {
     r"(?<=.{2})ies": "y",
     r"(?<=ss|sh|.x)es": "",

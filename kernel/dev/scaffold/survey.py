@@ -55,12 +55,17 @@ def survey(root: Path) -> Survey:
             if table:
                 path = prefix if makes and prefix == f"/{table}" else ""
                 found.tables[table] = TableOf(table, folder.name, name, path)
-    for room in sorted((root / "kernel").rglob("*.py")):
-        for name, table in _models(room) if "tests" not in room.parts else ():
-            found.classes.add(name)
+    found.classes |= _vocabulary(root / "kernel/__init__.pyi")
+    for room in sorted((root / "kernel/data").glob("*.py")):
+        for name, table in _models(room):
             if table:
                 found.tables[table] = TableOf(table, "kernel", name, "")
     return found
+
+
+def _vocabulary(stub: Path) -> set[str]:
+    imports = [node for node in parsed(stub).body if isinstance(node, ast.ImportFrom)]
+    return {alias.name for node in imports for alias in node.names}
 
 
 def parsed(path: Path) -> ast.Module:

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from features.auth.handlers.access import TokenSigner
 from kernel.data.schema import upgrade_schema
 from kernel.dev.embedded import server
-from kernel.http.docs import Problem
+from kernel.http.problems import Problem
 from kernel.settings import Settings
 from kernel.testing.callers import Caller
 from kernel.testing.operations import Sampler, writes

@@ -13,7 +13,7 @@ import asyncpg
 import httpx
 import pytest
 
-from kernel.http.docs import Problem
+from kernel.http.problems import Problem
 from kernel.tests.faults.proxy import Fault, Proxy
 from kernel.tests.processes import Service, checkout_in, serve, until
 

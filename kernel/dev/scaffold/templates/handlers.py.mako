@@ -1,11 +1,7 @@
 from sqlalchemy import bindparam
 from sqlmodel import select
 
-from kernel.data.session import Session
-from kernel.errors import NotFound
-from kernel.identity.callers import Principal
-from kernel.data.paging import Page, Pager
-from kernel.data.reader import ReadPool
+from kernel import NotFound, Page, Pager, Principal, ReadPool, WriteSession
 from features.${name}.models import ${row}, ${row}Create, ${row}Public, ${row}Update
 
 <%
@@ -41,23 +37,23 @@ async def list_${name}(reader: ReadPool, pager: Pager) -> Page[${row}Public]:
 % endif
 
 
-async def create_${one}(session: Session, ${me}data: ${row}Create) -> ${row}Public:
+async def create_${one}(session: WriteSession, ${me}data: ${row}Create) -> ${row}Public:
     return await session.insert(${row}, ${row}Public, **data.model_dump()${", owner_id=me.id" if is_owned else ""})
 
 
-async def update_${one}(session: Session, ${me}${one}_id: int, data: ${row}Update) -> ${row}Public:
+async def update_${one}(session: WriteSession, ${me}${one}_id: int, data: ${row}Update) -> ${row}Public:
     ${one} = await _find(session, ${me_too}${one}_id)
     ${one}.sqlmodel_update(data.model_dump(exclude_unset=True))
     await session.flush()
     return ${row}Public.model_validate(${one})
 
 
-async def delete_${one}(session: Session, ${me}${one}_id: int) -> None:
+async def delete_${one}(session: WriteSession, ${me}${one}_id: int) -> None:
     await session.delete(await _find(session, ${me_too}${one}_id))
     await session.flush()
 
 
-async def _find(session: Session, ${me}${one}_id: int) -> ${row}:
+async def _find(session: WriteSession, ${me}${one}_id: int) -> ${row}:
     ${one} = await session.get(${row}, ${one}_id)
 % if is_owned:
     if ${one} is None or not _may_see(me, ${one}.owner_id):

@@ -4,8 +4,7 @@ from sqlalchemy import BigInteger, Index
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
-from kernel.data.models import Input, Line, Public, Table, Text
-from kernel.data.values import Amount, Day, Document, RowId, Timestamp, Whole
+from kernel import Amount, Day, Document, Input, Line, Public, RowId, Table, Text, Timestamp, Whole
 
 
 class ${row}Base(SQLModel):

@@ -1,9 +1,4 @@
-from kernel.http.router import Router
-from kernel.data.session import Session
-from kernel.identity.callers import CurrentUser
-from kernel.data.models import Id
-from kernel.data.paging import Page, Paging
-from kernel.data.reader import Reader
+from kernel import CurrentUser, Id, Page, Paging, Reader, Router, Session
 from features.${name} import handlers
 from features.${name}.models import ${row}Create, ${row}Public, ${row}Update
 

@@ -1,0 +1,111 @@
+"""The developers' commands: a new slice, one slice less, and what clients are told of it."""
+
+import argparse
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from kernel.dev.scaffold.breaks import broken
+from kernel.dev.scaffold.commands import new, remove
+from kernel.dev.scaffold.contract import read_contract, write_contract
+from kernel.dev.scaffold.survey import Refusal
+from kernel.dev.scaffold.tree import Contents, apply, changes, contents, diff, draft_of
+
+ROOT = Path(__file__).parents[3]
+NEXT = """
+next:
+  uv run pytest
+  uv run alembic upgrade head    (the embedded database: at the next start)
+"""
+FIELDS = "name:type, name:type?, owner, ref:TABLE or name:ref:TABLE"
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise Refusal(message)
+
+
+def parser() -> Parser:
+    parser = Parser(prog="python -m features", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("new", help="write a slice, mount it, and write its migration")
+    command.add_argument("name", help="the folder, the table and the path: a plural")
+    command.add_argument("fields", nargs="*", metavar="field", help=FIELDS)
+    command.add_argument("--singular", help="what one of them is called")
+    other = commands.add_parser("remove", help="take a slice out, and drop its tables")
+    other.add_argument("name")
+    other.add_argument("--force", action="store_true", help="even what is not committed")
+    third = commands.add_parser("contract", help="accept what the API is now, in openapi.json")
+    for each in (command, other, third):
+        each.add_argument("--dry-run", action="store_true", help="show the diff, write nothing")
+    return parser
+
+
+def run(arguments: Sequence[str], root: Path = ROOT) -> str:
+    """Do it all in a draft of the tree, then make the same changes in it; tell them."""
+    options = parser().parse_args(arguments)
+    with draft_of(root) as draft:
+        before, known = contents(draft), read_contract(draft)
+        work(root, draft, options)
+        write_contract(draft)
+        changed = changes(before, contents(draft))
+        if options.dry_run:
+            return diff(before, changed)
+        apply(root, before, changed)
+        told = [f"breaks clients: {line}\n" for line in broken(known, read_contract(draft))]
+    wrote = [f"{sign(before, changed, name)} {name}\n" for name in changed]
+    if options.command == "contract":
+        return "".join([*wrote, *told]) or "openapi.json says so already\n"
+    return "".join([*wrote, *told, NEXT])
+
+
+def work(root: Path, draft: Path, options: argparse.Namespace) -> None:
+    """Do in the draft what the command says."""
+    if options.command == "new":
+        new(draft, options.name, options.fields, options.singular)
+    elif options.command == "remove":
+        if not options.force:
+            is_committed(root, options.name)
+        remove(draft, options.name)
+
+
+def sign(before: Contents, changed: Mapping[str, bytes | None], name: str) -> str:
+    return "-" if changed[name] is None else "~" if name in before else "+"
+
+
+def is_committed(root: Path, name: str) -> None:
+    """Refuse to lose what git does not have."""
+    command = ["git", "status", "--porcelain", "--", f"features/{name}"]
+    try:
+        said = subprocess.run(  # noqa: S603  # the words are checked
+            command, cwd=root, capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return
+    if said.stdout:
+        raise Refusal(f"features/{name} holds what is not committed: commit it, or use --force")
+
+
+def stop(*_: object) -> None:
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)  # once is enough: a second one would leave things
+    raise KeyboardInterrupt
+
+
+def main() -> None:
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, stop)
+    try:
+        sys.stdout.write(run(sys.argv[1:]))
+    except (Refusal, OSError) as reason:
+        sys.stderr.write(f"{reason}\n")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit("stopped: nothing is written")
+
+
+if __name__ == "__main__":
+    main()
