@@ -9,6 +9,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Column, MetaData, String, Table
 from sqlalchemy.ext.asyncio import create_async_engine
 
+import kernel.dev.check_constraints  # noqa: F401  # it registers itself
 from kernel.data.models import one_of
 
 BEFORE = "CREATE TABLE orders (state varchar(20) NOT NULL, CONSTRAINT ck_orders_state CHECK ({}))"
