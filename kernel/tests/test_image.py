@@ -16,12 +16,12 @@ SECRET = "image" * 8
 def tree_of_the_image(folder):
     """The build context, as Docker reads .dockerignore: the last rule that matches decides."""
     rules = (ROOT / ".dockerignore").read_text().split()
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    for name in names.splitlines():
-        if (ROOT / name).exists() and not is_ignored(name, rules):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / name, folder / name)
+    for top in (path for path in ROOT.iterdir() if path.name[0] != "."):
+        for path in [top, *top.rglob("*")]:
+            name = path.relative_to(ROOT).as_posix()
+            if path.is_file() and not is_ignored(name, rules):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, folder / name)
     return folder
 
 
