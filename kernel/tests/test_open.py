@@ -298,6 +298,13 @@ async def test_a_slice_opens_what_it_needs(mount):
     assert not oven.is_hot
 
 
+def test_a_service_that_is_not_running_says_so(settings):
+    resources = resources_of(build_app(settings, name="Idle", version="1"))
+    with pytest.raises(RuntimeError, match="is not running"):
+        _ = resources.writer
+    assert not hasattr(resources, "writes")
+
+
 async def test_what_nobody_has_opened_is_told_by_its_name(app):
     with pytest.raises(LookupError, match="no Oven is open"):
         resources_of(app).get(Oven)
