@@ -18,6 +18,7 @@ from features.keys.handlers import authenticate_key
 from features.users import router as users
 from kernel.context import telemetry
 from kernel.data.readers import open_probe, open_reader, open_replica
+from kernel.data.schema import require_one_head
 from kernel.data.writer import open_writer
 from kernel.dev.defaults import embedded_database, kept_secret
 from kernel.errors import install_error_handlers
@@ -91,4 +92,5 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
+require_one_head()
 app = create_app(load_settings())
