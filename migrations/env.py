@@ -22,8 +22,6 @@ from sqlmodel.sql.sqltypes import AutoString, UTCDateTime
 
 from kernel.data.schema import BrokenHistory, new_revision_id
 from kernel.data.sqlstate import LOCK_NOT_AVAILABLE, sqlstate
-from kernel.dev.defaults import FOLDER
-from kernel.dev.embedded import server
 from kernel.settings import ROOT, load_settings
 
 # Any number that nothing else in this database uses.
@@ -117,6 +115,10 @@ def target() -> Iterator[str]:
     if given:
         yield given
         return
+    # The image, which always has a URL, has no `kernel.dev`.
+    from kernel.dev.defaults import FOLDER  # noqa: PLC0415
+    from kernel.dev.embedded import server  # noqa: PLC0415
+
     with server(FOLDER) as url:
         yield url
 
