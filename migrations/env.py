@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any, Literal
 
@@ -17,11 +17,13 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
 from sqlmodel.sql.sqltypes import AutoString, UTCDateTime
 
+from kernel.data.commands import development
 from kernel.data.sqlstate import LOCK_NOT_AVAILABLE
-from kernel.dev.defaults import FOLDER
-from kernel.dev.embedded import server
 from kernel.driver_errors import sqlstate
 from kernel.settings import ROOT, load_settings
+
+with suppress(ModuleNotFoundError):  # not in the image, where no migration is written
+    import_module("kernel.dev.check_constraints")
 
 # Any number that nothing else in this database uses.
 TAKE_LOCK = "SELECT pg_try_advisory_lock(5308117452)"
@@ -101,7 +103,7 @@ def target() -> Iterator[str]:
     if given:
         yield given
         return
-    with server(FOLDER) as url:
+    with development().server(development().FOLDER) as url:
         yield url
 
 

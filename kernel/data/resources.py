@@ -2,7 +2,7 @@
 
 import hashlib
 from functools import cached_property
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from kernel.data.reader import ReadPool
 from kernel.data.schema import head_revision
@@ -10,6 +10,7 @@ from kernel.data.writer import Writer
 from kernel.settings import Settings
 
 T = TypeVar("T")
+NOT_RUNNING = "the service is not running: its connections are open within its lifespan"
 
 
 class HasState(Protocol):
@@ -34,6 +35,12 @@ class Resources:
         self.name, self.settings = name, settings
         self.signing_secret = settings.signing_secret or ""  # or one that is made in development
         self._own: dict[type, Any] = {}
+
+    if not TYPE_CHECKING:  # or a misspelt name would pass mypy
+
+        def __getattr__(self, name):
+            known = name in type(self).__annotations__
+            raise RuntimeError(NOT_RUNNING) if known else AttributeError(name)
 
     @property
     def slug(self) -> str:

@@ -9,6 +9,7 @@ import pytest
 
 from kernel.settings import ROOT
 
+pytestmark = pytest.mark.house
 MANUAL = (ROOT / "docs/sessions.md").read_text()
 
 

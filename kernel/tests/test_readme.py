@@ -13,6 +13,8 @@ from kernel.settings import ROOT, Settings
 from kernel.tests.processes import serve
 from kernel.tests.test_scaffold import ELSEWHERE, works
 
+# A team has a README of its own.
+pytestmark = pytest.mark.house
 README = (ROOT / "README.md").read_text()
 BLOCKS = [
     dedent(block)
@@ -72,7 +74,6 @@ def expectations(number):
     return found
 
 
-@pytest.mark.slow
 def test_the_tour_is_what_happens(tmp_path):
     tree = shutil.copytree(ROOT, tmp_path / "tree", ignore=ELSEWHERE)
     (new,) = re.findall("^uv run python -m (features new .*)$", README, re.MULTILINE)
@@ -83,7 +84,7 @@ def test_the_tour_is_what_happens(tmp_path):
     for path, shown in FILES:
         written = (tree / path).read_text()
         assert shown == written or ("/test_" in path and f"\n{shown}" in written)
-    works(tree, "pytest", "-q")
+    works(tree, "pytest", "-q", "features", "tests")
     # A field more.
     models = tree / "features/invoices/models.py"
     due = "    due: Day | None = None\n"

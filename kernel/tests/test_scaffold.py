@@ -272,11 +272,6 @@ def test_a_tree_that_somebody_else_changes_is_left_alone(tree):
     assert (tree / "service.py").read_text() == ""
 
 
-def test_the_image_leaves_the_tool_out():
-    ignored = (ROOT / ".dockerignore").read_text().splitlines()
-    assert {"kernel/dev", "kernel/testing", "kernel/tests", "features/__main__.py"} <= {*ignored}
-
-
 @pytest.mark.slow
 def test_a_refusal_is_one_line_and_status_2(tree):
     assert python(tree, "features", "new", "users") == (2, "", "'users' is taken: choose another\n")

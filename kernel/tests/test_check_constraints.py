@@ -1,0 +1,70 @@
+"""Autogenerate sees what a CHECK constraint says, and writes a change that keeps nobody waiting."""
+
+from typing import Literal
+
+import asyncpg
+import pytest
+from alembic.autogenerate import produce_migrations, render_python_code
+from alembic.runtime.migration import MigrationContext
+from sqlalchemy import Column, MetaData, String, Table
+from sqlalchemy.ext.asyncio import create_async_engine
+
+import kernel.dev.check_constraints  # noqa: F401  # it registers itself
+from kernel.data.models import one_of
+
+BEFORE = "CREATE TABLE orders (state varchar(20) NOT NULL, CONSTRAINT ck_orders_state CHECK ({}))"
+AS_IT_IS = "state IN ('open', 'paid')"
+STATES = {"same": Literal["open", "paid"], "one more": Literal["open", "paid", "sent"]}
+
+
+def steps(connection, states, **rules):
+    """What autogenerate writes, there and back, when these are the states of an order."""
+    metadata = MetaData(naming_convention={"ck": "ck_%(table_name)s_%(constraint_name)s"})
+    state = Column("state", String(20), nullable=False)
+    Table("orders", metadata, state, *([one_of("state", states)] if states else []))
+    options = {"include_name": lambda name, kind, _: kind != "table" or name == "orders"}
+    context = MigrationContext.configure(connection, opts=options | rules)
+    made = produce_migrations(context, metadata)
+    return [
+        render_python_code(each).replace("\n", " ")
+        for each in (made.upgrade_ops, made.downgrade_ops)
+    ]
+
+
+@pytest.fixture
+async def compare(database):
+    async with database() as url:
+        engine = create_async_engine(
+            "postgresql+asyncpg://", async_creator=lambda *_, **__: asyncpg.connect(url)
+        )
+
+        async def compare(states, rule=AS_IT_IS):
+            async with engine.connect() as connection:
+                await connection.exec_driver_sql(BEFORE.format(rule))
+                return await connection.run_sync(steps, states)
+
+        yield compare
+        await engine.dispose()
+
+
+@pytest.mark.parametrize("rule", [AS_IT_IS, "state = 'open' OR state = 'paid'"])
+async def test_a_constraint_as_it_is_in_the_model_needs_no_step(compare, rule):
+    there, back = await compare(STATES["same"], rule)
+    assert ("ck_orders_state" in there, "ck_orders_state" in back) == (rule != AS_IT_IS,) * 2
+
+
+async def test_a_changed_constraint_is_added_not_valid_and_validated_apart(compare):
+    there, back = await compare(STATES["one more"])
+    drop, create, validate = (there.index(w) for w in ("drop_con", "create_check", "VALIDATE"))
+    assert drop < create < there.index("postgresql_not_valid=True") < validate
+    assert there.index("autocommit_block") < validate
+    assert "'sent'" in there
+    assert "'sent'" not in back
+    assert back.index("drop_con") < back.index("create_check") < back.index("VALIDATE")
+
+
+async def test_a_constraint_that_the_model_does_not_have_is_dropped(compare):
+    there, back = await compare(None)
+    assert "drop_constraint" in there
+    assert "create_check_constraint" not in there
+    assert back.index("create_check_constraint") < back.index("VALIDATE")

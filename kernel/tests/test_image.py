@@ -1,0 +1,87 @@
+"""What the image holds is enough to migrate, to operate and to serve, and holds no more."""
+
+import fnmatch
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from kernel.settings import ROOT
+from kernel.tests.processes import serve
+
+SECRET = "image" * 8
+
+
+def tree_of_the_image(folder):
+    """The build context, as Docker reads .dockerignore: the last rule that matches decides."""
+    rules = (ROOT / ".dockerignore").read_text().split()
+    for top in (path for path in ROOT.iterdir() if path.name[0] != "."):
+        for path in [top, *top.rglob("*")]:
+            name = path.relative_to(ROOT).as_posix()
+            if path.is_file() and not is_ignored(name, rules):
+                (folder / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(path, folder / name)
+    return folder
+
+
+def is_ignored(name, rules):
+    ignored = False
+    parts = name.split("/")
+    places = ["/".join(parts[: n + 1]) for n in range(len(parts))]
+    for rule in rules:
+        pattern = rule.lstrip("!")
+        options = (pattern, pattern.removeprefix("**/"))
+        if any(
+            fnmatch.fnmatchcase(place, each) for place in (*places, parts[-1]) for each in options
+        ):
+            ignored = not rule.startswith("!")
+    return ignored
+
+
+@pytest.fixture
+def image(tmp_path):
+    return tree_of_the_image(tmp_path / "image")
+
+
+def run(image, *words, **app):
+    return subprocess.run(
+        [sys.executable, "-m", *words],
+        cwd=image,
+        env={f"APP_{name.upper()}": value for name, value in app.items()},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_the_image_holds_what_serves_and_no_tool_or_test(image):
+    held = {path.relative_to(image).as_posix() for path in image.rglob("*") if path.is_file()}
+    assert {
+        "service.py",
+        "kernel/__init__.pyi",
+        "kernel/http/router.py",
+        "migrations/env.py",
+    } <= held
+    tools = ("kernel/dev", "kernel/testing", "kernel/tests", "tests", "features/__main__.py")
+    assert [name for name in held if name.startswith(tools) or "test_" in name] == []
+
+
+def test_without_a_database_it_says_what_to_set(image):
+    done = run(image, "uvicorn", "service:app", "--port", "1")
+    assert done.returncode == 3
+    assert "set APP_DATABASE_URL" in done.stderr
+    assert "ModuleNotFoundError" not in done.stderr
+
+
+@pytest.mark.slow
+async def test_the_image_migrates_operates_and_serves(image, database):
+    async with database() as url:
+        given = {"env": "prod", "database_url": url, "jwt_secret": SECRET}
+        for words in (("alembic", "downgrade", "0006"), ("alembic", "upgrade", "head")):
+            done = run(image, *words, **given)
+            assert done.returncode == 0, done.stderr
+        done = run(image, "features.users", "promote", "nobody@example.com", **given)
+        assert (done.returncode, done.stderr) == (1, "there is no user with this e-mail address\n")
+        async with serve(image, **given) as service:
+            assert await service.status("/readyz") == 200

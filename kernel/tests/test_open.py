@@ -1,0 +1,310 @@
+"""What a team may have of its own without a line of the kernel: callers, errors, resources."""
+
+from base64 import b64decode, b64encode
+from contextlib import asynccontextmanager
+from typing import Annotated
+
+import httpx
+import pytest
+from fastapi import Depends, FastAPI, Request
+from fastapi.security import HTTPBasic
+from pydantic import BaseModel
+
+import service
+from kernel import (
+    Admin,
+    CredentialScheme,
+    CurrentUser,
+    Dto,
+    ErrorForm,
+    Failure,
+    Id,
+    NotFound,
+    Principal,
+    Router,
+    ServiceError,
+    Session,
+    Viewer,
+    build_app,
+    error_response,
+    opened,
+    require,
+    resources_of,
+)
+from kernel.testing.callers import Caller
+
+Accountant = Annotated[Principal, Depends(require("accountant", "manager"))]
+
+
+class Who(Dto):
+    id: int | None
+    role: str | None = None
+
+
+# Roles.
+
+
+def ledger():
+    router = Router(prefix="/ledger", tags=["ledger"])
+
+    @router.get("")
+    async def read_ledger(me: Accountant) -> Who:
+        return Who(id=me.id, role=me.role)
+
+    @router.get("/all")
+    async def read_all(me: Admin) -> Who:
+        return Who(id=me.id, role=me.role)
+
+    return router
+
+
+@pytest.fixture
+async def any_role(sql):
+    """Let accounts have any role, as a further migration would."""
+    await sql.execute("ALTER TABLE users DROP CONSTRAINT ck_users_role")
+    yield
+    await sql.execute("UPDATE users SET role = 'member'")
+    await sql.execute(
+        "ALTER TABLE users ADD CONSTRAINT ck_users_role CHECK (role IN ('member', 'admin'))"
+    )
+
+
+@pytest.mark.parametrize(
+    ("role", "statuses"),
+    [
+        ("accountant", [200, 403]),
+        ("manager", [200, 403]),
+        ("member", [403, 403]),
+        ("admin", [403, 200]),
+    ],
+)
+async def test_a_role_lets_in_those_who_are_named_and_nobody_else(
+    mount, any_role, sign_up, role, statuses
+):
+    async with mount(ledger()) as client:
+        client.headers.update((await sign_up("Carol", role)).headers)
+        answers = [await client.get("/ledger"), await client.get("/ledger/all")]
+    assert [answer.status_code for answer in answers] == statuses
+    refused = next(each.json()["message"] for each in answers if each.status_code == 403)
+    assert refused in {"only for the roles accountant, manager", "only for the role admin"}
+
+
+def test_a_check_of_no_role_is_a_mistake():
+    with pytest.raises(ValueError, match="at least"):
+        require()
+
+
+# Callers.
+
+
+def whoami():
+    router = Router(prefix="/who", tags=["who"])
+
+    @router.get("")
+    async def see(viewer: Viewer) -> Who:
+        return Who(id=viewer and viewer.id)
+
+    @router.post("")
+    async def do(me: CurrentUser, session: Session) -> Who:
+        return Who(id=me.id)
+
+    return router
+
+
+async def test_a_viewer_is_nobody_or_somebody_and_never_a_bad_credential(mount, alice):
+    async with mount(whoami()) as client:
+        assert (await client.get("/who")).json()["id"] is None
+        client.headers.update(alice.headers)
+        assert (await client.get("/who")).json()["id"] == alice.user_id
+        client.headers["Authorization"] += "x"
+        assert (await client.get("/who")).status_code == 401
+        operation = client.app.openapi()["paths"]["/who"]["get"]
+    assert operation["security"][0] == {}
+    assert {"OAuth2PasswordBearer": []} in operation["security"]
+    assert "401" in operation["responses"]
+
+
+def _basic_credentials(request: Request):
+    given = request.headers.getlist("authorization")
+    return [each[6:] for each in given if each.lower().startswith("basic ")]
+
+
+async def _authenticate(resources, rows, credential):
+    name, _, password = b64decode(credential).decode().partition(":")
+    return Principal(int(name), "member") if password == "sesame" else None
+
+
+BASIC = CredentialScheme(HTTPBasic(), _basic_credentials, _authenticate)
+
+
+@pytest.fixture
+async def basic(settings, sql):
+    """A service whose only credentials are names and passwords in each request."""
+    app = build_app(settings, name="Basic Service", version="1.0", credentials=[BASIC])
+    app.include_router(whoami())
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        Caller(transport=transport, base_url="http://test") as client,
+    ):
+        client.app = app
+        yield client
+
+
+@pytest.mark.parametrize(("password", "status"), [("sesame", 200), ("wrong", 401)])
+async def test_a_service_takes_the_credentials_that_it_names(basic, password, status):
+    basic.headers["Authorization"] = "Basic " + b64encode(f"7:{password}".encode()).decode()
+    for answer in (await basic.get("/who"), await basic.post("/who")):
+        assert answer.status_code == status
+        if status == 200:
+            assert answer.json()["id"] == 7
+    document = basic.app.openapi()
+    assert list(document["components"]["securitySchemes"]) == ["HTTPBasic"]
+    assert document["paths"]["/who"]["post"]["security"] == [{"HTTPBasic": []}]
+
+
+async def test_a_service_does_not_take_others(basic, alice):
+    basic.headers.update(alice.headers)
+    assert (await basic.post("/who")).status_code == 401
+
+
+# The name.
+
+
+async def test_the_name_is_on_what_the_service_makes_and_opens(settings, sql):
+    def create_app():
+        app = build_app(settings, name="Cold Kitchen", version="3.1")
+        for slice_ in ("auth", "keys", "users"):
+            app.include_router(getattr(service, slice_).router)
+        return app
+
+    app = create_app()
+    async with app.router.lifespan_context(app):
+        resources = resources_of(app)
+        assert (app.title, app.version, resources.slug) == ("Cold Kitchen", "3.1", "cold-kitchen")
+        await resources.reader.fetch(_one())
+        names = await sql.fetch("SELECT DISTINCT application_name FROM pg_stat_activity")
+    assert "cold-kitchen" in {name for (name,) in names}
+
+
+def _one():
+    from sqlalchemy import literal, select  # noqa: PLC0415
+
+    return select(literal(1).label("one"))
+
+
+# Errors.
+
+
+class PaymentRequired(ServiceError):
+    status = 402
+
+
+class Errors(BaseModel):
+    errors: dict[str, list[str]]
+
+
+def in_house_form(failure: Failure):
+    mistakes = {str(each["loc"][-1]): [each["msg"]] for each in failure.extras.get("errors", ())}
+    return {"errors": mistakes or {"body": [failure.message]}}
+
+
+def shop(errors=None):
+    router = Router(prefix="/shop", tags=["shop"], **({"errors": errors} if errors else {}))
+
+    @router.get("/{order_id}", responses={402: error_response(402)})
+    async def get_order(order_id: Id) -> Who:
+        if order_id == 1:
+            raise PaymentRequired("pay first")
+        if order_id == 2:
+            raise ZeroDivisionError
+        raise NotFound("order", order_id)
+
+    @router.post("")
+    async def order(me: CurrentUser, session: Session) -> Who:
+        return Who(id=me.id)
+
+    return router
+
+
+async def test_an_error_may_have_any_status(mount):
+    async with mount(shop()) as client:
+        answer = await client.get("/shop/1")
+        known = client.app.openapi()["paths"]["/shop/{order_id}"]["get"]["responses"]
+    told = answer.json()
+    assert (answer.status_code, told["title"], told["error"]) == (
+        402,
+        "Payment Required",
+        "payment_required",
+    )
+    assert known["402"]["description"] == "Payment Required"
+
+
+@pytest.mark.parametrize("root_path", ["", "/api"], ids=["the short way", "FastAPI's"])
+async def test_a_router_may_have_errors_of_another_form(mount, root_path):
+    async with mount(shop(ErrorForm(Errors, in_house_form))) as client:
+        client._transport.root_path = root_path
+        answers = {
+            402: await client.get("/shop/1"),
+            500: await client.get("/shop/2"),
+            404: await client.get("/shop/3"),
+            422: await client.get("/shop/1_0"),
+            401: await client.post("/shop"),
+        }
+        for status, answer in answers.items():
+            assert answer.status_code == status
+            assert answer.headers["content-type"] == "application/json"
+            assert answer.json().keys() == {"errors"}
+        assert answers[422].json() == {"errors": {"order_id": ["should be an integer"]}}
+        elsewhere = await client.get("/nowhere")
+        document = client.app.openapi()
+    assert elsewhere.headers["content-type"] == "application/problem+json"
+    responses = document["paths"]["/shop"]["post"]["responses"]
+    form = {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
+    assert {status for status in responses if responses[status].get("content") != form} == {"200"}
+    assert document["components"]["schemas"]["Errors"]["required"] == ["errors"]
+
+
+# Resources.
+
+
+class Oven:
+    is_hot = False
+
+
+@asynccontextmanager
+async def heated(app: FastAPI):
+    oven = Oven()
+    oven.is_hot = True
+    resources_of(app).put(oven)
+    yield
+    oven.is_hot = False
+
+
+def bakery():
+    router = Router(prefix="/bakery", tags=["bakery"], lifespan=heated)
+
+    @router.get("")
+    async def bake(oven: Annotated[Oven, Depends(opened(Oven))]) -> Who:
+        return Who(id=int(oven.is_hot))
+
+    return router
+
+
+async def test_a_slice_opens_what_it_needs(mount):
+    async with mount(bakery()) as client:
+        assert (await client.get("/bakery")).json()["id"] == 1
+        oven = resources_of(client.app).get(Oven)
+    assert not oven.is_hot
+
+
+def test_a_service_that_is_not_running_says_so(settings):
+    resources = resources_of(build_app(settings, name="Idle", version="1"))
+    with pytest.raises(RuntimeError, match="is not running"):
+        _ = resources.writer
+    assert not hasattr(resources, "writes")
+
+
+async def test_what_nobody_has_opened_is_told_by_its_name(app):
+    with pytest.raises(LookupError, match="no Oven is open"):
+        resources_of(app).get(Oven)
