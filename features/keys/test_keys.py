@@ -59,15 +59,23 @@ async def test_a_key_stands_for_its_user(client, alice, key):
     assert answer.json()["owner_id"] == alice.user_id
 
 
-@pytest.mark.parametrize("change", [("", "x"), ("x", ""), ("jul_", "JUL_"), ("jul_", "")])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda secret: f"x{secret}",
+        lambda secret: secret[:-1],
+        lambda secret: secret[:4].upper() + secret[4:],
+        lambda secret: secret[4:],
+    ],
+    ids=["longer", "shorter", "in capitals", "without its prefix"],
+)
 async def test_a_key_that_is_not_exactly_right_is_refused(client, key, change):
-    wrong = change[1] + key["key"] if change[0] == "" else key["key"].replace(*change, 1)
-    wrong = wrong if wrong != key["key"] else wrong[:-1]
+    wrong = change(key["key"])
     answer = await client.get("/users/me", headers={"X-API-Key": wrong})
     assert (answer.status_code, answer.headers["www-authenticate"]) == (401, "Bearer")
 
 
-@pytest.mark.parametrize("value", ["", " ", "x" * 100_000, "\u00fc", "jul_"])
+@pytest.mark.parametrize("value", ["", " ", "x" * 100_000, "\u00fc", "x_"])
 async def test_what_is_no_key_is_refused(client, alice, value):
     answer = await client.get("/users/me", headers=[(b"X-API-Key", value.encode())])
     assert answer.status_code == 401
