@@ -22,7 +22,8 @@ from anyio import to_thread
 from features.auth.handlers.access import TokenSigner
 from kernel.settings import ROOT, Settings
 from kernel.testing.callers import PASSWORD
-from kernel.testing.operations import Sampler, operations
+from kernel.testing.operations import operations
+from kernel.testing.sampler import Sampler
 from kernel.tests.app import create_app
 from kernel.tests.processes import checkout_in, serve
 

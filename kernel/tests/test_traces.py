@@ -4,7 +4,8 @@ import pytest
 
 from kernel.data.driver import Connection
 from kernel.data.traces import Trace, trace_of
-from kernel.testing.operations import Sampler, operations
+from kernel.testing.operations import operations
+from kernel.testing.sampler import Sampler
 
 
 @pytest.mark.parametrize(
