@@ -53,7 +53,10 @@ async def test_an_invalid_key_is_refused(alice, body):
 
 
 async def test_a_key_stands_for_its_user(client, alice, key):
-    for method, path, body in (("GET", "/users/me", None), ("PATCH", "/users/me", {"full_name": "A"})):
+    for method, path, body in (
+        ("GET", "/users/me", None),
+        ("PATCH", "/users/me", {"full_name": "A"}),
+    ):
         answer = await client.request(method, path, json=body, headers=using(key))
         assert answer.is_success
         assert answer.json()["id"] == alice.user_id

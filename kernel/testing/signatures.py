@@ -82,7 +82,7 @@ def inputs(part: Dependant) -> list[Any]:
     return [*part.path_params, *part.query_params, *part.header_params, *part.cookie_params]
 
 
-def classes(annotations: Iterable[Any]) -> set[type]:
+def classes(annotations: Iterable[Any], *, within_models: bool = True) -> set[type]:
     """Every class in the annotations, in their arguments, and in the models' fields."""
     found: set[type] = set()
     waiting = list(annotations)
@@ -91,7 +91,7 @@ def classes(annotations: Iterable[Any]) -> set[type]:
         waiting += [*get_args(getattr(one, "__value__", one)), *filter(None, [get_origin(one)])]
         if isclass(one) and one not in found:
             found.add(one)
-            if issubclass(one, BaseModel):
+            if within_models and issubclass(one, BaseModel):
                 waiting += [field.annotation for field in one.model_fields.values()]
                 waiting += one.__pydantic_generic_metadata__["args"]
     return found
@@ -99,12 +99,12 @@ def classes(annotations: Iterable[Any]) -> set[type]:
 
 def is_text(field: FieldInfo) -> bool:
     """Whether the field takes free text, unlike a Literal or an Enum."""
-    return not {str, SecretStr}.isdisjoint(classes([field.annotation]))
+    return not {str, SecretStr}.isdisjoint(classes([field.annotation], within_models=False))
 
 
 def is_document(field: FieldInfo) -> bool:
     """Whether the field takes JSON of any form, whose size and depth no length bounds."""
-    return bool({Any, object, dict} & classes([field.annotation]))
+    return bool({Any, object, dict} & classes([field.annotation], within_models=False))
 
 
 def rules(field: FieldInfo) -> list[Any]:

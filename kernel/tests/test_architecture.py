@@ -10,6 +10,9 @@ from textwrap import dedent
 import pytest
 from fastapi.routing import iter_route_contexts
 
+from kernel.settings import Settings
+from service import create_app
+
 ROOT = Path(__file__).parents[2]
 OURS = {"conftest", "features", "kernel", "migrations", "service", "tests"}
 WEB = {"fastapi", "starlette"}
@@ -174,7 +177,8 @@ def test_a_slice_is_what_the_service_mounts():
     assert sorted(mounted) == [f"{name}.router" for name in SLICES]
 
 
-def test_nothing_but_slices_is_mounted(app):
+def test_nothing_but_slices_is_mounted():
+    app = create_app(Settings(_env_file=None))
     served = {
         getattr(route.endpoint, "__module__", None)
         for route in iter_route_contexts(app.routes)

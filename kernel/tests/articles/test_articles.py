@@ -21,12 +21,12 @@ RULES = {
     "add_sections": AUTHORS,
     "set_cover": AUTHORS,
     "translate_article": AUTHORS,
-    "stream_article": {"like": "owner", "accountant": 404},
+    "stream_article": "owner",
     "create_tag": "admin",
-    "list_tags": {"like": "signed_in", "accountant": 2},
+    "list_tags": "signed_in",
 }
 KEYS = {"slug": "article.slug"}
-COSTS = {"preview_article": 2}
+COSTS = {"preview_article": 3, "tag_article": 7, "untag_article": 6}
 
 
 async def publish(caller, url):
