@@ -228,8 +228,8 @@ class Sampler:
         answer = await settle(before(self.caller, path)) if before else None
         if isinstance(answer, httpx.Response) and not answer.is_success:
             seen = f"{answer.request.method} {answer.request.url.path}: {describe(answer)}"
-            file = operation.hooks.file
-            pytest.fail(f"{operation.title}: its BEFORE in {file} failed: {seen}", pytrace=False)
+            told = f"{operation.title}: its BEFORE in {operation.hooks.file} failed: {seen}"
+            pytest.fail("\n".join([told, *advice_on_keys(operation)]), pytrace=False)
 
 
 def key_in(made: Any, place: str | None) -> Any:
@@ -240,6 +240,14 @@ def key_in(made: Any, place: str | None) -> Any:
         return None
     inner = [each["id"] for each in made.values() if isinstance(each, dict) and "id" in each]
     return made.get("id", inner[0] if len(inner) == 1 else None)
+
+
+def advice_on_keys(operation: Operation) -> list[str]:
+    return [
+        "If a row's key is not its id, "
+        + operation.hooks.advise("KEYS", name, '"place.in.the.answer.that.made.it"')
+        for name in operation.parameters("path")
+    ]
 
 
 def describe(answer: httpx.Response) -> str:
@@ -258,6 +266,7 @@ def fail(operation: Operation, answer: httpx.Response, expected: str) -> None:
         f"{operation.title} answered {describe(answer)}",
         f"Expected: {expected}.",
         *unanswered,
+        *advice_on_keys(operation),
         f"If the sample is not valid, {advise('SAMPLES', 'lambda caller, number: {...}')}",
         f"If a state has to be there first, {advise('BEFORE', 'lambda caller, url: ...')}",
         f"If the walk does not apply, {advise('SKIPS', repr('why'))}",

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from pydantic import field_validator
 from sqlalchemy import BigInteger, CheckConstraint, Index, String
 from sqlmodel import Field, SQLModel
 
@@ -88,6 +89,13 @@ class SectionPublic(Public):
 
 class TagCreate(Input):
     name: Line = Field(max_length=50)
+
+    @field_validator("name")
+    @classmethod
+    def _is_one_word(cls, name: str) -> str:
+        if " " in name.strip():
+            raise ValueError("should be one word")
+        return name
 
 
 class TagPublic(Public):

@@ -43,6 +43,7 @@ async def tag(caller, url):
 
 BEFORE = {"get_article": publish, "withdraw_article": withdraw_later, "untag_article": tag}
 SAMPLES = {
+    "create_tag": lambda caller, number: {"name": f"tag{number}"},
     "translate_article": Sample(params={"language": "de"}),
     "set_cover": Sample(files={"file": b"cover"}, headers={"X-Alt-Text": "A cover"}),
 }
