@@ -19,12 +19,23 @@ RULES = {
     "refresh_token": "open",
     "sign_out": "open",
 }
-SAMPLES = {"create_token": lambda _: {"username": "", "password": PASSWORD}}
 COSTS = {"create_token": 8}
 PASSWORD = "correct horse battery"
 SECRET = "test" * 8
 NOW = 1_790_000_000
 TYPE = {"typ": "at+jwt"}
+
+
+async def a_refresh_token(caller, number):
+    tokens = (await sign_in(caller, caller.email)).json()
+    return {"refresh_token": tokens["refresh_token"]}
+
+
+SAMPLES = {
+    "create_token": lambda caller, number: {"username": caller.email, "password": PASSWORD},
+    "refresh_token": a_refresh_token,
+    "sign_out": a_refresh_token,
+}
 
 
 @pytest.fixture
@@ -85,7 +96,7 @@ async def test_a_deactivated_account_is_out_at_once(client, admin, alice, passwo
     tokens = (await sign_in(client)).json()
     await admin.patch(f"/users/{alice.user_id}", json={"is_active": False})
     assert (await alice.get("/users/me")).status_code == 401
-    assert (await alice.post("/peelings", json={"title": "x"})).status_code == 401
+    assert (await alice.patch("/users/me", json={"full_name": "x"})).status_code == 401
     assert (await sign_in(client)).status_code == 401
     assert (await refresh(client, tokens["refresh_token"])).status_code == 401
 

@@ -53,10 +53,13 @@ async def test_an_invalid_key_is_refused(alice, body):
 
 
 async def test_a_key_stands_for_its_user(client, alice, key):
-    for method, path, body in (("GET", "/users/me", None), ("POST", "/peelings", {"title": "x"})):
+    for method, path, body in (
+        ("GET", "/users/me", None),
+        ("PATCH", "/users/me", {"full_name": "A"}),
+    ):
         answer = await client.request(method, path, json=body, headers=using(key))
         assert answer.is_success
-    assert answer.json()["owner_id"] == alice.user_id
+        assert answer.json()["id"] == alice.user_id
 
 
 @pytest.mark.parametrize(
@@ -112,7 +115,7 @@ async def test_the_last_use_is_noted_at_most_once_a_minute(client, alice, key, s
     await client.get("/users/me", headers=using(key))
     assert await last_use() == first
     await sql.execute("UPDATE api_keys SET last_used_at = now() - interval '2 minutes'")
-    await client.post("/peelings", json={}, headers=using(key))
+    await client.patch("/users/me", json={}, headers=using(key))
     assert await last_use() > first
 
 

@@ -45,6 +45,7 @@ from features.users.models import Role
 from kernel.data import models as kernel
 from kernel.data.schema import head_revision, migration_config
 from kernel.settings import ROOT
+from kernel.tests.app import OWN_TABLES
 from kernel.tests.processes import checkout_in, until
 
 # Oldest first.
@@ -101,15 +102,15 @@ PREFIXES = {"p": "pk", "u": "uq", "f": "fk", "c": "ck", "x": "ex", "i": "ix"}
 
 @pytest.fixture
 async def url(database):
-    """A migrated database, without the tests' own table, which would be in the way back."""
+    """A migrated database, without the tests' own tables, which would be in the way back."""
     async with database() as url:
-        await query(url, "DROP TABLE peelings")
+        await query(url, f"DROP TABLE {', '.join(OWN_TABLES)}")
         yield url
 
 
 @pytest.fixture(scope="module")
 async def still(database):
-    """A migrated database that stays as it is. It has the tests' own table, as the models do."""
+    """A migrated database that stays as it is. It has the tests' own tables, as the models do."""
     async with database() as url:
         yield url
 
@@ -395,7 +396,9 @@ def grow(tree: Path, url: str) -> None:
         colour: Colour = Field(sa_type=EnumType(Colour, native_enum=False, length=20))
         user_id: int = Field(foreign_key="users.id", sa_type=BigInteger)
 
-    SQLModel.metadata.remove(SQLModel.metadata.tables["peelings"])  # no migration makes it
+    for own in OWN_TABLES:  # which no migration makes
+        if own in SQLModel.metadata.tables:
+            SQLModel.metadata.remove(SQLModel.metadata.tables[own])
     # The hooks that format a new migration are found beside the interpreter.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     config = Config(toml_file=tree / "pyproject.toml")
