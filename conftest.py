@@ -4,4 +4,4 @@ import os
 for variable in [name for name in os.environ if name.startswith("APP_")]:
     del os.environ[variable]
 
-pytest_plugins = ["kernel.testing.fixtures"]
+pytest_plugins = ["kernel.testing"]

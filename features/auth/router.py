@@ -22,7 +22,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 router = Router(prefix="/auth", tags=["auth"], lifespan=_lifespan)
-BEARER = bearer_scheme(f"{router.prefix[1:]}/token", authenticate_token)
+BEARER = bearer_scheme("create_token", authenticate_token)
 Issuer = Annotated[TokenIssuer, Depends(opened(TokenIssuer))]
 
 

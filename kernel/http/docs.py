@@ -23,10 +23,7 @@ def describe_api(app: FastAPI, schemes: Sequence[CredentialScheme]) -> None:
         components = document.setdefault("components", {})
         if "securitySchemes" not in components:
             components["securitySchemes"] = {
-                scheme.name: scheme.security.model.model_dump(
-                    mode="json", by_alias=True, exclude_none=True
-                )
-                for scheme in schemes
+                scheme.name: _describe(scheme, document["paths"]) for scheme in schemes
             }
             _add_error_forms(app, components.setdefault("schemas", {}))
             for operations in document["paths"].values():
@@ -35,6 +32,20 @@ def describe_api(app: FastAPI, schemes: Sequence[CredentialScheme]) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def _describe(scheme: CredentialScheme, paths: dict[str, Any]) -> dict[str, Any]:
+    """The scheme, with the address of the operation that it names as the one that gives tokens."""
+    described = scheme.security.model.model_dump(mode="json", by_alias=True, exclude_none=True)
+    addresses = {
+        operation.get("operationId"): path.removeprefix("/")
+        for path, operations in paths.items()
+        for operation in operations.values()
+    }
+    for flow in described.get("flows", {}).values():
+        if url := flow.get("tokenUrl"):
+            flow["tokenUrl"] = addresses.get(url, url)
+    return described
 
 
 def _add_error_forms(app: FastAPI, schemas: dict[str, Any]) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
@@ -109,6 +110,17 @@ def failure_response(
     failure = Failure(status, message, context.request_id if context else "", extras)
     # json's ASCII escapes carry even lone surrogates, which UTF-8 cannot.
     return Response(json.dumps(form.make(failure)), status, headers, media_type=form.media_type)
+
+
+def route_of(scope: Mapping[str, Any]) -> object:
+    """The route that a request would have come to, if it was refused before that."""
+    if "route" in scope or "app" not in scope:
+        return scope.get("route")
+    asked = {**scope, "fastapi": {}}
+    for route in iter_route_contexts(scope["app"].routes):
+        if route.matches(asked)[0] == Match.FULL:
+            return route.original_route
+    return None
 
 
 def _tell_failure(status: int, message: str, error: Exception) -> None:

@@ -40,7 +40,8 @@ class Credentials:
 
 
 def bearer_scheme(token_url: str, authenticate: Authenticator) -> CredentialScheme:
-    """`Authorization: Bearer …` (RFC 6750); OpenAPI's clients get theirs at `token_url`."""
+    """`Authorization: Bearer …` (RFC 6750); OpenAPI's clients get theirs at `token_url`, which may
+    be the name of an operation, and is then where that is mounted."""
     return CredentialScheme(OAuth2PasswordBearer(token_url), _bearer_tokens, authenticate)
 
 

@@ -13,14 +13,17 @@ from fastapi import APIRouter, FastAPI
 from pydantic import SecretStr
 
 from features.auth.handlers.access import TokenSigner
-from kernel.data.schema import upgrade_schema
 from kernel.dev.embedded import server
 from kernel.identity.passwords import PasswordVault
 from kernel.logs import JsonFormatter
 from kernel.settings import Settings
+from kernel.testing import upstreams as elsewhere
 from kernel.testing.callers import PASSWORD, Caller
-from kernel.testing.operations import Sampler
-from kernel.tests.app import create_app, create_table
+from kernel.testing.hooks import all_hooks
+from kernel.testing.sampler import Request, Sampler, describe, holds
+from kernel.testing.suite import CreateApp
+from kernel.testing.upstreams import Upstreams
+from kernel.testing.walking import Walk
 
 # Six times as fast as TRUNCATE for a few rows; as a replica, it asks no foreign key.
 EMPTY = """
@@ -39,28 +42,26 @@ EMPTY = """
             WHERE schemaname = 'public' AND last_value IS DISTINCT FROM known;
     END $$
 """
-# The rows that migrations have made, in a schema of their own, and how far they have counted.
-KEEP_SEEDS = """
-    DO $$ DECLARE name text; has_rows boolean; BEGIN
-        CREATE SCHEMA counted;
-        CREATE TABLE counted.sequences AS
-            SELECT sequencename, last_value AS known FROM pg_sequences WHERE schemaname = 'public';
-        CREATE SCHEMA seeds;
-        FOR name IN SELECT tablename FROM pg_tables
-            WHERE schemaname = 'public' AND tablename <> 'alembic_version'
-        LOOP
-            EXECUTE format('SELECT EXISTS (SELECT FROM %I)', name) INTO has_rows;
-            IF has_rows THEN
-                EXECUTE format('CREATE TABLE seeds.%1$I AS TABLE %1$I', name);
-            END IF;
-        END LOOP;
-    END $$
+TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+# The first inserts fail. A sequence counts, because a failed transaction takes all else back.
+FAIL_FIRST = """
+    CREATE SEQUENCE tries;
+    CREATE FUNCTION fail_first() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        IF nextval('tries') <= {times} THEN
+            RAISE 'not yet' USING ERRCODE = '{sqlstate}';
+        END IF;
+        RETURN NEW;
+    END $$;
+    CREATE TRIGGER fail_first BEFORE INSERT ON {table}
+        FOR EACH ROW EXECUTE FUNCTION fail_first();
 """
 
 Connection = asyncpg.Connection
 Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 Mount = Callable[..., AbstractAsyncContextManager[Caller]]
-Database = Callable[[], AbstractAsyncContextManager[str]]
+SignUp = Callable[..., Awaitable[Caller]]
+Ask = Callable[..., Awaitable[httpx.Response]]
+Rows = Callable[[], Awaitable[dict[str, set[str]]]]
 
 
 class Log(logging.Handler):
@@ -93,84 +94,22 @@ def postgres(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterat
         yield url
 
 
-@pytest.fixture(scope="session")
-async def template(postgres: str, worker_id: str) -> str:
-    """The name of a migrated database that others are cloned from, with the tests' own table."""
-    name = f"template_{worker_id}"
-    await _run(postgres, f"CREATE DATABASE {name}")
-    await upgrade_schema(_url(postgres, name))
-    await create_table(_url(postgres, name))
-    await _run(_url(postgres, name), KEEP_SEEDS)
-    return name
-
-
-@pytest.fixture(scope="session")
-def database(postgres: str, template: str, worker_id: str) -> Database:
-    """Make a migrated database, dropped on leaving."""
-    numbers = iter(range(10_000))
-
-    @asynccontextmanager
-    async def make() -> AsyncIterator[str]:
-        name = f"test_{worker_id}_{next(numbers)}"
-        await _run(postgres, f"CREATE DATABASE {name} TEMPLATE {template}")
-        try:
-            yield _url(postgres, name)
-        finally:
-            await _run(postgres, f"DROP DATABASE {name} WITH (FORCE)")
-
-    return make
-
-
-@pytest.fixture(scope="session")
-async def database_url(database: Database) -> AsyncIterator[str]:
-    async with database() as url:
-        yield url
-
-
-@pytest.fixture(scope="session")
-def settings(database_url: str) -> Settings:
-    return Settings(_env_file=None, database_url=database_url, jwt_secret="test" * 8)
-
-
-@pytest.fixture(scope="session")
-async def running_app(settings: Settings) -> AsyncIterator[FastAPI]:
-    app = create_app(settings)
-    async with app.router.lifespan_context(app):
-        yield app
-
-
-@pytest.fixture(scope="session")
-async def _sql(database_url: str) -> AsyncIterator["Connection[Any]"]:
-    connection = await asyncpg.connect(database_url)
-    yield connection
-    await connection.close()
-
-
 @pytest.fixture
-async def sql(_sql: "Connection[Any]", running_app: FastAPI) -> AsyncIterator["Connection[Any]"]:
+async def sql(
+    sql_connection: "Connection[Any]", running_app: FastAPI
+) -> AsyncIterator["Connection[Any]"]:
     """A connection to the service's database, which is as it was migrated again afterwards."""
-    yield _sql
-    await _sql.execute(EMPTY)
+    yield sql_connection
+    await sql_connection.execute(EMPTY)
 
 
 @pytest.fixture
 async def fail_first(sql: "Connection[Any]") -> AsyncIterator[Callable[..., Awaitable[None]]]:
-    """Let the first inserts of peelings fail: `await fail_first(times=2, sqlstate="40P01")`; with a
-    serialization failure unless said."""
+    """Let the first inserts into a table fail: `await fail_first("items", times=2,
+    sqlstate="40P01")`; with a serialization failure unless said."""
 
-    async def fail(times: int = 1, sqlstate: str = "40001") -> None:
-        # A sequence, because the failed transaction would take back anything else that counts.
-        await sql.execute(f"""
-            CREATE SEQUENCE tries;
-            CREATE FUNCTION fail_first() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-                IF nextval('tries') <= {times} THEN
-                    RAISE 'not yet' USING ERRCODE = '{sqlstate}';
-                END IF;
-                RETURN NEW;
-            END $$;
-            CREATE TRIGGER fail_first BEFORE INSERT ON peelings
-                FOR EACH ROW EXECUTE FUNCTION fail_first();
-        """)
+    async def fail(table: str, times: int = 1, sqlstate: str = "40001") -> None:
+        await sql.execute(FAIL_FIRST.format(table=table, times=times, sqlstate=sqlstate))
 
     yield fail
     await sql.execute("DROP FUNCTION IF EXISTS fail_first CASCADE; DROP SEQUENCE IF EXISTS tries")
@@ -190,7 +129,7 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @pytest.fixture
-def serve(settings: Settings, sql: "Connection[Any]") -> Serve:
+def serve(settings: Settings, create_app: CreateApp, sql: "Connection[Any]") -> Serve:
     """Serve the same database with other settings: `async with serve(env="prod") as client`."""
 
     @asynccontextmanager
@@ -206,7 +145,7 @@ def serve(settings: Settings, sql: "Connection[Any]") -> Serve:
 
 
 @pytest.fixture
-def mount(settings: Settings, sql: "Connection[Any]") -> Mount:
+def mount(settings: Settings, create_app: CreateApp, sql: "Connection[Any]") -> Mount:
     """Serve further routes, with other settings, to a client that is nobody yet:
     `async with mount(router, pool_size=1) as client`."""
 
@@ -245,26 +184,34 @@ async def password_hash() -> str:
 
 
 @pytest.fixture
-async def sign_up(
-    app: FastAPI, sql: "Connection[Any]", password_hash: str
-) -> AsyncIterator[Callable[..., Any]]:
-    """Make an account straight in the database, and a caller with its token."""
-    callers = []
+def account_columns() -> dict[str, Any]:
+    """What every test account has in further columns of `users`, for a team's `conftest.py` to
+    say: values, or callables of the account's name for what has to be unique."""
+    return {}
 
-    async def sign_up(name: str, role: str = "member") -> Caller:
+
+@pytest.fixture
+async def sign_up(
+    app: FastAPI, sql: "Connection[Any]", password_hash: str, account_columns: dict[str, Any]
+) -> AsyncIterator[SignUp]:
+    """Make an account straight in the database, and a caller with its token:
+    `await sign_up("Carol", "accountant", phone="110")`, with these values in further columns."""
+    callers: list[Caller] = []
+
+    async def sign_up(name: str, role: str = "member", **columns: Any) -> Caller:
         caller = Caller(transport=_transport(app), base_url="http://test")
-        caller.email = f"{name.lower()}@example.com"
-        caller.user_id = await sql.fetchval(
-            "INSERT INTO users (email, full_name, password_hash, role) VALUES ($1, $2, $3, $4)"
-            " RETURNING id",
-            caller.email,
-            name,
-            password_hash,
-            role,
+        callers.append(caller)
+        caller.app, caller.email = app, f"{name.lower().replace(' ', '.')}@example.com"
+        further = {
+            column: value(name) if callable(value) else value
+            for column, value in (account_columns | columns).items()
+        }
+        account = {"email": caller.email, "full_name": name, "role": role}
+        caller.user_id = await _insert(
+            sql, "users", account | {"password_hash": password_hash} | further
         )
         token = app.state.resources.get(TokenSigner).issue(caller.user_id)
         caller.headers["Authorization"] = f"Bearer {token}"
-        callers.append(caller)
         return caller
 
     yield sign_up
@@ -273,21 +220,38 @@ async def sign_up(
 
 
 @pytest.fixture
-async def alice(sign_up: Callable[..., Any]) -> Caller:
-    caller: Caller = await sign_up("Alice")
-    return caller
+async def alice(sign_up: SignUp) -> Caller:
+    return await sign_up("Alice")
 
 
 @pytest.fixture
-async def bob(sign_up: Callable[..., Any]) -> Caller:
-    caller: Caller = await sign_up("Bob")
-    return caller
+async def bob(sign_up: SignUp) -> Caller:
+    return await sign_up("Bob")
 
 
 @pytest.fixture
-async def admin(sign_up: Callable[..., Any]) -> Caller:
-    caller: Caller = await sign_up("Admin", "admin")
-    return caller
+async def admin(sign_up: SignUp) -> Caller:
+    return await sign_up("Admin", "admin")
+
+
+@pytest.fixture
+def upstreams(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> Iterator[Upstreams]:
+    """What other services answer: UPSTREAMS of the mounted slices, and whatever a test adds:
+    `upstreams["https://rates.example/"] = {"EUR": 1}`. All others are out of reach."""
+    fakes = Upstreams(all_hooks(app))
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", _ask(fakes))
+    elsewhere.unanswered.clear()
+    yield fakes
+    elsewhere.unanswered.clear()
+
+
+def _ask(fakes: Upstreams) -> Callable[..., Awaitable[httpx.Response]]:
+    async def ask(
+        transport: httpx.AsyncHTTPTransport, request: httpx.Request
+    ) -> httpx.Response:  # a function, which becomes a method
+        return await fakes.answer(transport, request)
+
+    return ask
 
 
 @pytest.fixture
@@ -303,17 +267,68 @@ def make(app: FastAPI, admin: Caller) -> Callable[[str], Any]:
     return make
 
 
+# What the walks stand on.
+
+
+@pytest.fixture
+def walk(request: pytest.FixtureRequest) -> Walk:
+    """What is walked in this folder."""
+    found: Walk = request.node.ihook.pytest_walk()
+    return found
+
+
+@pytest.fixture
+async def sampler(app: FastAPI, sign_up: SignUp, upstreams: Upstreams) -> Sampler:
+    """Calls operations with valid requests, as an admin."""
+    return Sampler(app, await sign_up("Sampler", "admin"))
+
+
+@pytest.fixture
+def ask(sampler: Sampler) -> Ask:
+    """Send a request, or the same to another URL or by another method, and hold the answer
+    against the document."""
+
+    async def ask(request: Request, url: str | None = None, **changes: Any) -> httpx.Response:
+        arguments = request.arguments() | changes
+        method = arguments.pop("method", request.operation.method)
+        answer = await sampler.caller.request(method, url or request.url, **arguments)
+        holds(request.operation, answer)
+        told = f"{request.operation.title} answered {describe(answer)}"
+        assert answer.status_code < 500, f"{told}\nExpected: no fault of the service's own"
+        if answer.status_code >= 400:
+            # Nothing is echoed, but for names.
+            assert len(answer.content) < 4096, f"{told}\nExpected: less than 4096 bytes of it"
+            assert "x" * 100 not in answer.text, f"{told}\nExpected: no echo of what was sent"
+        return answer
+
+    return ask
+
+
+@pytest.fixture
+def tables_aside() -> set[str]:
+    """The tables of what a request leaves behind although it fails, or of keys and counts."""
+    return {"idempotency_keys", "sign_in_attempts"}
+
+
+@pytest.fixture
+def rows(sql: "Connection[Any]", tables_aside: set[str]) -> Rows:
+    """The rows of all tables, to compare."""
+
+    async def rows() -> dict[str, set[str]]:
+        names = [name for (name,) in await sql.fetch(TABLES) if name not in tables_aside]
+        return {
+            name: {text for (text,) in await sql.fetch(f'SELECT t::text FROM "{name}" t')}
+            for name in names
+        }
+
+    return rows
+
+
 def _transport(app: FastAPI) -> httpx.ASGITransport:
     return httpx.ASGITransport(app, raise_app_exceptions=False)
 
 
-def _url(server_url: str, name: str) -> str:
-    return server_url.replace("/postgres?", f"/{name}?")
-
-
-async def _run(url: str, statement: str) -> None:
-    connection = await asyncpg.connect(url)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()
+async def _insert(sql: "Connection[Any]", table: str, row: dict[str, Any]) -> Any:
+    places = ", ".join(f"${number}" for number in range(1, len(row) + 1))
+    statement = f"INSERT INTO {table} ({', '.join(row)}) VALUES ({places}) RETURNING id"
+    return await sql.fetchval(statement, *row.values())

@@ -21,7 +21,6 @@ from sqlmodel import SQLModel
 import features
 from kernel.data.schema import MERGE, migration_config
 from kernel.settings import ROOT
-from kernel.testing.fixtures import Database
 from kernel.testing.history import (
     NAMES,
     PREFIXES,
@@ -38,6 +37,7 @@ from kernel.testing.history import (
     tables_of_tests,
 )
 from kernel.testing.steps import unsafe_steps
+from kernel.testing.suite import Database
 
 POSTGRES = make_url("postgresql://").get_dialect()()
 AUTOGENERATE = "uv run alembic upgrade head && uv run alembic revision --autogenerate -m WHAT"

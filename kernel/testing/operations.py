@@ -1,39 +1,34 @@
-"""Every operation of the app, out of its OpenAPI document, and a valid request for each.
+"""Every operation of an app, out of its OpenAPI document.
 
 Tests that walk these cover a slice as soon as it is mounted.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib import import_module
-from itertools import count
+from functools import cached_property
 from typing import Any
 
-import httpx
 from fastapi import FastAPI
-from fastapi.routing import iter_route_contexts
-from sqlalchemy import Table
+from sqlalchemy import Index, Table, UniqueConstraint
 from sqlmodel import SQLModel
 
-from kernel.errors import TITLES
-from kernel.http.bodies import FORMS
-from kernel.testing.callers import PASSWORD, Caller
+from kernel.http.bodies import FORMS, JSON
+from kernel.testing.hooks import Hooks, endpoints, hooks_of
+from kernel.testing.schemas import Field, Place, Schema, Schemas
 
 METHODS = ("get", "post", "put", "patch", "delete")
-FORM = {"error", "message", "status", "title", "detail", "request_id"}
-_numbers = count(1)
 
 
 @dataclass(frozen=True)
 class Operation:
-    """One method of one path; `document` is the whole OpenAPI document, and `make_body` gives a
-    valid body, by a number, where the schema alone does not tell what is valid."""
+    """One method of one path; `document` is the whole OpenAPI document, and `hooks` are those of
+    its slice."""
 
     method: str
     path: str
-    spec: dict[str, Any] = field(repr=False, hash=False)
-    document: dict[str, Any] = field(repr=False, hash=False)
-    make_body: Callable[[int], dict[str, Any]] | None = field(repr=False, hash=False)
+    spec: Schema = field(repr=False, compare=False)
+    document: Schema = field(repr=False, compare=False)
+    hooks: Hooks = field(repr=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.method} {self.path}"
@@ -44,31 +39,28 @@ class Operation:
         return name
 
     @property
-    def body(self) -> dict[str, Any] | None:
-        """The schema of the body, references resolved."""
-        content = self.spec.get("requestBody", {}).get("content", {})
-        return self.resolve(content[self.media_type]["schema"]) if content else None
+    def title(self) -> str:
+        """What a failure calls it."""
+        return f"{self} ({self.name})"
+
+    def hook(self, name: str) -> Any:
+        """What its slice's tests say of it under this name."""
+        return self.hooks.get(name).get(self.name)
+
+    def advise(self, hook: str, value: str) -> str:
+        """What to write where, to tell the walks about it."""
+        return self.hooks.advise(hook, self.name, value)
+
+    @cached_property
+    def schemas(self) -> Schemas:
+        return Schemas(self.document)
 
     @property
-    def table(self) -> Table | None:
-        """The table that the path is about: the last of its words that is the name of one."""
-        tables = SQLModel.metadata.tables
-        words = [word.replace("-", "_") for word in self.path.split("/")]
-        return next((tables[word] for word in reversed(words) if word in tables), None)
+    def is_write(self) -> bool:
+        """Whether it may change something."""
+        return self.method != "GET"
 
-    @property
-    def references(self) -> dict[str, str]:
-        """The fields of the body that refer to another row, and the table of that row."""
-        fields = self.body.get("properties", {}) if self.body else {}
-        columns = [] if self.table is None else [c for c in self.table.c if c.name in fields]
-        return {
-            column.name: key.column.table.name for column in columns for key in column.foreign_keys
-        }
-
-    @property
-    def success(self) -> dict[str, Any]:
-        """What the document says of the answer when all is well."""
-        return next(each for status, each in self.spec["responses"].items() if status[0] == "2")
+    # What it takes.
 
     @property
     def media_type(self) -> str | None:
@@ -80,189 +72,105 @@ class Operation:
         return self.media_type in FORMS
 
     @property
+    def is_json(self) -> bool:
+        return self.media_type == JSON
+
+    @cached_property
+    def body(self) -> Schema | None:
+        """The schema of the body, references resolved."""
+        content = self.spec.get("requestBody", {}).get("content", {})
+        return self.schemas.resolve(content[self.media_type]["schema"]) if content else None
+
+    @cached_property
+    def places(self) -> list[Place]:
+        """The objects of the body, those within it as well."""
+        return list(self.schemas.places(self.body)) if self.body else []
+
+    @cached_property
+    def fields(self) -> list[Field]:
+        """The fields of all objects of the body."""
+        return list(self.schemas.fields(self.body)) if self.body else []
+
+    def parameters(self, place: str, *, required: bool = False) -> dict[str, Schema]:
+        """The schemas of the parameters in `path`, `query` or `header`."""
+        given = [each for each in self.spec.get("parameters", []) if each["in"] == place]
+        named = [each for each in given if each.get("required") or not required]
+        return {each["name"]: self.schemas.resolve(each["schema"]) for each in named}
+
+    def value(self, schema: Schema) -> Any:
+        """A valid value of a field or parameter; a change's is not the one that the row has."""
+        return self.schemas.value(schema, is_change=self.method == "PATCH")
+
+    # What it gives.
+
+    @property
+    def success(self) -> Schema:
+        """What the document says of the answer when all is well."""
+        return next(each for status, each in self.spec["responses"].items() if status[0] == "2")
+
+    @property
     def answers_with_a_secret(self) -> bool:
         """Whether its answer is too secret to be kept for a replay."""
         given = self.spec.get("parameters", [])
         return any("secret" in each.get("description", "") for each in given)
 
-    def parameters(self, place: str) -> dict[str, dict[str, Any]]:
-        """The schemas of the parameters in `path`, `query` or `header`."""
-        given = self.spec.get("parameters", [])
-        return {each["name"]: self.resolve(each["schema"]) for each in given if each["in"] == place}
+    @property
+    def is_list(self) -> bool:
+        """Whether it gives pages of what another operation of the same path makes."""
+        return "cursor" in self.parameters("query") and "post" in self.document["paths"][self.path]
 
-    def takes_null(self, field: str) -> bool:
-        schema = (self.body or {})["properties"][field]
-        return {"type": "null"} in schema.get("anyOf", [])
+    # What it is about.
 
-    def resolve(self, schema: dict[str, Any]) -> dict[str, Any]:
-        if "$ref" in schema:
-            return self.resolve(
-                self.document["components"]["schemas"][schema["$ref"].split("/")[-1]]
-            )
-        variants = schema.get("anyOf", [])
-        usable = [variant for variant in variants if variant.get("type") != "null"]
-        return self.resolve(usable[0]) if usable else schema
+    @property
+    def table(self) -> Table | None:
+        """The table that the path is about: the last of its words that is the name of one."""
+        tables = SQLModel.metadata.tables
+        words = [word.replace("-", "_") for word in self.path.split("/")]
+        return next((tables[word] for word in reversed(words) if word in tables), None)
 
-    def sample(self) -> dict[str, Any] | None:
-        """A valid body with every field in it, different each time where it has to be."""
-        if self.body is None:
-            return None
-        if self.make_body:
-            return self.make_body(next(_numbers))
-        properties = self.body.get("properties", {})
-        blank = dict.fromkeys(self.references)  # which only the service can give
-        return {name: self.value(schema) for name, schema in properties.items()} | blank
+    @cached_property
+    def references(self) -> dict[Field, str]:
+        """The fields of the body that refer to another row, and the table of that row."""
+        found = {each: self._target(each) for each in self.fields}
+        return {each: table for each, table in found.items() if table}
 
-    def content(self, body: dict[str, Any] | None) -> dict[str, Any]:
-        """The body as httpx takes it."""
-        if body is None:
-            return {}
-        files = {name: value for name, value in body.items() if isinstance(value, bytes)}
-        if files:
-            return {"files": files, "data": {k: v for k, v in body.items() if k not in files}}
-        return {"data" if self.is_form else "json": body}
+    def _target(self, of: Field) -> str | None:
+        is_element = isinstance(of.path[-1], int) and len(of.path) > 1
+        name = str(of.path[-2]).removesuffix("s") if is_element else of.name
+        own = [] if self.table is None or name not in self.table.c else [self.table]
+        tables = own or SQLModel.metadata.tables.values()
+        columns = [each.c[name] for each in tables if name in each.c]
+        targets = {key.column.table.name for column in columns for key in column.foreign_keys}
+        return targets.pop() if len(targets) == 1 else None
 
-    def value(self, schema: dict[str, Any]) -> Any:
-        """A valid value of the field or parameter; a change's is not the one that the row has."""
-        is_change = self.method == "PATCH"
-        schema, number = self.resolve(schema), next(_numbers)
-        kind = schema.get("format") or schema.get("contentMediaType") or schema.get("type")
-        values: dict[str | None, Any] = {
-            "email": f"sample{number}@example.com",
-            "password": PASSWORD,
-            "uuid": f"00000000-0000-4000-8000-{number:012d}",
-            "date": f"2030-01-{number % 28 + 1:02}",
-            "date-time": f"2030-01-02T03:{number % 60:02}:05Z",
-            "integer": within(schema, number),
-            "number": within(schema, number + 0.5),
-            "boolean": not is_change,
-            "array": [],
-            "object": {"sample": number},
-            "application/octet-stream": f"sample {number}".encode(),  # a file
-            "string": f"sample {number}"[: schema.get("maxLength")],
-        }
-        return schema["enum"][-is_change] if "enum" in schema else values[kind]
-
-
-def within(schema: dict[str, Any], number: float) -> float:
-    """The number, or the bound that it is beyond."""
-    least: float = schema.get("minimum", number)
-    most: float = schema.get("maximum", number)
-    return min(max(number, least), most)
-
-
-def holds(operation: Operation, answer: httpx.Response) -> None:
-    """Hold an answer against the document: its status is declared, a failure has the one form."""
-    status = answer.status_code
-    assert str(status) in operation.spec["responses"], (operation, status, answer.text[:300])
-    assert answer.headers["x-request-id"]
-    if status >= 400:
-        problem = answer.json()
-        assert answer.headers["content-type"] == "application/problem+json"
-        assert problem.keys() >= FORM
-        assert (problem["status"], problem["title"]) == (status, TITLES[status])
-        assert problem["request_id"] == answer.headers["x-request-id"]
-
-
-def declared(app: FastAPI, name: str) -> dict[str, Any]:
-    """What the tests of the mounted slices say under this name, like `RULES`, together."""
-    modules = {
-        getattr(route.endpoint, "__module__", "") for route in iter_route_contexts(app.routes)
-    }
-    slices = sorted(each.removesuffix(".router") for each in modules if each.endswith(".router"))
-    said: dict[str, Any] = {}
-    for slice_ in slices:  # in an order that all workers of a run share
-        tests = import_module(f"{slice_}.test_{slice_.split('.')[-1]}")
-        said |= getattr(tests, name, {})
-    return said
+    @property
+    def has_twins(self) -> bool:
+        """Whether the table has columns of the body's that no two rows of a caller may share."""
+        table, given = self.table, {each.name for each in self.fields}
+        rules = () if table is None else (*table.constraints, *table.indexes)
+        unique = [
+            rule.columns
+            for rule in rules
+            if isinstance(rule, UniqueConstraint) or (isinstance(rule, Index) and rule.unique)
+        ]
+        return any(
+            {column.name for column in columns if not column.foreign_keys} <= given
+            for columns in unique
+        )
 
 
 def operations(app: FastAPI) -> Iterator[Operation]:
     """All operations of the app, in the order of its document."""
-    document, samples = app.openapi(), declared(app, "SAMPLES")
+    document = app.openapi()
+    places = {(method, path): module for method, path, module in endpoints(app)}
+    hooks = {module: hooks_of(module) for module in set(places.values())}
     for path, methods in document["paths"].items():
         for method in METHODS:
             if method in methods:
-                sample = samples.get(methods[method]["operationId"])
-                yield Operation(method.upper(), path, methods[method], document, sample)
+                of_slice = hooks[places[method.upper(), path]]
+                yield Operation(method.upper(), path, methods[method], document, of_slice)
 
 
 def writes(app: FastAPI) -> list[Operation]:
     """The operations that may change something."""
-    return [each for each in operations(app) if each.method != "GET"]
-
-
-def lists(app: FastAPI) -> list[Operation]:
-    """The operations that give pages of what another operation of the same path makes."""
-    found = list(operations(app))
-    creates = {each.path for each in found if each.method == "POST"}
-    return [e for e in found if "cursor" in e.parameters("query") and e.path in creates]
-
-
-class Sampler:
-    """Calls operations with valid requests, as an admin, making the rows that paths name."""
-
-    def __init__(self, app: FastAPI, caller: Caller) -> None:
-        self.operations = {(each.method, each.path): each for each in operations(app)}
-        self.caller = caller
-
-    async def url(self, operation: Operation) -> str:
-        """The operation's path, about a row that was made for it."""
-        url = operation.path
-        for name in operation.parameters("path"):
-            place = f"/{{{name}}}"
-            made = await self.one(operation.path.partition(place)[0], url.partition(place)[0])
-            url = url.replace(place, f"/{made['id']}")
-        return url
-
-    async def one(self, path: str, url: str) -> dict[str, Any]:
-        """A row of the collection: a new one or, where nobody can make one, the first."""
-        create = self.operations.get(("POST", path))
-        answer = await self.call(create or self.operations["GET", path], url)
-        hint = f"POST {path} refuses its sample: the slice's tests can say SAMPLES"
-        assert answer.is_success, f"{hint}\n{answer.text[:300]}"
-        made: dict[str, Any] = answer.json()
-        return made if create else made["items"][0]
-
-    async def body(self, operation: Operation) -> dict[str, Any] | None:
-        """A valid body, with things in it that only the service can give."""
-        body = operation.sample()
-        return None if body is None else body | await self.given(operation)
-
-    async def given(self, operation: Operation) -> dict[str, Any]:
-        """The fields of a body that only the service can give: a sign-in, and ids of rows."""
-        fields = operation.body.get("properties", {}) if operation.body else {}
-        given: dict[str, Any] = {
-            name: await self.row(table)
-            for name, table in operation.references.items()
-            if table != getattr(operation.table, "name", None)  # or it would never end
-        }
-        if "username" in fields:
-            given["username"] = self.caller.email
-        if "refresh_token" in fields:
-            form = {"username": self.caller.email, "password": PASSWORD}
-            tokens = await self.caller.post("/auth/token", data=form)
-            given["refresh_token"] = tokens.json()["refresh_token"]
-        return given
-
-    async def row(self, table: str) -> int:
-        """The id of a new row to refer to."""
-        ends = (f"/{table}", f"/{table.replace('_', '-')}")
-        posts = [each for each in self.operations.values() if each.method == "POST"]
-        create = next(each for each in posts if each.path.endswith(ends))
-        made: int = (await self.call(create)).json()["id"]
-        return made
-
-    async def call(
-        self, operation: Operation, url: str | None = None, body: Any = None, **headers: str
-    ) -> httpx.Response:
-        """Send a valid request, and hold the answer; `headers` are named with underscores."""
-        url = url or await self.url(operation)
-        body = body or await self.body(operation)
-        sent = {name.replace("_", "-"): value for name, value in headers.items()}
-        content = operation.content(body)
-        if "files" in content:  # the same bytes for the same body
-            sent["Content-Type"] = "multipart/form-data; boundary=sample"
-        answer = await self.caller.request(operation.method, url, headers=sent, **content)
-        holds(operation, answer)
-        return answer
+    return [each for each in operations(app) if each.is_write]

@@ -13,9 +13,11 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
 
 import service
+from kernel.data.schema import upgrade_schema
 from kernel.settings import ROOT, Settings
+from kernel.testing.walking import Walk
+from kernel.tests.articles import router as articles
 from kernel.tests.peelings import router as peelings
-from kernel.tests.peelings.models import Peeling
 
 IMPORTED = "from features.peelings import router as peelings\n"
 MOUNTED = "    app.include_router(peelings.router)\n"
@@ -28,14 +30,29 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-async def create_table(url: str) -> None:
-    """Make the table of the tests' slice, in a migrated database."""
+def create_walked_app(settings: Settings) -> FastAPI:
+    """The same, with a slice behind it that a foreign team could have written."""
+    app = create_app(settings)
+    app.include_router(articles.router)
+    return app
+
+
+OWN_TABLES = ("peelings", "articles", "sections", "tags", "article_tags")
+"""The tables that no migration makes."""
+
+WALK = Walk(create_walked_app, ("kernel.tests.peelings", "kernel.tests.articles"))
+"""What walks walk over here: the operations of the tests' own slices, and of no other one."""
+
+
+async def migrate(url: str) -> None:
+    """Make the service's tables, and those of the tests' slices."""
+    await upgrade_schema(url)
     engine = create_async_engine(
         "postgresql+asyncpg://", async_creator=lambda *_, **__: asyncpg.connect(url)
     )
+    ours = [SQLModel.metadata.tables[name] for name in OWN_TABLES]
     async with engine.begin() as connection:
-        tables = [SQLModel.metadata.tables[Peeling.__tablename__]]
-        await connection.run_sync(SQLModel.metadata.create_all, tables)
+        await connection.run_sync(SQLModel.metadata.create_all, ours)
     await engine.dispose()
 
 

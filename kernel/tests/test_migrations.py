@@ -40,14 +40,13 @@ from kernel.data.schema import BrokenHistory, find_heads, migration_config, new_
 from kernel.testing.history import (
     REVISIONS,
     empty_database,
-    make_tables,
     migrate,
     query,
     shape,
-    tables_of_tests,
 )
 from kernel.testing.migrations import untrue
 from kernel.testing.steps import unsafe_steps
+from kernel.tests.app import OWN_TABLES
 from kernel.tests.processes import checkout_in, until
 
 OTHERS = """
@@ -61,9 +60,9 @@ STEPS = """
 
 @pytest.fixture
 async def url(database):
-    """A migrated database, without the tests' own table, which would be in the way back."""
+    """A migrated database, without the tests' own tables, which would be in the way back."""
     async with database() as url:
-        await query(url, "DROP TABLE IF EXISTS peelings")
+        await query(url, f"DROP TABLE {', '.join(OWN_TABLES)}")
         yield url
 
 
@@ -71,7 +70,6 @@ async def url(database):
 async def still(database):
     """A migrated database that stays as it is, with the tests' own table, as the models have."""
     async with database() as url:
-        await make_tables(url, tables_of_tests())
         yield url
 
 
@@ -243,8 +241,9 @@ def grow(tree: Path, url: str) -> None:
         colour: Colour = Field(sa_type=EnumType(Colour, native_enum=False, length=20))
         user_id: int = Field(foreign_key="users.id", sa_type=BigInteger)
 
-    for each in [each for each in SQLModel.metadata.sorted_tables if each.name == "peelings"]:
-        SQLModel.metadata.remove(each)  # no migration makes it
+    for own in OWN_TABLES:  # which no migration makes
+        if own in SQLModel.metadata.tables:
+            SQLModel.metadata.remove(SQLModel.metadata.tables[own])
     # The hooks that format a new migration are found beside the interpreter.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     config = Config(toml_file=tree / "pyproject.toml")

@@ -168,6 +168,16 @@ async def test_a_service_does_not_take_others(basic, alice):
     assert (await basic.post("/who")).status_code == 401
 
 
+async def test_the_document_tells_where_tokens_are_had_wherever_that_is_mounted(settings):
+    for prefix in ("", "/v1"):
+        app = build_app(settings, name="X", version="1", credentials=[service.auth.BEARER])
+        app.include_router(service.auth.router, prefix=prefix)
+        (scheme,) = app.openapi()["components"]["securitySchemes"].values()
+        url = f"/{scheme['flows']['password']['tokenUrl']}"
+        assert url == f"{prefix}/auth/token"
+        assert "post" in app.openapi()["paths"][url]
+
+
 # The name.
 
 
@@ -250,6 +260,7 @@ async def test_a_router_may_have_errors_of_another_form(mount, root_path):
             404: await client.get("/shop/3"),
             422: await client.get("/shop/1_0"),
             401: await client.post("/shop"),
+            413: await client.post("/shop", content=b"x" * 2**21),
         }
         for status, answer in answers.items():
             assert answer.status_code == status

@@ -15,7 +15,8 @@ from pydantic import BaseModel
 from kernel.fast.planning import Unplanned, steps_of
 from kernel.http.router import Router
 from kernel.settings import Settings
-from kernel.testing.operations import Sampler, operations
+from kernel.testing.operations import operations
+from kernel.testing.sampler import Sampler
 from kernel.tests.app import create_app
 
 APP = create_app(Settings(_env_file=None))

@@ -436,7 +436,7 @@ def test_slices_of_every_type_pass_all_tests(tree):
     works(tree, "ruff", "format", "--check")
     works(tree, "mypy", ".")
     works(tree, "pytest", "-q")
-    walks = [f"kernel/tests/test_{name}.py" for name in WALKS]
+    walks = [f"tests/test_{name}.py" for name in WALKS]
     ours = ["-k", " or ".join(map(singular, SLICES)), "-m", "slow or not slow"]
     said = works(tree, "pytest", "-q", *walks, *ours)
     assert int(re.findall(r"(\d+) passed", said)[0]) > 300
@@ -472,7 +472,7 @@ def test_what_remains_without_a_slice_works(tmp_path):
         works(tree, "ruff", "check")
         works(tree, "mypy", ".")
         # What walks over every slice walks once: without another one it finds nothing new.
-        walks = [f"--ignore=kernel/tests/test_{walk}.py" for walk in WALKS] if report else []
+        walks = [f"--ignore=tests/test_{walk}.py" for walk in WALKS] if report else []
         _, output, _ = python(tree, "pytest", "-q", *walks)
         report[name] = output.splitlines()[-1]
         sys.stdout.write(f"without {name}: {report[name]}\n{output[-20000:]}")

@@ -22,7 +22,9 @@ from anyio import to_thread
 from features.auth.handlers.access import TokenSigner
 from kernel.settings import ROOT, Settings
 from kernel.testing.callers import PASSWORD
-from kernel.testing.operations import Sampler, operations
+from kernel.testing.operations import operations
+from kernel.testing.sampler import Sampler
+from kernel.testing.schemas import dig
 from kernel.tests.app import create_app
 from kernel.tests.processes import checkout_in, serve
 
@@ -90,11 +92,14 @@ async def rows_to_refer_to(service, sql):
     caller.user_id, caller.email = TESTER, EMAIL
     sampler = Sampler(APP, caller)
     await sql.fetch(COUNT_FROM, TESTER + 1)
-    bodies = {each: await sampler.given(each) for each in OPERATIONS if each.references}
+    bodies = {each: await sampler.body(each) for each in OPERATIONS if each.references}
     await sql.fetch(COUNT_FROM, 1)
     for table in {"users"}.union(*(each.references.values() for each in bodies)):
         await sql.execute(KEEP % table)
-    return {str(operation): given for operation, given in bodies.items()}
+    return {
+        str(operation): {field.name: dig(body, field.path) for field in operation.references}
+        for operation, body in bodies.items()
+    }
 
 
 async def test_no_request_that_is_made_up_from_the_document_breaks_its_word(target, tmp_path):

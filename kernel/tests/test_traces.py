@@ -4,7 +4,7 @@ import pytest
 
 from kernel.data.driver import Connection
 from kernel.data.traces import Trace, trace_of
-from kernel.testing.operations import Sampler, operations
+from kernel.testing.operations import operations
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_what_may_stay_is_found(sql, trace):
     assert trace_of(sql) is trace
 
 
-async def test_no_statement_of_the_service_costs_a_reset(app, admin, monkeypatch):
+async def test_no_statement_of_the_service_costs_a_reset(app, admin, sampler, monkeypatch):
     """A reset is one more wait for the database: what the service sends is known to need none."""
     left = []
     clean = Connection.clean
@@ -100,7 +100,6 @@ async def test_no_statement_of_the_service_costs_a_reset(app, admin, monkeypatch
         await clean(connection)
 
     monkeypatch.setattr(Connection, "clean", note)
-    sampler = Sampler(app, admin)
     for operation in operations(app):
         key = {} if operation.method == "GET" else {"Idempotency_Key": operation.name}
         assert (await sampler.call(operation, **key)).is_success

@@ -13,7 +13,8 @@ from kernel.dev.embedded import server
 from kernel.http.problems import Problem
 from kernel.settings import Settings
 from kernel.testing.callers import Caller
-from kernel.testing.operations import Sampler, writes
+from kernel.testing.operations import writes
+from kernel.testing.sampler import Sampler
 from kernel.tests.app import create_app
 from kernel.tests.faults.proxy import Fault, Proxy
 from kernel.tests.processes import until

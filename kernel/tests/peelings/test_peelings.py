@@ -1,5 +1,3 @@
-import service
-
 RULES = {
     "create_peeling": "signed_in",
     "list_peelings": "signed_in",
@@ -21,6 +19,7 @@ async def test_a_peeling_is_a_row_like_any_other(alice):
     assert (await alice.get("/peelings")).json()["items"] == []
 
 
-def test_the_service_itself_has_no_peelings(settings):
-    paths = service.create_app(settings).openapi()["paths"]
-    assert [path for path in paths if "peelings" in path] == []
+async def test_a_user_with_peelings_cannot_be_deleted(admin, bob):
+    await bob.post("/peelings", json={"title": "Bob's"})
+    refused = await admin.delete(f"/users/{bob.user_id}")
+    assert (refused.status_code, refused.json()["fields"]) == (409, ["owner_id"])

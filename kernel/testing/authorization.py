@@ -1,0 +1,130 @@
+"""A walk: who may do what. Every operation and every kind of caller.
+
+Each slice's tests say the rule of every operation: `RULES = {"create_item": "signed_in"}`.
+"""
+
+from typing import Any
+
+import httpx
+import pytest
+import time_machine
+from fastapi import FastAPI
+
+from kernel.testing.callers import Caller
+from kernel.testing.fixtures import Connection, Serve, SignUp
+from kernel.testing.operations import Operation
+from kernel.testing.sampler import Sampler, holds
+from kernel.testing.upstreams import Upstreams
+from kernel.testing.walking import Walk, every
+
+Outcomes = dict[str, Any]
+OPEN = {"nobody": 2, "owner": 2, "other": 2, "admin": 2, "key": 2, "expired": 2, "deactivated": 2}
+SIGNED_IN = OPEN | {"nobody": 401, "expired": 401, "deactivated": 401}
+# What each caller gets under a rule: a status, or 2 for any success. `owner` has made the row that
+# the path names, and `key` is an API key of the owner.
+OUTCOMES: dict[str, Outcomes] = {
+    "open": OPEN,
+    "signed_in": SIGNED_IN,
+    "owner_or_admin": SIGNED_IN | {"other": 404},
+    "owner": SIGNED_IN | {"other": 404, "admin": 404},
+    "admin": SIGNED_IN | {"owner": 403, "other": 403, "key": 403},
+}
+ADVICE = f"one of {', '.join(OUTCOMES)}, or a dict of outcomes"
+
+
+class Cast:
+    """One caller of each kind, by its name in the table, and further ones by their role."""
+
+    def __init__(self, owner: Caller, admin: Caller, sign_up: SignUp) -> None:
+        self.owner, self.admin, self._sign_up = owner, admin, sign_up
+        self.headers: dict[str, Any] = {"owner": owner.headers, "admin": admin.headers}
+
+    async def of(self, kind: str) -> Any:
+        """The headers of a caller of this kind, or of this role."""
+        if kind not in self.headers:
+            self.headers[kind] = (await self._sign_up(kind.title(), kind)).headers
+        return self.headers[kind]
+
+
+@pytest.fixture
+async def cast(
+    app: FastAPI, sign_up: SignUp, client: httpx.AsyncClient, sql: "Connection[Any]"
+) -> Cast:
+    owner, deactivated = await sign_up("Owner"), await sign_up("Deactivated")
+    await sql.execute("UPDATE users SET is_active = false WHERE id = $1", deactivated.user_id)
+    cast = Cast(owner, await sign_up("Admin", "admin"), sign_up)
+    with time_machine.travel("2020-01-01"):
+        expired = await sign_up("Expired")
+    cast.headers |= {
+        "nobody": client.headers,
+        "other": (await sign_up("Other")).headers,
+        "expired": expired.headers,
+        "deactivated": deactivated.headers,
+    }
+    if "/keys" in app.openapi()["paths"]:
+        key = (await owner.post("/keys", json={"name": "Robot"})).json()["key"]
+        cast.headers["key"] = {"X-API-Key": key}
+    return cast
+
+
+def outcomes(operation: Operation, hook: str = "RULES") -> Outcomes:
+    """What each kind of caller gets, by the operation's rule."""
+    rule: Any = operation.hook(hook)
+    own: Outcomes = {}
+    if isinstance(rule, dict):
+        own = {kind: expected for kind, expected in rule.items() if kind != "like"}
+        rule = rule.get("like")
+    if rule is None and own.keys() >= OPEN.keys():
+        return own
+    advice = operation.advise(hook, f'"signed_in"  # {ADVICE}')
+    assert rule is not None, f"{operation.title} has no rule: {advice}"
+    assert rule in OUTCOMES, f"{operation.title} is under no rule {rule!r}: {advice}"
+    return OUTCOMES[rule] | own
+
+
+def outside_dev(operation: Operation) -> bool:
+    return operation.hook("RULES_OUTSIDE_DEV") is not None
+
+
+@every()
+def test_each_operation_has_its_rule(operation: Operation) -> None:
+    assert outcomes(operation)
+
+
+def test_each_rule_has_its_operation(walk: Walk) -> None:
+    assert walk.strays("RULES", "RULES_OUTSIDE_DEV") == []
+
+
+@every()
+async def test_a_caller_gets_what_the_rule_says(
+    app: FastAPI, client: httpx.AsyncClient, cast: Cast, upstreams: Upstreams, operation: Operation
+) -> None:
+    await obeys(app, client, cast, operation, "RULES")
+
+
+@every(outside_dev)
+async def test_a_caller_gets_what_the_rule_says_outside_dev(
+    app: FastAPI, serve: Serve, cast: Cast, upstreams: Upstreams, operation: Operation
+) -> None:
+    async with serve(env="prod") as client:
+        await obeys(app, client, cast, operation, "RULES_OUTSIDE_DEV")
+
+
+async def obeys(
+    app: FastAPI, client: httpx.AsyncClient, cast: Cast, operation: Operation, hook: str
+) -> None:
+    """Let each kind of caller try, each with a row that was made for it."""
+    sampler, wrong = Sampler(app, cast.owner, cast.admin), []
+    for kind, expected in outcomes(operation, hook).items():
+        if kind == "key" and kind not in cast.headers:
+            continue  # a service without API keys
+        request = await sampler.prepare(operation)
+        arguments = request.arguments()
+        arguments["headers"] |= dict(await cast.of(kind))
+        answer = await client.request(operation.method, request.url, **arguments)
+        holds(operation, answer)
+        if expected not in (answer.status_code, 2 * answer.is_success):
+            wanted = "success" if expected == 2 else expected
+            wrong.append(f"{kind}: expected {wanted}, got {answer.status_code} {answer.text[:150]}")
+    told = operation.advise(hook, f"...  # {ADVICE}")
+    assert not wrong, "\n".join([f"{operation.title} does not keep to its rule.", *wrong, told])

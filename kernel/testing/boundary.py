@@ -1,0 +1,280 @@
+"""A walk: what every write has, whatever it does.
+
+COMMIT is believed, a repeated key is answered again, a dry run changes nothing, and of changes of
+one version one wins.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+
+from kernel.testing.asking import told
+from kernel.testing.fixtures import TABLES, Connection, Rows, SignUp
+from kernel.testing.operations import Operation
+from kernel.testing.sampler import Request, Sampler
+from kernel.testing.walking import every
+
+CurrentTag = Callable[[Request], Awaitable[str]]
+REFUSE = """
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE 'refused at COMMIT' USING ERRCODE = '23503'; END $$
+"""
+KEPT = "SELECT count(*) FROM idempotency_keys"
+# None of them is 1 to 255 visible characters, bare or quoted.
+KEYS = ["", " ", '""', '"', "x" * 256, f'"{"x" * 256}"', "a b", "\u00fc", "a\x7f", '"a"b"', '"a']
+UNKNOWN = {"unknown": "x"}
+
+
+def is_write(operation: Operation) -> bool:
+    return operation.is_write
+
+
+def is_change(operation: Operation) -> bool:
+    return operation.is_write and operation.method != "POST"
+
+
+def can_be_wrong(operation: Operation) -> bool:
+    return operation.is_write and bool(operation.body or operation.parameters("path"))
+
+
+@pytest.fixture
+async def refuse_at_commit(
+    sql: "Connection[Any]", tables_aside: set[str]
+) -> AsyncIterator[Callable[[], Awaitable[None]]]:
+    """Make every change of any row fail, but not before COMMIT."""
+    tables = [name for (name,) in await sql.fetch(TABLES) if name not in tables_aside]
+
+    async def refuse() -> None:
+        await sql.execute(REFUSE)
+        for table in tables:
+            await sql.execute(
+                f'CREATE CONSTRAINT TRIGGER refuse AFTER INSERT OR UPDATE OR DELETE ON "{table}"'
+                " DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()"
+            )
+
+    yield refuse
+    await sql.execute("DROP FUNCTION IF EXISTS refuse() CASCADE")
+
+
+async def writes_rows(sampler: Sampler, rows: Rows, operation: Operation) -> bool:
+    """Whether a valid request changes any row, unlike one that only computes."""
+    request = await sampler.prepare(operation)
+    before = await rows()
+    await sampler.send(request)
+    return await rows() != before
+
+
+@every(is_write)
+async def test_a_valid_request_succeeds(sampler: Sampler, operation: Operation) -> None:
+    await sampler.succeed(operation)
+
+
+@every(is_write)
+async def test_a_refusal_at_commit_is_no_success(
+    sampler: Sampler,
+    rows: Rows,
+    refuse_at_commit: Callable[[], Awaitable[None]],
+    operation: Operation,
+) -> None:
+    is_refused = await writes_rows(sampler, rows, operation)
+    request = await sampler.prepare(operation)
+    await refuse_at_commit()
+    before = await rows()
+    answer = await sampler.send(request)
+    assert await rows() == before, told(request, answer, "no change after a refused COMMIT")
+    expected = "409, since COMMIT was refused" if is_refused else "success, since it writes nothing"
+    is_right = answer.status_code == 409 if is_refused else answer.is_success
+    assert is_right, told(request, answer, expected)
+
+
+@every(is_write)
+async def test_a_repeated_key_is_answered_again_byte_for_byte_and_done_once(
+    sampler: Sampler, rows: Rows, operation: Operation
+) -> None:
+    request = await sampler.prepare(operation)
+    first = await sampler.send(request, Idempotency_Key="a-key")
+    after = await rows()
+    again = await sampler.send(request, Idempotency_Key='"a-key"')
+    assert first.is_success, told(request, first, "success with a key")
+    assert "idempotent-replayed" not in first.headers, operation.title
+    assert await rows() == after, told(request, again, "no second change with the same key")
+    if operation.answers_with_a_secret:
+        assert again.status_code == 409, told(request, again, "409: a secret is not kept")
+    else:
+        assert again.headers["idempotent-replayed"] == "true", told(request, again, "a replay")
+        own = {"x-request-id", "server-timing", "idempotent-replayed"}
+        is_same = (again.status_code, again.content) == (first.status_code, first.content)
+        is_same &= without(again, own) == without(first, own)
+        assert is_same, told(request, again, f"the same as before: {first.status_code}")
+
+
+def without(answer: httpx.Response, names: set[str]) -> dict[str, str]:
+    return {name: value for name, value in answer.headers.items() if name not in names}
+
+
+@every(is_write)
+async def test_a_key_belongs_to_its_caller_method_path_and_body(
+    sampler: Sampler, sign_up: SignUp, operation: Operation
+) -> None:
+    request = await sampler.prepare(operation)
+    first = await sampler.send(request, Idempotency_Key="a-key")
+    assert first.is_success, told(request, first, "success with a key")
+    others = [replace(request, params={**request.params, "x": "1"})]
+    if request.body:
+        empty = [None] if isinstance(request.body, list) else dict.fromkeys(request.body)
+        others.append(request.with_body(empty))
+    for other in others:
+        answer = await sampler.send(other, Idempotency_Key="a-key")
+        expected = "422: the key has been used for another request"
+        assert answer.status_code == 422, told(request, answer, expected)
+        problem = answer.json()
+        is_told = "Idempotency-Key" in problem["message"] and "errors" not in problem
+        assert is_told, told(request, answer, expected)
+    another = Sampler(sampler.caller.app, await sign_up("Another", "admin"))
+    theirs = await another.send(await another.prepare(operation), Idempotency_Key="a-key")
+    is_theirs = "idempotent-replayed" not in theirs.headers
+    assert is_theirs, told(request, theirs, "no replay of somebody else's answer")
+
+
+@every(can_be_wrong)
+async def test_a_failure_is_not_kept(
+    sampler: Sampler, sql: "Connection[Any]", operation: Operation
+) -> None:
+    request = await sampler.prepare(operation)
+    failing = request.with_body(UNKNOWN) if operation.body else nowhere(request)
+    failure = await sampler.send(failing, Idempotency_Key="a-key")
+    is_failure = failure.status_code in ((422,) if operation.body else (404, 422))
+    assert is_failure, told(request, failure, "422 for an unknown field or a key that is none")
+    assert await sql.fetchval(KEPT) == 0, f"{operation.title} has kept a failure for its key"
+    answer = await sampler.send(request, Idempotency_Key="a-key")
+    assert answer.is_success, told(request, answer, "success, with the key of a failure")
+
+
+def nowhere(request: Request) -> Request:
+    """The request about a row that no key names."""
+    last = list(request.operation.parameters("path"))[-1]
+    return replace(request, path=request.with_key(last, "0x").partition("?")[0])
+
+
+@every(is_write)
+async def test_a_key_that_is_not_visible_characters_is_refused(
+    sampler: Sampler, operation: Operation
+) -> None:
+    request = await sampler.prepare(operation)
+    arguments = request.arguments()
+    for key in KEYS:
+        headers = [*arguments["headers"].items(), (b"Idempotency-Key", key.encode("latin-1"))]
+        sent = arguments | {"headers": [(as_bytes(n), as_bytes(value)) for n, value in headers]}
+        answer = await sampler.caller.request(operation.method, request.url, **sent)
+        is_refused = (answer.status_code, answer.json()["error"]) == (400, "bad_request")
+        assert is_refused, told(request, answer, "400", f"Idempotency-Key: {key}")
+
+
+def as_bytes(text: str | bytes) -> bytes:
+    return text.encode("latin-1") if isinstance(text, str) else text
+
+
+@every(is_write)
+async def test_a_dry_run_answers_as_if_and_changes_nothing(
+    sampler: Sampler, rows: Rows, sql: "Connection[Any]", operation: Operation
+) -> None:
+    request = await sampler.prepare(operation)
+    before = await rows()
+    rehearsal = await sampler.send(
+        request, Prefer="return=minimal, TX=rollback", Idempotency_Key="a-key"
+    )
+    assert rehearsal.is_success, told(request, rehearsal, "success of a dry run")
+    assert rehearsal.headers["preference-applied"] == "tx=rollback", operation.title
+    assert await rows() == before, told(request, rehearsal, "no change by a dry run")
+    assert await sql.fetchval(KEPT) == 0, f"{operation.title} has kept the key of a dry run"
+    real = await sampler.send(request, Prefer="return=minimal", Idempotency_Key="a-key")
+    expected = f"{rehearsal.status_code}, as the dry run"
+    assert real.status_code == rehearsal.status_code, told(request, real, expected)
+    assert "preference-applied" not in real.headers, operation.title
+    another = await sampler.send(request, Prefer="tx=rollback", Idempotency_Key="a-key")
+    is_run = "idempotent-replayed" not in another.headers
+    assert is_run, told(request, another, "a dry run, and no replay")
+
+
+@every(is_write)
+async def test_a_dry_run_checks_what_commit_would_check(
+    sampler: Sampler,
+    rows: Rows,
+    refuse_at_commit: Callable[[], Awaitable[None]],
+    operation: Operation,
+) -> None:
+    is_refused = await writes_rows(sampler, rows, operation)
+    request = await sampler.prepare(operation)
+    await refuse_at_commit()
+    answer = await sampler.send(request, Prefer="tx=rollback")
+    expected = "409, as COMMIT would give" if is_refused else "success, since it writes nothing"
+    is_right = answer.status_code == 409 if is_refused else answer.is_success
+    assert is_right, told(request, answer, expected)
+
+
+# Versions.
+
+
+@pytest.fixture
+def current_tag(sampler: Sampler, sql: "Connection[Any]") -> CurrentTag:
+    """The ETag of the row that a request is about: what a GET of its path says, or the version of
+    the newest row of the path's table, or that of any new row."""
+
+    async def current_tag(request: Request) -> str:
+        operation = request.operation
+        get, table = sampler.operations.get(("GET", operation.path)), operation.table
+        if get and "ETag" in get.success.get("headers", {}):
+            tag: str = (await sampler.caller.get(request.path)).headers["etag"]
+            return tag
+        if table is None or "version" not in table.c:
+            return '"1"'
+        newest = f'SELECT version FROM "{table.name}" ORDER BY id DESC LIMIT 1'
+        return f'"{await sql.fetchval(newest)}"'
+
+    return current_tag
+
+
+@every(is_change)
+async def test_a_stale_tag_changes_nothing(
+    sampler: Sampler, rows: Rows, current_tag: CurrentTag, operation: Operation
+) -> None:
+    request = await sampler.prepare(operation)
+    tag = await current_tag(request)
+    before = await rows()
+    for tags in ('"0"', '"0", "99"', f"W/{tag}", tag.strip('"'), "", tag.rstrip('"')):
+        answer = await sampler.send(request, If_Match=tags)
+        is_stale = (answer.status_code, answer.json()["error"]) == (412, "precondition_failed")
+        assert is_stale, told(request, answer, "412", f"If-Match: {tags}")
+    assert await rows() == before, f"{operation.title} has changed rows behind a stale tag"
+
+
+@every(is_change)
+@pytest.mark.parametrize("tags", ["{tag}", '"0", {tag}', "*", 'W/"0",{tag}'])
+async def test_a_matching_tag_lets_the_change_through(
+    sampler: Sampler, current_tag: CurrentTag, operation: Operation, tags: str
+) -> None:
+    request = await sampler.prepare(operation)
+    tags = tags.format(tag=await current_tag(request))
+    answer = await sampler.send(request, If_Match=tags)
+    assert answer.is_success, told(request, answer, "success", f"If-Match: {tags}")
+
+
+@every(is_change)
+async def test_of_many_changes_of_one_version_exactly_one_wins(
+    sampler: Sampler, current_tag: CurrentTag, operation: Operation
+) -> None:
+    request = await sampler.prepare(operation)
+    tag = await current_tag(request)
+    changes = [request.with_body(await sampler.body(operation)) for _ in range(16)]
+    answers = await asyncio.gather(*[sampler.send(change, If_Match=tag) for change in changes])
+    statuses = sorted(answer.status_code for answer in answers)
+    lost = {404, 412} if operation.method == "DELETE" else {412}
+    anyway = await sampler.send(request)
+    if not anyway.is_success:  # what cannot be done twice fails for its own reason
+        lost.add(anyway.status_code)
+    is_one = statuses[0] in (200, 204) and set(statuses[1:]) <= lost
+    assert is_one, told(request, answers[0], f"one success, others {lost}, and not {statuses}")

@@ -1,0 +1,322 @@
+"""A walk: what a client sends, right or wrong, meets the same rules in every operation.
+
+Whatever is asked here, the answer is also held against the document: its status is declared, and
+a failure has the one form. Fields are those of nested objects, too, of lists and of envelopes.
+"""
+
+import gzip
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlencode
+
+import httpx
+import pytest
+
+from kernel.testing.asking import (  # noqa: F401  # fixtures of the modules that import all of this
+    AT_ONCE,
+    all_of,
+    password_hash,
+    quoted,
+    running_app,
+    told,
+)
+from kernel.testing.fixtures import Ask, Connection, Rows
+from kernel.testing.hostile import INJECTIONS, documents, fragments, texts
+from kernel.testing.operations import Operation
+from kernel.testing.sampler import Request, Sampler
+from kernel.testing.schemas import Field, Place, drop, put, written
+from kernel.testing.walking import Walk, every
+
+FORM = "application/x-www-form-urlencoded"
+COLUMNS = """
+    SELECT DISTINCT column_name FROM information_schema.columns
+    WHERE table_schema = 'public' AND table_name NOT IN ('alembic_version', 'idempotency_keys')
+"""
+
+
+def has_parameters(operation: Operation) -> bool:
+    return bool(operation.parameters("path") or operation.parameters("query"))
+
+
+def has_fields(operation: Operation) -> bool:
+    """Whether it takes JSON or a form without files."""
+    return operation.is_json or operation.media_type == FORM
+
+
+def is_document(operation: Operation) -> bool:
+    return operation.is_json
+
+
+async def lists_are_whole(walk: Walk, sampler: Sampler, ask: Ask) -> None:
+    """A row that cannot be read would break every list that it is in."""
+    for operation in walk.operations:
+        if operation.is_list:
+            request = await sampler.prepare(operation)
+            answer = await ask(request, request.with_query("limit", "100"))
+            assert answer.status_code == 200, told(request, answer, "200, a list that is whole")
+
+
+# Hostile values.
+
+
+@every(has_parameters)
+async def test_no_parameter_breaks_an_operation(
+    walk: Walk, sampler: Sampler, ask: Ask, operation: Operation
+) -> None:
+    request = await sampler.prepare(operation)
+    urls = [
+        request.with_query(name, quoted(text))
+        for name, schema in operation.parameters("query").items()
+        for text in texts(schema.get("maxLength"))
+    ]
+    for name in operation.parameters("path"):
+        # An empty one, or one with a slash, makes another path.
+        urls += [
+            request.with_key(name, quoted(text)) for text in texts(None) if "/" not in text > ""
+        ]
+    answers = await all_of([ask(request, each) for each in urls])
+    assert len(answers) >= 40
+    await lists_are_whole(walk, sampler, ask)
+
+
+@pytest.mark.slow
+@every(has_fields)
+async def test_no_value_of_a_field_breaks_an_operation(
+    walk: Walk, sampler: Sampler, ask: Ask, operation: Operation
+) -> None:
+    request = await sampler.prepare(operation)
+    hostile = texts if operation.is_form else fragments
+    requests = [
+        await with_value(sampler, request, field, value)
+        for field in operation.fields
+        for value in hostile(field.schema.get("maxLength"))
+    ]
+    answers = await all_of([ask(each) for each in requests])
+    assert len(answers) >= 40 * bool(operation.fields)
+    await lists_are_whole(walk, sampler, ask)
+
+
+async def with_value(sampler: Sampler, request: Request, field: Field, value: str) -> Request:
+    """The request with this value in the field, and valid ones in the others."""
+    operation = request.operation
+    body = await sampler.body(operation)
+    for companion in companions(operation, field):
+        path = (*field.path[:-1], companion.name)
+        body = put(body, path, operation.value(companion.schema))
+    if operation.is_form:
+        form = {**body, field.name: value.encode(errors="surrogatepass")}
+        return request.with_raw(urlencode(form).encode())
+    return request.with_raw(written(body, field.path, value))
+
+
+def companions(operation: Operation, field: Field) -> Iterator[Field]:
+    """The fields that have to be there when this one is."""
+    for place in operation.places:
+        if place.path == field.path[:-1]:
+            names = place.schema.get("dependentRequired", {}).get(field.name, [])
+            paths = {(*place.path, name) for name in names}
+            yield from (each for each in operation.fields if each.path in paths)
+
+
+@every(is_document)
+async def test_no_document_breaks_an_operation(
+    sampler: Sampler, ask: Ask, rows: Rows, operation: Operation
+) -> None:
+    request = await sampler.prepare(operation)
+    before = await rows()
+    for document in wrong_documents(request):
+        spent = time.process_time()
+        answer = await ask(request.with_raw(document))
+        spent = time.process_time() - spent
+        assert spent < 0.5, told(request, answer, "less than 0.5 s of CPU", document)  # 1.3 once
+        refused = answer.status_code in (400, 413, 415, 422)
+        assert refused, told(request, answer, "400, 413, 415 or 422", document)
+    assert await rows() == before, f"{operation.title} has changed rows for a wrong document"
+
+
+def wrong_documents(request: Request) -> Iterator[bytes]:
+    """Documents that the operation does not take, and the same in place of each inner object."""
+    operation = request.operation
+    places = operation.places or [Place((), {"properties": {"no_field": {}}})]
+    for place in places if places[0].path == () else [Place((), {}), *places]:
+        name = next(iter(place.schema.get("properties", {})), "no_field")
+        for document in documents(name):
+            if not place.path and not is_taken(operation, document):
+                yield document
+            elif place.path and document.strip() not in (b"", b"null"):  # which may be right there
+                yield written(request.body, place.path, document)
+
+
+def is_taken(operation: Operation, document: bytes) -> bool:
+    """Whether a list may be empty, or an object have nothing in it."""
+    schema = operation.body or {}
+    return document == b"[]" and schema.get("type") == "array" and not schema.get("minItems")
+
+
+@every(has_fields)
+async def test_a_body_of_another_kind_is_refused(
+    sampler: Sampler, ask: Ask, rows: Rows, operation: Operation
+) -> None:
+    request = await sampler.prepare(operation)
+    body = request.body
+    content = (urlencode(body) if operation.is_form else json.dumps(body)).encode()
+    before = await rows()
+    kinds = ("text/plain", "application/xml", "application/json+x", "", ";", "a" * 5000)
+    wrong = [request.with_raw(content, kind) for kind in kinds]
+    zipped = {**request.headers, "Content-Encoding": "gzip", "Content-Type": operation.media_type}
+    wrong.append(request.with_raw(b" " * 1024 * 1025, "application/json"))
+    answers = [await ask(each) for each in wrong]
+    answers.append(await ask(request.with_raw(content), headers=dict(request.headers)))
+    answers.append(await ask(request.with_raw(gzip.compress(content)), headers=zipped))
+    for answer in answers:
+        refused = answer.status_code in {400, 413, 415, 422}
+        assert refused, told(request, answer, "400, 413, 415 or 422 for a body of another kind")
+    assert await rows() == before, f"{operation.title} has changed rows for a body of another kind"
+
+
+# Fields.
+
+
+def mistakes(request: Request) -> Iterator[tuple[Field, Any]]:
+    """A field, and the body without it, if it has to be there, or with a null that it cannot be,
+    of which a form has none."""
+    for field in request.operation.fields:
+        if field.is_required:
+            yield field, drop(request.body, field.path)
+        if not field.takes_null and not request.operation.is_form:
+            yield field, put(request.body, field.path, None)
+
+
+def needs_something(operation: Operation) -> bool:
+    is_form = operation.is_form
+    needed = (field.is_required or not (field.takes_null or is_form) for field in operation.fields)
+    return has_fields(operation) and any(needed)
+
+
+@every(needs_something)
+async def test_a_required_field_is_there_and_is_not_null(
+    sampler: Sampler, ask: Ask, rows: Rows, operation: Operation
+) -> None:
+    request = await sampler.prepare(operation)
+    before = await rows()
+    for field, mistaken in mistakes(request):
+        answer = await ask(request.with_body(mistaken))
+        expected = f"422 that names {field.name}, which is missing or null"
+        assert answer.status_code == 422, told(request, answer, expected)
+        is_named = field.name in str(answer.json()["errors"][0]["loc"])
+        assert is_named, told(request, answer, expected)
+    assert await rows() == before, f"{operation.title} has changed rows for a body that it refused"
+
+
+@every(is_document)
+async def test_a_column_that_is_not_the_clients_cannot_be_set(
+    sampler: Sampler, ask: Ask, rows: Rows, sql: "Connection[Any]", operation: Operation
+) -> None:
+    columns = {row[0] for row in await sql.fetch(COLUMNS)}
+    request = await sampler.prepare(operation)
+    before = await rows()
+    for place in operation.places:
+        foreign = columns - place.schema["properties"].keys()
+        assert place.path or foreign >= {"id", "version", "created_at"}, operation.title
+        for column in (*foreign, "is_admin", "__class__", "model_config"):
+            body = put(request.body, (*place.path, column), 1)
+            answer = await ask(request.with_body(body))
+            expected = f"422: no field {column} in {place.path or 'the body'}"
+            assert answer.status_code == 422, told(request, answer, expected)
+            kind = answer.json()["errors"][0]["type"]
+            assert kind == "extra_forbidden", told(request, answer, expected)
+    assert await rows() == before, f"{operation.title} has changed rows for a body that it refused"
+
+
+# The database judges.
+
+
+def races(operation: Operation) -> bool:
+    return operation.method == "POST" and operation.is_json and operation.has_twins
+
+
+@every(races)
+async def test_of_racing_twins_exactly_one_is_made(
+    sampler: Sampler, ask: Ask, operation: Operation
+) -> None:
+    for _ in range(5):
+        request = await sampler.prepare(operation)
+        answers = await all_of([ask(request) for _ in range(AT_ONCE)])
+        statuses = sorted(answer.status_code for answer in answers)
+        expected = [201] + [409] * (AT_ONCE - 1)
+        assert statuses == expected, told(request, answers[0], f"{expected}, and not {statuses}")
+
+
+# Injections.
+
+
+@every(has_parameters)
+async def test_no_text_of_a_parameter_becomes_sql(
+    sampler: Sampler, ask: Ask, rows: Rows, operation: Operation
+) -> None:
+    request = await sampler.prepare(operation)
+    before = await rows()
+    filters = [
+        request.with_query(name, quoted(each))
+        for name in operation.parameters("query")
+        for each in INJECTIONS
+    ]
+    keys = [
+        request.with_key(name, quoted(each))
+        for name in operation.parameters("path")
+        for each in INJECTIONS
+    ]
+    for answer in await all_of([ask(request, url) for url in keys]):
+        assert answer.status_code in (404, 422), told(request, answer, "404 or 422")
+    for answer in await all_of([ask(request, url) for url in filters]):
+        expected = "404, 422, or no row for a text that no row has"
+        is_nothing = answer.status_code in (404, 422) or finds_nothing(answer)
+        assert is_nothing, told(request, answer, expected)
+    assert await rows() == before, f"{operation.title} has changed rows for a text in its URL"
+
+
+def finds_nothing(answer: httpx.Response) -> bool:
+    """Whether there are no rows in the answer: neither in itself nor in a page of it."""
+    if not answer.content or "json" not in answer.headers["content-type"]:
+        return not answer.content
+    body = answer.json()
+    lists = [each for each in body.values() if isinstance(each, list)] if body else []
+    return not body or (bool(lists) and not any(lists))
+
+
+@every(has_fields)
+async def test_no_text_of_a_body_becomes_sql(
+    sampler: Sampler, ask: Ask, rows: Rows, operation: Operation
+) -> None:
+    usual = await difference(rows, sampler, operation)
+    request = await sampler.prepare(operation)
+    values = INJECTIONS if operation.is_form else [json.dumps(each) for each in INJECTIONS]
+    sent = [
+        await with_value(sampler, request, field, value)
+        for field in operation.fields
+        for value in values
+    ]
+    before = await rows()
+    answers = await all_of([ask(each) for each in sent])
+    gone, new = compare(before, await rows())
+    done = sum(answer.is_success for answer in answers)
+    limit = (usual[0] * max(done, 1), usual[1] * max(done, 1))
+    assert gone <= limit[0] and new <= limit[1], (  # noqa: PT018  # one thought
+        f"{operation.title} has made {new} rows and ended {gone} for {done} requests with SQL in"
+        f" their texts\nExpected: at most {limit[1]} and {limit[0]}, as for valid requests"
+    )
+
+
+async def difference(rows: Rows, sampler: Sampler, operation: Operation) -> tuple[int, int]:
+    """How many rows a valid request ends and makes; a changed row does both."""
+    request = await sampler.prepare(operation)
+    before = await rows()
+    await sampler.send(request)
+    return compare(before, await rows())
+
+
+def compare(before: dict[str, set[str]], after: dict[str, set[str]]) -> tuple[int, int]:
+    gone = sum(len(before[name] - after[name]) for name in before)
+    return gone, sum(len(after[name] - before[name]) for name in after)

@@ -1,0 +1,92 @@
+"""What a slice's tests tell the walks: names of their module, like `RULES` and `SAMPLES`."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module, util
+from inspect import isawaitable
+from types import ModuleType
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.routing import iter_route_contexts
+
+BY_OPERATION = ("RULES", "RULES_OUTSIDE_DEV", "SAMPLES", "BEFORE", "COSTS", "SKIPS")
+"""The hooks whose keys are operations, by their ids; KEYS has path parameters, UPSTREAMS URLs."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A valid request, where SAMPLES has to give more of it than the JSON body."""
+
+    json: Any = None
+    data: Mapping[str, Any] | None = None
+    files: Mapping[str, bytes] = field(default_factory=dict)
+    params: Mapping[str, Any] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def body(self) -> Any:
+        """The JSON document or, of a form, the fields and files together."""
+        return {**(self.data or {}), **self.files} if self.data or self.files else self.json
+
+
+@dataclass(frozen=True)
+class Hooks:
+    """The hooks of one slice, and the file that has them, or where they are missed."""
+
+    file: str
+    module: ModuleType | None
+
+    def get(self, name: str) -> dict[str, Any]:
+        """What the slice's tests say under this name."""
+        said: dict[str, Any] = getattr(self.module, name, {})
+        return said
+
+    def advise(self, name: str, key: str, value: str) -> str:
+        """What to write where."""
+        return f"{self.file} can say {name} = {{{json.dumps(key)}: {value}}}"
+
+
+def hooks_of(endpoint_module: str) -> Hooks:
+    """The hooks of the slice that the module belongs to: `features.items.router` has them in
+    `features/items/test_items.py`, and `service` in `tests/test_service.py`."""
+    *package, last = endpoint_module.split(".")
+    if not package:
+        return _hooks("tests", last) or Hooks(f"tests/test_{last}.py", None)
+    found = (
+        _hooks(".".join(package[:end]), package[end - 1]) for end in range(len(package), 0, -1)
+    )
+    default = Hooks(f"{'/'.join(package)}/test_{package[-1]}.py", None)
+    return next((each for each in found if each), default)
+
+
+def _hooks(package: str, name: str) -> Hooks | None:
+    module = f"{package}.test_{name}"
+    if util.find_spec(module) is None:
+        return None
+    return Hooks(f"{module.replace('.', '/')}.py", import_module(module))
+
+
+def endpoints(app: FastAPI) -> Iterator[tuple[str, str, str]]:
+    """Method, path and module of every endpoint of the app."""
+    for route in iter_route_contexts(app.routes):
+        module, path = getattr(route.endpoint, "__module__", None), route.path_format
+        if module and path is not None:
+            yield from ((method, path, module) for method in route.methods or ())
+
+
+def all_hooks(app: FastAPI) -> list[Hooks]:
+    """The hooks of all that is mounted, in an order that all workers of a run share."""
+    found = {hooks.file: hooks for module in modules(app) if (hooks := hooks_of(module)).module}
+    return [found[file] for file in sorted(found)]
+
+
+def modules(app: FastAPI) -> set[str]:
+    """The modules with endpoints: the slices' routers, and FastAPI's own for its documents."""
+    return {module for _, _, module in endpoints(app)}
+
+
+async def settle(value: Any) -> Any:
+    """What a hook's callable gives, which may be async."""
+    return await value if isawaitable(value) else value

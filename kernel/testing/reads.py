@@ -1,0 +1,150 @@
+"""A walk: a GET changes nothing, HEAD is its shadow, tags and methods are what is documented."""
+
+import re
+from typing import Any
+
+from kernel.http.openapi import REQUEST_HEADERS
+from kernel.testing.asking import (  # noqa: F401  # fixtures of the modules that import all of this
+    password_hash,
+    running_app,
+    told,
+)
+from kernel.testing.fixtures import TABLES, Ask, Connection
+from kernel.testing.operations import Operation
+from kernel.testing.sampler import Sampler
+from kernel.testing.walking import Walk, every
+
+REFUSE = """
+    CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN RAISE 'a GET wrote'; END $$
+"""
+METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY", "BREW"}
+HEADERS = {"Idempotency-Key", "Prefer", "If-Match", "If-None-Match"}
+
+
+def is_get(operation: Operation) -> bool:
+    return operation.method == "GET"
+
+
+def is_first_of_its_path(operation: Operation) -> bool:
+    first: str = next(iter(operation.document["paths"][operation.path]))
+    return first == operation.method.lower()
+
+
+def takes_a_tag(operation: Operation) -> bool:
+    return "If-None-Match" in operation.parameters("header")
+
+
+def gives_a_tag(operation: Operation) -> bool:
+    return "ETag" in operation.success.get("headers", {})
+
+
+@every(is_get)
+async def test_no_get_writes(
+    sampler: Sampler, ask: Ask, sql: "Connection[Any]", operation: Operation
+) -> None:
+    request = await sampler.prepare(operation)
+    await sql.execute(REFUSE)
+    try:
+        for (table,) in await sql.fetch(TABLES):
+            await sql.execute(
+                f'CREATE TRIGGER refuse BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON "{table}"'
+                " FOR EACH STATEMENT EXECUTE FUNCTION refuse()"
+            )
+        answer = await ask(request)
+    finally:
+        await sql.execute("DROP FUNCTION refuse() CASCADE")
+    assert answer.is_success, told(request, answer, "success, without a change of any row")
+
+
+@every(is_get)
+async def test_head_is_get_without_the_body(sampler: Sampler, operation: Operation) -> None:
+    request = await sampler.prepare(operation)
+    caller, headers = sampler.caller, dict(request.headers)
+    get = await caller.get(request.url, headers=headers)
+    head = await caller.head(request.url, headers=headers)
+    expected = f"HEAD as GET, without a body, and not {head.status_code}"
+    is_alike = (head.status_code, head.content) == (get.status_code, b"")
+    assert is_alike, told(request, get, expected)
+    own = {"x-request-id", "server-timing"}
+    assert get.headers.keys() == head.headers.keys(), operation.title
+    assert {n: v for n, v in get.headers.items() if n not in own} == {
+        n: v for n, v in head.headers.items() if n not in own
+    }, operation.title
+
+
+# Headers. What writes do with theirs is in `boundary`.
+
+
+def test_every_header_of_the_boundary_is_one_that_is_tested(walk: Walk) -> None:
+    def documenting(name: str) -> list[Operation]:
+        return [each for each in walk.operations if name in each.parameters("header")]
+
+    writes = [each for each in walk.operations if each.is_write]
+    assert REQUEST_HEADERS.keys() == HEADERS
+    assert documenting("Idempotency-Key") == documenting("Prefer") == writes
+    assert documenting("If-Match") == [each for each in writes if each.method != "POST"]
+
+
+@every(takes_a_tag)
+async def test_a_get_with_the_current_tag_is_not_modified(
+    sampler: Sampler, ask: Ask, operation: Operation
+) -> None:
+    request = await sampler.prepare(operation)
+    read = await ask(request)
+    tag = read.headers["etag"]
+    assert tag == f'"{read.json()["version"]}"', told(
+        request, read, f"the row's version, not {tag}"
+    )
+    for tags in (tag, f"W/{tag}", f'"0", {tag}', "*"):
+        answer = await ask(request, headers={**request.headers, "If-None-Match": tags})
+        is_known = (answer.status_code, answer.content) == (304, b"")
+        assert is_known, told(request, answer, "304", f"If-None-Match: {tags}")
+        assert answer.headers["etag"] == tag, operation.title
+    for tags in ('"0"', tag.strip('"'), ""):
+        answer = await ask(request, headers={**request.headers, "If-None-Match": tags})
+        is_whole = (answer.status_code, answer.content) == (200, read.content)
+        assert is_whole, told(request, answer, "200 with the row", f"If-None-Match: {tags}")
+
+
+@every(gives_a_tag)
+async def test_an_answer_about_one_row_carries_its_version(
+    sampler: Sampler, operation: Operation
+) -> None:
+    answer = await sampler.succeed(operation)
+    tag, version = answer.headers["etag"], answer.json()["version"]
+    assert tag == f'"{version}"', f"{operation.title} answered ETag {tag} for version {version}"
+
+
+# Methods.
+
+
+def methods_at(operation: Operation, path: str) -> tuple[set[str], set[str]]:
+    """The methods of the operation's path, and those of all paths that are this one as well, like
+    `/articles/{slug}` for `/articles/preview`."""
+    paths: dict[str, dict[str, Any]] = operation.document["paths"]
+    alike = [each for each in paths if re.fullmatch(re.sub(r"\{[^}]+\}", "[^/]+", each), path)]
+    documented = {each: {method.upper() for method in paths[each]} for each in paths}
+    every = set().union(*(documented[each] for each in (operation.path, *alike)))
+    own = documented[operation.path]
+    return with_head(own), with_head(every)
+
+
+def with_head(methods: set[str]) -> set[str]:
+    return methods | ({"HEAD"} if "GET" in methods else set())
+
+
+@every(is_first_of_its_path)
+async def test_a_path_has_the_methods_of_the_document_and_no_other(
+    sampler: Sampler, operation: Operation
+) -> None:
+    request = await sampler.prepare(operation)
+    own, all_known = methods_at(operation, request.path)
+    for method in METHODS - all_known:
+        answer = await sampler.caller.request(method, request.url)
+        expected = f"405 for {method}, and Allow: {', '.join(own)}"
+        assert answer.status_code == 405, told(request, answer, expected)
+        allowed = set(answer.headers["allow"].split(", "))
+        is_right = allowed == own or own < all_known >= allowed
+        assert is_right, told(request, answer, expected, f"Allow: {allowed}")
+        assert answer.headers["content-type"] == "application/problem+json", operation.title

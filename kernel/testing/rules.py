@@ -1,0 +1,201 @@
+"""Rules for slices that no compiler checks, read off their source, their signatures and the API.
+
+They are not taste: each is about something that fails late, and not where the mistake is.
+"""
+
+import ast
+from collections.abc import Iterable, Iterator
+from importlib import import_module
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from kernel.settings import ROOT
+from kernel.testing.walking import WALKS, Walk
+
+PROBLEM = {"schema": {"$ref": "#/components/schemas/Problem"}}
+SHARED = "features.shared"
+SQL_CALLS = {"text", "exec", "execute", "executemany", "fetch", "fetchmany", "fetchrow", "fetchval"}
+SQL_WORDS = ("select ", "insert ", "update ", "delete ", "with ", "alter ", "drop ", "truncate ")
+
+
+# Slices do not know each other, nor the service that mounts them.
+
+
+def packages(walk: Walk) -> list[str]:
+    """The walked slices: `features.items`."""
+    found = {Path(hooks.file).parent.as_posix().replace("/", ".") for hooks in walk.hooks}
+    return sorted(found - {"tests"})
+
+
+def sources(package: str) -> list[Path]:
+    return sorted((ROOT / package.replace(".", "/")).rglob("*.py"))
+
+
+def test_no_slice_imports_another_one_or_the_service(walk: Walk) -> None:
+    slices = packages(walk)
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}; what several slices need is the kernel's,"
+        f" or belongs to {SHARED}"
+        for own in slices
+        for path in sources(own)
+        for line, name in imports(path.read_text(), path.relative_to(ROOT))
+        if is_sideways(name, own, slices)
+    ]
+    assert wrong == []
+
+
+def is_sideways(name: str, own: str, slices: Iterable[str]) -> bool:
+    others = {*slices, "service"} - {own}
+    return any(f"{name}.".startswith(f"{each}.") for each in others)
+
+
+def imports(source: str, place: Path) -> Iterator[tuple[int, str]]:
+    """Each imported name in full, whatever the form and wherever in the file."""
+    for node in ast.walk(ast.parse(source)):
+        match node:
+            case ast.Import(names=names):
+                yield from ((node.lineno, alias.name) for alias in names)
+            case ast.ImportFrom(module=module, names=names, level=level):
+                # One dot is the file's own package, each further one its parent.
+                package = place.parts[: len(place.parts) - level] if level else ()
+                base = ".".join([*package, *([module] if module else [])])
+                yield from ((node.lineno, f"{base}.{alias.name}") for alias in names)
+            case ast.Call(func=function, args=[ast.Constant(value=str(name)), *_]):
+                if ast.unparse(function).split(".")[-1] in {"import_module", "__import__"}:
+                    yield node.lineno, name
+
+
+# SQL is never put together from strings.
+
+
+def assembled_sql(source: str) -> list[int]:
+    """The lines where a string made of parts is SQL, or is handed to something that runs it."""
+    tree = ast.parse(source)
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
+    suspects: list[ast.expr] = [
+        c.args[0] for c in calls if ast.unparse(c.func).split(".")[-1] in SQL_CALLS
+    ]
+    suspects += [
+        node for node in ast.walk(tree) if isinstance(node, ast.expr) and starts_like_sql(node)
+    ]
+    return sorted({node.lineno for node in suspects if is_assembled(node)})
+
+
+def is_assembled(node: ast.AST) -> bool:
+    match node:
+        case ast.JoinedStr(values=values):
+            return any(isinstance(value, ast.FormattedValue) for value in values)
+        case ast.BinOp(op=ast.Add() | ast.Mod()):
+            return True
+        case ast.Call(func=ast.Attribute(attr="format" | "join" | "replace")):
+            return True
+    return False
+
+
+def starts_like_sql(node: ast.AST) -> bool:
+    constants = (each.value for each in ast.walk(node) if isinstance(each, ast.Constant))
+    first = next((value for value in constants if isinstance(value, str)), "")
+    return isinstance(node, ast.expr) and first.lstrip().lower().startswith(SQL_WORDS)
+
+
+def test_no_sql_is_assembled_from_strings(walk: Walk) -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} puts SQL together from strings: use a bind parameter"
+        for package in packages(walk)
+        for path in sources(package)
+        for line in assembled_sql(path.read_text())
+    ]
+    assert wrong == []
+
+
+# The OpenAPI document.
+
+
+def gaps(document: dict[str, Any]) -> list[str]:
+    """What the document leaves out about its operations."""
+    found, seen = [], set()
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            name = operation.get("operationId")
+            wrong = {
+                "has no operationId of its own": not name or name in seen,
+                "has no summary": not operation.get("summary"),
+                "has not one tag": len(operation.get("tags", [])) != 1,
+                "does not describe its success": not describes_success(operation["responses"]),
+                "does not declare 500": "500" not in operation["responses"],
+                "has an error that is no Problem": not describes_errors(operation["responses"]),
+            }
+            seen.add(name)
+            found += [f"{method} {path} {gap}" for gap, is_there in wrong.items() if is_there]
+    return found
+
+
+def describes_success(responses: dict[str, Any]) -> bool:
+    successes = {status: answer for status, answer in responses.items() if status[0] == "2"}
+    return bool(successes) and all(
+        status == "204" or all(each.get("schema") for each in contents(answer))
+        for status, answer in successes.items()
+    )
+
+
+def contents(answer: dict[str, Any]) -> list[dict[str, Any]]:
+    return list(answer.get("content", {"none": {}}).values())
+
+
+def describes_errors(responses: dict[str, Any]) -> bool:
+    errors = [answer for status, answer in responses.items() if status[0] not in "123"]
+    return all(each.get("content") == {"application/problem+json": PROBLEM} for each in errors)
+
+
+def test_every_operation_is_described(walk: Walk) -> None:
+    document = walk.app.openapi()
+    assert gaps(document) == []
+    assert {"error", "message", "status", "title", "detail", "request_id"} <= set(
+        document["components"]["schemas"]["Problem"]["properties"]
+    )
+
+
+# Hooks.
+
+
+def test_each_hook_is_about_something_that_is_there(walk: Walk) -> None:
+    assert walk.strays("SAMPLES", "BEFORE", "SKIPS") == []
+    assert unknown_keys(walk) == []
+
+
+def unknown_keys(walk: Walk) -> list[str]:
+    """What KEYS says of parameters that no path has."""
+    known = {name for each in walk.operations for name in each.parameters("path")}
+    return [
+        f"{hooks.file}: KEYS names no parameter of a path: {name!r}"
+        for hooks in walk.hooks
+        for name in hooks.get("KEYS")
+        if name not in known
+    ]
+
+
+def test_each_skip_has_its_reason(walk: Walk) -> None:
+    assert [
+        wrong for hooks in walk.hooks for wrong in unreasoned(hooks.file, hooks.get("SKIPS"))
+    ] == []
+
+
+def unreasoned(file: str, skips: dict[str, Any]) -> Iterator[str]:
+    """The entries of SKIPS that give no reason, or name no walk."""
+    walks = {*WALKS, *chain.from_iterable(map(names_of_tests, WALKS))}
+    for operation, told in skips.items():
+        reasons = told if isinstance(told, dict) else {"": told}
+        for walk, reason in reasons.items():
+            where = f"{file}: SKIPS of {operation!r}"
+            if walk and walk not in walks:
+                yield f"{where} names no walk: {walk!r}; they are {', '.join(WALKS)}, or a test's"
+            if not isinstance(reason, str) or not reason.strip():
+                yield f"{where} gives no reason"
+        if not reasons:
+            yield f"{file}: SKIPS of {operation!r} gives no reason"
+
+
+def names_of_tests(walk: str) -> list[str]:
+    module = import_module(f"kernel.testing.{walk}")
+    return [name for name in vars(module) if name.startswith("test_")]

@@ -1,0 +1,120 @@
+"""A database, and the service on it, for the tests of a folder and those below.
+
+The plugin has them for the service itself. A folder whose `create_app` or `migrate` is another one
+imports the others into its `conftest.py` as well, because pytest keeps what a fixture gives for the
+whole run: imported, they are the folder's own.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from itertools import count
+from typing import Any
+
+import asyncpg
+import pytest
+from fastapi import FastAPI
+
+from kernel.data.schema import upgrade_schema
+from kernel.settings import Settings
+from kernel.testing.walking import Walk
+
+# The rows that migrations have made, in a schema of their own, and how far they have counted.
+KEEP_SEEDS = """
+    DO $$ DECLARE name text; has_rows boolean; BEGIN
+        CREATE SCHEMA counted;
+        CREATE TABLE counted.sequences AS
+            SELECT sequencename, last_value AS known FROM pg_sequences WHERE schemaname = 'public';
+        CREATE SCHEMA seeds;
+        FOR name IN SELECT tablename FROM pg_tables
+            WHERE schemaname = 'public' AND tablename <> 'alembic_version'
+        LOOP
+            EXECUTE format('SELECT EXISTS (SELECT FROM %I)', name) INTO has_rows;
+            IF has_rows THEN
+                EXECUTE format('CREATE TABLE seeds.%1$I AS TABLE %1$I', name);
+            END IF;
+        END LOOP;
+    END $$
+"""
+
+
+Connection = asyncpg.Connection
+Database = Callable[[], AbstractAsyncContextManager[str]]
+CreateApp = Callable[[Settings], FastAPI]
+Migrate = Callable[[str], Awaitable[None]]
+_numbers = count(1)  # of all suites of a run
+
+
+@pytest.fixture(scope="session")
+def create_app(request: pytest.FixtureRequest) -> CreateApp:
+    """What makes the app that tests are about: the service's own."""
+    walk: Walk = request.session.ihook.pytest_walk()  # of the root, not of a folder below
+    return walk.create_app
+
+
+@pytest.fixture(scope="session")
+def migrate() -> Migrate:
+    """What makes the tables in an empty database: the migrations."""
+    return upgrade_schema
+
+
+@pytest.fixture(scope="session")
+async def template(postgres: str, migrate: Migrate, worker_id: str) -> str:
+    """The name of a migrated database that others are cloned from."""
+    name = f"template_{worker_id}_{next(_numbers)}"
+    await _run(postgres, f"CREATE DATABASE {name}")
+    await migrate(_url(postgres, name))
+    await _run(_url(postgres, name), KEEP_SEEDS)
+    return name
+
+
+@pytest.fixture(scope="session")
+def database(postgres: str, template: str, worker_id: str) -> Database:
+    """Make a migrated database, dropped on leaving."""
+
+    @asynccontextmanager
+    async def make() -> AsyncIterator[str]:
+        name = f"test_{worker_id}_{next(_numbers)}"
+        await _run(postgres, f"CREATE DATABASE {name} TEMPLATE {template}")
+        try:
+            yield _url(postgres, name)
+        finally:
+            await _run(postgres, f"DROP DATABASE {name} WITH (FORCE)")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+async def database_url(database: Database) -> AsyncIterator[str]:
+    async with database() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def settings(database_url: str) -> Settings:
+    return Settings(_env_file=None, database_url=database_url, jwt_secret="test" * 8)
+
+
+@pytest.fixture(scope="session")
+async def running_app(settings: Settings, create_app: CreateApp) -> AsyncIterator[FastAPI]:
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+@pytest.fixture(scope="session")
+async def sql_connection(database_url: str) -> AsyncIterator["Connection[Any]"]:
+    connection = await asyncpg.connect(database_url)
+    yield connection
+    await connection.close()
+
+
+def _url(server_url: str, name: str) -> str:
+    return server_url.replace("/postgres?", f"/{name}?")
+
+
+async def _run(url: str, statement: str) -> None:
+    connection = await asyncpg.connect(url)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()

@@ -1,0 +1,40 @@
+"""The kernel's tests have an app of their own, with slices that no service mounts."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import pytest
+
+from kernel.testing.suite import (  # noqa: F401  # fixtures, for these tests alone
+    CreateApp,
+    Migrate,
+    database,
+    database_url,
+    running_app,
+    settings,
+    sql_connection,
+    template,
+)
+from kernel.testing.walking import Walk
+from kernel.tests import app
+
+
+def pytest_walk() -> Walk:
+    return app.WALK
+
+
+@pytest.fixture(scope="session")
+def create_app() -> CreateApp:
+    return app.create_walked_app
+
+
+@pytest.fixture(scope="session")
+def migrate() -> Migrate:
+    return app.migrate
+
+
+@pytest.fixture
+def fail_first(fail_first: Callable[..., Awaitable[None]]) -> Callable[..., Any]:
+    """Let the first inserts of peelings fail: `await fail_first(times=2)`."""
+    return partial(fail_first, "peelings")

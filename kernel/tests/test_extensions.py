@@ -1,0 +1,98 @@
+"""What a team changes without touching `kernel/`: each change in a copy, whose tests then pass."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from kernel.settings import ROOT, STARTUP_FAILURE
+from kernel.tests.extensions import errors, identity, service, shared
+from kernel.tests.extensions.copies import Copy, copy_to
+from kernel.tests.test_architecture import violations
+
+CHANGES: list[Callable[[Copy], None]] = [
+    service.rename,
+    service.add_settings,
+    service.add_cors,
+    service.write_readme,
+    service.replace_items,
+    identity.add_role,
+    identity.add_credential,
+    identity.add_viewer,
+    identity.add_account_column,
+    identity.move_sign_in,
+    errors.add_error,
+    errors.add_error_form,
+    shared.share,
+]
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def copy(tmp_path):
+    return copy_to(tmp_path / "copy")
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_the_team_changes_this_without_touching_the_kernel(copy, change):
+    change(copy)
+    copy.passes("features", "tests")
+
+
+def test_the_team_changes_all_of_this_at_once(copy):
+    for change in CHANGES:
+        change(copy)
+    copy.passes()
+    copy.works("ruff", "check")
+    copy.works("ruff", "format", "--check")
+    copy.works("mypy", ".")
+
+
+@pytest.mark.parametrize(
+    "command",
+    ["uvicorn service:app", "alembic upgrade head", "features.users promote x"],
+)
+def test_each_command_tells_what_is_wrong_with_the_settings_of_a_slice(copy, command):
+    service.add_settings(copy)
+    done = copy.run(*command.split(), MAIL_PORT="x", MAIL_HOST="canary")
+    assert (done.status, done.output) == (STARTUP_FAILURE, "")
+    (line,) = done.errors.splitlines()
+    assert line.startswith("MAIL_PORT: ")
+
+
+def test_what_slices_share_knows_no_slice(copy):
+    shared.share(copy)
+    assert violations(copy.root) == []
+    copy.write("features/shared/mistake.py", "from features.quotes.models import Quote\n")
+    told = "features/shared/mistake.py:1 imports features.quotes.models.Quote"
+    assert violations(copy.root) == [told]
+
+
+# A tool or a test imports it, wherever it is run, and whatever it has been told.
+IMPORTING = """
+import json, logging
+before = [*logging.getLogger().handlers], logging.getLogger().level
+import service
+after = [*logging.getLogger().handlers], logging.getLogger().level
+print(json.dumps(before == after), flush=True)
+service.app
+"""
+
+
+def test_importing_the_service_does_nothing_until_its_app_is_asked_for():
+    own = {name: each for name, each in os.environ.items() if not name.startswith("APP_")}
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTING],
+        cwd=ROOT,
+        env=own | {"APP_POOL_SIZE": "canary", "APP_ENV": "x"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, json.loads(done.stdout)) == (STARTUP_FAILURE, True)
+    names = [line.partition(":")[0] for line in done.stderr.splitlines()]
+    assert sorted(names) == ["APP_ENV", "APP_POOL_SIZE"]
+    assert "canary" not in done.stderr

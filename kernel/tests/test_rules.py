@@ -1,0 +1,138 @@
+"""The rules for slices, run over the tests' own, and each of them on what it has to see."""
+
+import copy
+from typing import Annotated, Any
+
+import pytest
+from fastapi import APIRouter, Depends, FastAPI
+from sqlmodel import Field, SQLModel
+
+from features.users.models import User
+from kernel.data.models import Input
+from kernel.data.paging import Page
+from kernel.data.values import Document
+from kernel.http.dependencies import Session
+from kernel.testing.rules import *  # noqa: F403
+from kernel.testing.rules import assembled_sql, gaps
+from kernel.testing.signatures import *  # noqa: F403
+from kernel.testing.signatures import mistakes, unlike
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "session.exec(text(f'SELECT {name}'))",
+        "connection.execute(f'{statement} LIMIT 1')",
+        "pool.fetch('SELECT ' + name)",
+        "pool.fetchval('SELECT %s' % name)",
+        "pool.fetchrow('SELECT {}'.format(name))",
+        "text(', '.join(names))",
+        "sql = f'SELECT {name} FROM users'",
+        "sql = 'delete from ' + name",
+    ],
+)
+def test_assembled_sql_is_seen(source):
+    assert assembled_sql(source) == [1]
+    assert assembled_sql("pool.fetch('SELECT $1', f'{name}%')") == []
+
+
+class Loose(SQLModel):
+    title: str = Field(max_length=9)
+
+
+class Nesting(Input):
+    parts: list[Loose]
+
+
+class Endless(Input):
+    title: str | None = None
+
+
+class Bottomless(Input):
+    kept: Document | None = None
+    tree: dict[str, Any] | None = Field(default=None, max_length=9)
+
+
+async def gives_a_table() -> User: ...
+async def gives_tables() -> Page[User] | None: ...
+async def takes_a_table(data: User) -> None: ...
+async def takes_anything(data: dict[str, str]) -> None: ...
+async def takes_unknown_fields(data: Loose) -> None: ...
+async def takes_nested_unknown_fields(data: Nesting) -> None: ...
+async def takes_any_length(data: Endless) -> None: ...
+async def takes_any_depth(data: Bottomless) -> None: ...
+async def writes(session: Session) -> None: ...
+async def writes_by_the_way(_: Annotated[None, Depends(writes)]) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("method", "endpoint", "mistake"),
+    [
+        ("GET", gives_a_table, "has the table User in its signature"),
+        ("GET", gives_tables, "has the table User in its signature"),
+        ("POST", takes_a_table, "has the table User in its signature"),
+        ("POST", takes_anything, "takes a body that is no model"),
+        ("POST", takes_unknown_fields, "lets unknown fields of Loose pass"),
+        ("POST", takes_nested_unknown_fields, "lets unknown fields of Loose pass"),
+        ("POST", takes_any_length, "sets no bound to Endless.title"),
+        ("POST", takes_any_depth, "lets any JSON into Bottomless.tree"),
+        ("GET", writes, "reads, and has a session to write with"),
+        ("GET", writes_by_the_way, "reads, and has a session to write with"),
+    ],
+)
+def test_a_mistaken_signature_is_seen(method, endpoint, mistake):
+    router, app = APIRouter(), FastAPI()
+    router.add_api_route("", endpoint, methods=[method])
+    app.include_router(router, prefix="/x")
+    assert f"/x {mistake}" in mistakes(app)
+
+
+@pytest.mark.parametrize(
+    ("damage", "gap"),
+    [
+        ({"operationId": None}, "has no operationId of its own"),
+        ({"operationId": "list_users"}, "has no operationId of its own"),
+        ({"summary": ""}, "has no summary"),
+        ({"tags": ["users", "me"]}, "has not one tag"),
+        ({"responses": {"200": None}}, "does not describe its success"),
+        ({"responses": {"200": {"content": None}}}, "does not describe its success"),
+        (
+            {"responses": {"200": {"content": {"application/json": {"schema": {}}}}}},
+            "does not describe its success",
+        ),
+        ({"responses": {"500": None}}, "does not declare 500"),
+        ({"responses": {"401": {"content": None}}}, "has an error that is no Problem"),
+        (
+            {"responses": {"422": {"content": {"text/plain": {}}}}},
+            "has an error that is no Problem",
+        ),
+    ],
+)
+def test_a_gap_in_the_description_is_seen(walk, damage, gap):
+    document = copy.deepcopy(walk.app.openapi())
+    merge(document["paths"]["/users/me"]["get"], damage)
+    known = gaps(walk.app.openapi())
+    assert [each for each in gaps(document) if each not in known] == [f"get /users/me {gap}"]
+
+
+def merge(target: dict[str, Any], patch: dict[str, Any]) -> None:
+    """A JSON Merge Patch (RFC 7396): None removes."""
+    for name, value in patch.items():
+        if value is None:
+            target.pop(name, None)
+        elif value and isinstance(value, dict):
+            merge(target.setdefault(name, {}), value)
+        else:
+            target[name] = value
+
+
+class UserShort(Input):
+    full_name: str = Field(max_length=99)
+
+
+class MeEndless(Input):
+    full_name: str | None = None
+
+
+def test_another_length_is_seen():
+    assert unlike([User, UserShort, MeEndless]) == ["UserShort.full_name", "MeEndless.full_name"]

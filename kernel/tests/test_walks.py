@@ -1,0 +1,298 @@
+"""The walks fail in words that say which hook to write, and where."""
+
+from dataclasses import replace
+
+import pytest
+
+from kernel.testing import authorization, boundary, contract, round_trips, rules
+from kernel.testing.hooks import Sample
+from kernel.testing.sampler import Sampler
+from kernel.testing.schemas import Schemas, drop, put, written
+from kernel.testing.walking import advice, marks_of
+from kernel.tests.articles import test_articles as hooks
+
+FILE = "kernel/tests/articles/test_articles.py"
+cast, current_tag = authorization.cast, boundary.current_tag  # fixtures
+
+
+@pytest.fixture
+def operation(walk):
+    by_name = {each.name: each for each in walk.operations}
+    return by_name.__getitem__
+
+
+async def failure(awaitable):
+    with pytest.raises((AssertionError, pytest.fail.Exception)) as failed:
+        await awaitable
+    return str(failed.value)
+
+
+# A hook that is missed.
+
+
+async def test_without_keys_a_row_is_looked_for_by_its_id(app, admin, operation, monkeypatch):
+    monkeypatch.delattr(hooks, "KEYS")
+    told = await failure(Sampler(app, admin).succeed(operation("update_article")))
+    assert "PUT /articles/{slug} (update_article) answered 404" in told
+    assert f'{FILE} can say KEYS = {{"slug": "place.in.the.answer.that.made.it"}}' in told
+
+
+async def test_a_key_that_is_nowhere_is_told(app, admin, operation, monkeypatch):
+    monkeypatch.setitem(hooks.KEYS, "slug", "article.name")
+    told = await failure(Sampler(app, admin).succeed(operation("update_article")))
+    assert "PUT /articles/{slug} (update_article): nothing gives its {slug}" in told
+    assert "POST /articles (create_article) answered" in told
+    assert f'{FILE} can say KEYS = {{"slug": ' in told
+
+
+async def test_without_a_sample_a_body_is_refused(sampler, operation, monkeypatch):
+    monkeypatch.delitem(hooks.SAMPLES, "create_tag")
+    told = await failure(sampler.succeed(operation("create_tag")))
+    assert "POST /tags (create_tag) answered 422" in told
+    assert f'{FILE} can say SAMPLES = {{"create_tag": lambda caller, number: {{...}}}}' in told
+
+
+async def test_without_a_state_before_it_an_operation_is_refused(sampler, operation, monkeypatch):
+    monkeypatch.delitem(hooks.BEFORE, "withdraw_article")
+    told = await failure(sampler.succeed(operation("withdraw_article")))
+    assert "DELETE /articles/{slug}/publication (withdraw_article) answered 409" in told
+    assert f'{FILE} can say BEFORE = {{"withdraw_article": lambda caller, url: ...}}' in told
+
+
+async def test_a_state_that_cannot_be_made_is_told(sampler, operation, monkeypatch):
+    monkeypatch.setitem(hooks.BEFORE, "withdraw_article", lambda caller, url: caller.get("/x"))
+    told = await failure(sampler.succeed(operation("withdraw_article")))
+    assert f"(withdraw_article): its BEFORE in {FILE} failed: GET /x: 404" in told
+
+
+async def test_without_its_answer_another_service_is_out_of_reach(
+    sampler, operation, upstreams, monkeypatch
+):
+    upstreams.clear()
+    told = await failure(sampler.succeed(operation("translate_article")))
+    assert "POST /articles/{slug}/translation (translate_article) answered 500" in told
+    assert f'{FILE} can say UPSTREAMS = {{"https://translator.example/v1/translate": ' in told
+
+
+@pytest.mark.parametrize("rule", [None, "signed-in", {"other": 403}, {"like": "nobody"}])
+def test_without_a_rule_an_operation_is_told(operation, monkeypatch, rule):
+    monkeypatch.setitem(hooks.RULES, "create_tag", rule)
+    with pytest.raises(AssertionError) as failed:
+        authorization.test_each_operation_has_its_rule(operation("create_tag"))
+    assert "POST /tags (create_tag)" in str(failed.value)
+    assert f'{FILE} can say RULES = {{"create_tag": "signed_in"' in str(failed.value)
+
+
+async def test_a_caller_who_gets_something_else_is_told(
+    app, client, cast, upstreams, operation, monkeypatch
+):
+    monkeypatch.setitem(hooks.RULES, "update_article", "owner_or_admin")
+    told = await failure(
+        authorization.obeys(app, client, cast, operation("update_article"), "RULES")
+    )
+    assert "PUT /articles/{slug} (update_article) does not keep to its rule" in told
+    assert "other: expected 404, got 403" in told
+    assert f'{FILE} can say RULES = {{"update_article": ' in told
+
+
+async def test_a_cost_that_is_not_written_down_is_told(operation, monkeypatch):
+    async def cost(_):
+        return 7
+
+    walk = round_trips.test_an_operation_waits_no_more_often_than_this
+    await walk(cost, operation("tag_article"))
+    monkeypatch.delitem(hooks.COSTS, "tag_article")
+    told = await failure(walk(cost, operation("tag_article")))
+    assert "PUT /articles/{slug}/tags/{tag_id} (tag_article) waits 7 times" in told
+    assert f'{FILE} can say COSTS = {{"tag_article": 7}}' in told
+
+
+async def test_what_may_be_skipped_is_told_under_every_failure(sampler, operation, current_tag):
+    told = await failure(
+        boundary.test_a_matching_tag_lets_the_change_through(
+            sampler, current_tag, operation("tag_article"), "{tag}"
+        )
+    )
+    assert "PUT /articles/{slug}/tags/{tag_id} (tag_article) answered 412" in told
+    section = advice(operation("tag_article"), "test_a_matching_tag_lets_the_change_through")
+    assert f'{FILE} can say SKIPS = {{"tag_article": {{"test_a_matching_tag' in section
+
+
+# A hook that is there.
+
+
+@pytest.mark.parametrize("name", ["RULES", "RULES_OUTSIDE_DEV", "SAMPLES", "BEFORE", "COSTS"])
+def test_a_hook_about_no_operation_is_found(walk, monkeypatch, name):
+    monkeypatch.setattr(hooks, name, {"no_such_operation": "x"}, raising=False)
+    guards = {
+        "RULES": authorization.test_each_rule_has_its_operation,
+        "RULES_OUTSIDE_DEV": authorization.test_each_rule_has_its_operation,
+        "COSTS": round_trips.test_each_cost_has_its_operation,
+    }
+    with pytest.raises(AssertionError, match=f"{name} names no operation: 'no_such_operation'"):
+        guards.get(name, rules.test_each_hook_is_about_something_that_is_there)(walk)
+
+
+def test_a_skip_of_no_operation_is_found(walk, monkeypatch):
+    monkeypatch.setattr(hooks, "SKIPS", {"create_peeling": "another slice's"})
+    with pytest.raises(AssertionError, match="SKIPS names no operation: 'create_peeling'"):
+        rules.test_each_hook_is_about_something_that_is_there(walk)
+
+
+def test_a_key_of_no_path_is_found(walk, monkeypatch):
+    monkeypatch.setitem(hooks.KEYS, "nick", "user.nick")
+    with pytest.raises(AssertionError, match=f"{FILE}: KEYS names no parameter of a path: 'nick'"):
+        rules.test_each_hook_is_about_something_that_is_there(walk)
+
+
+@pytest.mark.parametrize(
+    ("told", "wrong"),
+    [
+        ("", "gives no reason"),
+        (" ", "gives no reason"),
+        (None, "gives no reason"),
+        ({}, "gives no reason"),
+        ({"contract": ""}, "gives no reason"),
+        ({"contracts": "why"}, "names no walk: 'contracts'"),
+        ({"test_no_such": "why"}, "names no walk: 'test_no_such'"),
+    ],
+)
+def test_a_skip_needs_a_reason_and_a_walk(walk, monkeypatch, told, wrong):
+    monkeypatch.setitem(hooks.SKIPS, "create_tag", told)
+    with pytest.raises(AssertionError, match=f"{FILE}: SKIPS of 'create_tag' {wrong}"):
+        rules.test_each_skip_has_its_reason(walk)
+
+
+@pytest.mark.parametrize(
+    ("told", "is_skipped"),
+    [
+        ("why", True),
+        ({"boundary": "why"}, True),
+        ({"test_a_valid_request_succeeds": "why"}, True),
+        ({"contract": "why"}, False),
+        (None, False),
+    ],
+)
+def test_a_skip_is_reported_with_its_reason(operation, monkeypatch, told, is_skipped):
+    monkeypatch.setitem(hooks.SKIPS, "create_tag", told)
+    marks = marks_of(operation("create_tag"), boundary.test_a_valid_request_succeeds)
+    reasons = [mark.kwargs["reason"] for mark in marks]
+    assert reasons == (["POST /tags (create_tag): why"] if is_skipped else [])
+
+
+async def test_a_key_can_be_whatever_a_callable_gives(app, admin, operation, monkeypatch):
+    async def tag(caller):
+        return (await caller.post("/tags", json={"name": "soups"})).json()["id"]
+
+    monkeypatch.setitem(hooks.KEYS, "tag_id", tag)
+    monkeypatch.setitem(hooks.KEYS, "slug", lambda caller: "a/b")
+    url = await Sampler(app, admin).url(operation("tag_article"))
+    assert url == "/articles/a%2Fb/tags/1"
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [
+        [{"heading": "Soup"}],
+        Sample(json=[{"heading": "Soup"}]),
+        lambda caller, number: [{"heading": "Soup"}],
+    ],
+)
+async def test_a_sample_can_be_a_list(sampler, operation, monkeypatch, sample):
+    monkeypatch.setitem(hooks.SAMPLES, "add_sections", sample)
+    answer = await sampler.succeed(operation("add_sections"))
+    assert [row["heading"] for row in answer.json()] == ["Soup"]
+
+
+async def test_a_rule_can_name_a_further_role(
+    app, client, cast, sql, upstreams, operation, monkeypatch
+):
+    await sql.execute("ALTER TABLE users DROP CONSTRAINT ck_users_role")
+    try:
+        outcomes = {"like": "signed_in"}
+        monkeypatch.setitem(hooks.RULES, "list_tags", outcomes | {"accountant": 2})
+        await authorization.obeys(app, client, cast, operation("list_tags"), "RULES")
+        monkeypatch.setitem(hooks.RULES, "list_tags", outcomes | {"accountant": 403})
+        told = await failure(
+            authorization.obeys(app, client, cast, operation("list_tags"), "RULES")
+        )
+        assert "accountant: expected 403, got 200" in told
+    finally:
+        await sql.execute("DELETE FROM users WHERE role = 'accountant'")
+        await sql.execute(
+            "ALTER TABLE users ADD CONSTRAINT ck_users_role CHECK (role IN ('member', 'admin'))"
+        )
+
+
+# Bodies.
+
+
+def test_the_fields_of_envelopes_and_lists_are_walked(operation):
+    fields = {each.path for each in operation("create_article").fields}
+    assert fields == {
+        ("article",),
+        ("article", "title"),
+        ("article", "seo"),
+        ("article", "seo", "summary"),
+    }
+    assert [each.path for each in operation("add_sections").fields] == [(0, "heading"), (0, "text")]
+    places = [each.path for each in operation("create_article").places]
+    assert places == [(), ("article",), ("article", "seo")]
+
+
+async def test_wrong_documents_stand_in_place_of_inner_objects(sampler, operation):
+    request = await sampler.prepare(operation("create_article"))
+    request = replace(request, body={"article": {"title": "a", "seo": {"summary": "b"}}})
+    wrong = list(contract.wrong_documents(request))
+    assert b"[]" in wrong
+    assert b'{"article": []}' in wrong
+    assert b'{"article": {"title": "a", "seo": []}}' in wrong
+    request = await sampler.prepare(operation("add_sections"))
+    assert b"[[]]" in list(contract.wrong_documents(request))
+    assert b"[]" not in list(contract.wrong_documents(request))
+
+
+NODE = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "maxLength": 9},
+        "tags": {"type": "array", "items": {"type": "string"}, "minItems": 2},
+        "seo": {"anyOf": [{"$ref": "#/components/schemas/Seo"}, {"type": "null"}]},
+        "parts": {"type": "array", "items": {"$ref": "#/components/schemas/Node"}},
+        "kind": {"const": "node"},
+    },
+    "required": ["name"],
+}
+SEO = {"type": "object", "properties": {"text": {"type": "string", "minLength": 20}}}
+DOCUMENT = {"components": {"schemas": {"Node": NODE, "Seo": SEO}}}
+
+
+def test_a_nested_value_is_made_by_its_schema():
+    made = Schemas(DOCUMENT).value({"$ref": "#/components/schemas/Node"})
+    assert len(set(made["tags"])) == 2
+    assert len(made["seo"]["text"]) == 20
+    assert (made["parts"], made["kind"]) == ([], "node")
+    many = Schemas(DOCUMENT).value({"type": "array", "items": NODE})
+    assert [each.keys() for each in many] == [NODE["properties"].keys()]
+
+
+def test_the_fields_of_a_tree_end():
+    paths = [each.path for each in Schemas(DOCUMENT).fields(NODE)]
+    assert paths == [
+        ("name",),
+        ("tags",),
+        ("tags", 0),
+        ("seo",),
+        ("parts",),
+        ("kind",),
+        ("seo", "text"),
+    ]
+
+
+def test_a_document_is_changed_at_a_place():
+    body = {"a": [{"b": 1}]}
+    assert put(body, ("a", 0, "b"), 2) == {"a": [{"b": 2}]}
+    assert put(None, ("a", 0, "b"), 2) == {"a": [{"b": 2}]}
+    assert drop(body, ("a", 0, "b")) == {"a": [{}]}
+    assert written(body, ("a", 0), "NaN") == b'{"a": [NaN]}'
+    assert body == {"a": [{"b": 1}]}

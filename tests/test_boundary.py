@@ -1,0 +1,3 @@
+"""What every write of the service has: retries by key, dry runs, preconditions."""
+
+from kernel.testing.boundary import *  # noqa: F403
