@@ -117,12 +117,12 @@ async def make_tables(url: str, tables: list[Table] | None = None) -> None:
 def tables_of_tests() -> list[Table]:
     """The tables of the kernel's tests, which are among the models once these are imported. No
     migration makes them."""
-    models = _subclasses(SQLModel)
-    return [
-        model.__table__
-        for model in models
+    names = {
+        model.__tablename__
+        for model in _subclasses(SQLModel)
         if model.__module__.startswith("kernel.tests.") and hasattr(model, "__table__")
-    ]
+    }
+    return [table for table in SQLModel.metadata.sorted_tables if table.name in names]
 
 
 def _subclasses(model: type[Any]) -> Iterator[type[Any]]:
