@@ -14,8 +14,7 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, NullPool, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlmodel import SQLModel
-from sqlmodel.sql.sqltypes import AutoString, UTCDateTime
+from sqlmodel import AutoString, SQLModel, UTCDateTime
 
 from kernel.data.sqlstate import LOCK_NOT_AVAILABLE, sqlstate
 from kernel.dev.defaults import FOLDER

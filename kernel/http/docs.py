@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
 from fastapi.responses import HTMLResponse
 from fastapi.staticfiles import StaticFiles
@@ -41,12 +41,7 @@ def describe_api(app: FastAPI) -> None:
     def openapi() -> dict[str, Any]:
         document = framework()
         components = document.setdefault("components", {})
-        components["securitySchemes"] = {
-            scheme.scheme_name: scheme.model.model_dump(
-                mode="json", by_alias=True, exclude_none=True
-            )
-            for scheme in SCHEMES
-        }
+        components["securitySchemes"] = _security_schemes()
         schemas = components.setdefault("schemas", {})
         if "Problem" not in schemas:
             problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
@@ -54,6 +49,14 @@ def describe_api(app: FastAPI) -> None:
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
+
+
+def _security_schemes() -> dict[str, Any]:
+    """What FastAPI says of the schemes where an operation depends on them."""
+    app = FastAPI()
+    app.get("/", dependencies=[Depends(scheme) for scheme in SCHEMES])(lambda: None)
+    schemes: dict[str, Any] = app.openapi()["components"]["securitySchemes"]
+    return schemes
 
 
 def serve_docs(app: FastAPI) -> None:

@@ -127,7 +127,7 @@ def document_headers(route: APIRoute) -> dict[str, Any]:
         answers["304"] = {"description": "Not Modified"}
     words = REQUEST_HEADERS | ({"Idempotency-Key": KEEPS_NO_SECRET} if holds_secret(route) else {})
     parameters = [_parameter(name, words[name]) for name, known in asked.items() if known]
-    security: dict[str, Any] = {"security": [{scheme.scheme_name: []} for scheme in SCHEMES]}
+    security: dict[str, Any] = {"security": [{type(scheme).__name__: []} for scheme in SCHEMES]}
     known = {"parameters": parameters, "responses": answers}
     return known | (security if needs_principal(route) else {})
 
