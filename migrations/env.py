@@ -17,8 +17,7 @@ from alembic.util import CommandError
 from sqlalchemy import Connection, NullPool, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlmodel import SQLModel
-from sqlmodel.sql.sqltypes import AutoString, UTCDateTime
+from sqlmodel import AutoString, SQLModel, UTCDateTime
 
 from kernel.data.commands import development
 from kernel.data.schema import BrokenHistory, new_revision_id
