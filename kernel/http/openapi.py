@@ -1,6 +1,6 @@
 """What OpenAPI says of an operation besides its own words: the errors and headers that it has."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Any, get_args
 
@@ -90,6 +90,18 @@ def _add_fields(annotation: Any, names: set[str], seen: set[Any]) -> None:
 def error_response(status: int, form: ErrorForm = PROBLEM_DETAILS) -> dict[str, Any]:
     """An operation's declaration of one more error: `responses={402: error_response(402)}`."""
     return {"description": title_of(status), **form.content}
+
+
+def in_form(
+    responses: Mapping[int | str, dict[str, Any]], form: ErrorForm
+) -> dict[int | str, dict[str, Any]]:
+    """The operation's own declarations; those of `error_response` in the form of its router."""
+    return {
+        status: error_response(int(status), form)
+        if str(status).isdecimal() and answer == error_response(int(status))
+        else answer
+        for status, answer in responses.items()
+    }
 
 
 def declared_errors(route: APIRoute) -> dict[int | str, dict[str, Any]]:

@@ -22,6 +22,7 @@ from kernel.http.openapi import (
     declared_errors,
     document_headers,
     holds_secret,
+    in_form,
     input_names,
     is_write,
 )
@@ -42,7 +43,7 @@ class BoundaryRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         super().__init__(with_plain_ids(path, endpoint), noting(endpoint), **options)
-        self.responses = {**declared_errors(self), **self.responses}
+        self.responses = {**declared_errors(self), **in_form(self.responses, self.errors)}
         self.openapi_extra = {**document_headers(self), **(self.openapi_extra or {})}
 
     def get_route_handler(self) -> Handler:

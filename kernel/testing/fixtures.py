@@ -16,7 +16,7 @@ from features.auth.handlers.access import TokenSigner
 from kernel.dev.embedded import server
 from kernel.identity.passwords import PasswordVault
 from kernel.logs import JsonFormatter
-from kernel.settings import Settings
+from kernel.settings import Settings, SliceSettings
 from kernel.testing import upstreams as elsewhere
 from kernel.testing.callers import PASSWORD, Caller
 from kernel.testing.hooks import all_hooks
@@ -130,11 +130,12 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 @pytest.fixture
 def serve(settings: Settings, create_app: CreateApp, sql: "Connection[Any]") -> Serve:
-    """Serve the same database with other settings: `async with serve(env="prod") as client`."""
+    """Serve the same database with other settings: `async with serve(env="prod") as client`, and
+    with others of slices: `serve(MailSettings(port=1), env="prod")`."""
 
     @asynccontextmanager
-    async def serve(**changes: Any) -> AsyncIterator[httpx.AsyncClient]:
-        app = create_app(settings.model_copy(update=changes))
+    async def serve(*of_slices: SliceSettings, **changes: Any) -> AsyncIterator[httpx.AsyncClient]:
+        app = create_app(settings.model_copy(update=changes).having(*of_slices))
         async with (
             app.router.lifespan_context(app),
             httpx.AsyncClient(transport=_transport(app), base_url="http://test") as client,
@@ -150,8 +151,10 @@ def mount(settings: Settings, create_app: CreateApp, sql: "Connection[Any]") -> 
     `async with mount(router, pool_size=1) as client`."""
 
     @asynccontextmanager
-    async def mount(router: APIRouter, **changes: Any) -> AsyncIterator[Caller]:
-        app = create_app(settings.model_copy(update=changes))
+    async def mount(
+        router: APIRouter, *of_slices: SliceSettings, **changes: Any
+    ) -> AsyncIterator[Caller]:
+        app = create_app(settings.model_copy(update=changes).having(*of_slices))
         app.include_router(router)
         async with (
             app.router.lifespan_context(app),

@@ -4,16 +4,18 @@ They are not taste: each is about something that fails late, and not where the m
 """
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from kernel.http.problems import PROBLEM_DETAILS
 from kernel.settings import ROOT
+from kernel.testing.failures import forms
 from kernel.testing.walking import WALKS, Walk
 
-PROBLEM = {"schema": {"$ref": "#/components/schemas/Problem"}}
+PROBLEM: dict[str, Any] = PROBLEM_DETAILS.content["content"]
 SHARED = "features.shared"
 SQL_CALLS = {"text", "exec", "execute", "executemany", "fetch", "fetchmany", "fetchrow", "fetchval"}
 SQL_WORDS = ("select ", "insert ", "update ", "delete ", "with ", "alter ", "drop ", "truncate ")
@@ -112,19 +114,19 @@ def test_no_sql_is_assembled_from_strings(walk: Walk) -> None:
 # The OpenAPI document.
 
 
-def gaps(document: dict[str, Any]) -> list[str]:
-    """What the document leaves out about its operations."""
+def gaps(document: dict[str, Any], forms: Sequence[dict[str, Any]] = (PROBLEM,)) -> list[str]:
+    """What the document leaves out about its operations, whose failures have one of the forms."""
     found, seen = [], set()
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
-            name = operation.get("operationId")
+            name, responses = operation.get("operationId"), operation["responses"]
             wrong = {
                 "has no operationId of its own": not name or name in seen,
                 "has no summary": not operation.get("summary"),
                 "has not one tag": len(operation.get("tags", [])) != 1,
-                "does not describe its success": not describes_success(operation["responses"]),
-                "does not declare 500": "500" not in operation["responses"],
-                "has an error that is no Problem": not describes_errors(operation["responses"]),
+                "does not describe its success": not describes_success(responses),
+                "does not declare 500": "500" not in responses,
+                "has an error that is no Problem": not describes_errors(responses, forms),
             }
             seen.add(name)
             found += [f"{method} {path} {gap}" for gap, is_there in wrong.items() if is_there]
@@ -143,14 +145,14 @@ def contents(answer: dict[str, Any]) -> list[dict[str, Any]]:
     return list(answer.get("content", {"none": {}}).values())
 
 
-def describes_errors(responses: dict[str, Any]) -> bool:
+def describes_errors(responses: dict[str, Any], forms: Sequence[dict[str, Any]]) -> bool:
     errors = [answer for status, answer in responses.items() if status[0] not in "123"]
-    return all(each.get("content") == {"application/problem+json": PROBLEM} for each in errors)
+    return all(each.get("content") in forms for each in errors)
 
 
 def test_every_operation_is_described(walk: Walk) -> None:
     document = walk.app.openapi()
-    assert gaps(document) == []
+    assert gaps(document, forms(walk.app)) == []
     assert {"error", "message", "status", "title", "detail", "request_id"} <= set(
         document["components"]["schemas"]["Problem"]["properties"]
     )

@@ -15,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 
 from kernel.data.schema import upgrade_schema
-from kernel.settings import Settings
+from kernel.settings import Settings, slice_settings
 from kernel.testing.walking import Walk
 
 # The rows that migrations have made, in a schema of their own, and how far they have counted.
@@ -91,7 +91,8 @@ async def database_url(database: Database) -> AsyncIterator[str]:
 
 @pytest.fixture(scope="session")
 def settings(database_url: str) -> Settings:
-    return Settings(_env_file=None, database_url=database_url, jwt_secret="test" * 8)
+    settings = Settings(_env_file=None, database_url=database_url, jwt_secret="test" * 8)
+    return settings.having(*[kind(_env_file=None) for kind in slice_settings()])
 
 
 @pytest.fixture(scope="session")

@@ -13,8 +13,10 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
 
 import service
+from kernel.data.resources import resources_of
 from kernel.data.schema import upgrade_schema
 from kernel.settings import ROOT, Settings
+from kernel.testing.operations import operations
 from kernel.testing.walking import Walk
 from kernel.tests.articles import router as articles
 from kernel.tests.peelings import router as peelings
@@ -42,6 +44,13 @@ OWN_TABLES = ("peelings", "articles", "sections", "tags", "article_tags")
 
 WALK = Walk(create_walked_app, ("kernel.tests.peelings", "kernel.tests.articles"))
 """What walks walk over here: the operations of the tests' own slices, and of no other one."""
+
+
+NAME = resources_of(WALK.app).slug
+"""The service's name, as its connections and its tokens have it."""
+
+PATHS = {each.name: each.path for each in operations(WALK.app)}
+"""Where a team has mounted its operations, by their names."""
 
 
 async def migrate(url: str) -> None:

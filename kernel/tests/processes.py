@@ -19,10 +19,10 @@ from typing import Any, Self
 import httpx
 from anyio import to_thread
 
-from kernel.settings import ROOT
+from kernel.settings import ROOT, slice_settings
 from kernel.testing.callers import PASSWORD
 from kernel.testing.operations import operations
-from kernel.tests.app import WALK, mount
+from kernel.tests.app import PATHS, WALK, mount
 
 PATIENCE = 20  # seconds, for a start on a busy machine
 
@@ -39,12 +39,12 @@ class Service:
     async def sign_up(self, name: str) -> None:
         """Make an account and sign the client in as it."""
         email = f"{name}@example.com"
-        create = next(each for each in operations(WALK.app) if str(each) == "POST /users")
+        create = next(each for each in operations(WALK.app) if each.name == "create_user")
         # Whatever else a team's accounts need is in the document.
         account = create.value(create.body or {}) | {"email": email, "password": PASSWORD}
-        (await self.client.post("/users", json=account)).raise_for_status()
+        (await self.client.post(PATHS["create_user"], json=account)).raise_for_status()
         form = {"username": email, "password": PASSWORD}
-        answer = await self.client.post("/auth/token", data=form)
+        answer = await self.client.post(PATHS["create_token"], data=form)
         self.client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
 
     async def status(self, path: str) -> int:
@@ -125,8 +125,9 @@ def launch(
     user: int | None = None,
     **app: Any,
 ) -> "subprocess.Popen[bytes]":
-    """Start uvicorn in a session of its own, with nothing of our environment but the PATH."""
-    environment = {"PATH": os.environ["PATH"]}
+    """Start uvicorn in a session of its own, with nothing of our environment but the PATH, and what
+    the tests have set for slices."""
+    environment = {"PATH": os.environ["PATH"], **variables_of_slices()}
     if python != sys.executable:
         environment["PYTHONPATH"] = sysconfig.get_path("purelib")
     with log.open("wb") as output:
@@ -141,6 +142,16 @@ def launch(
             group=user,
             extra_groups=None if user is None else [],
         )
+
+
+def variables_of_slices() -> dict[str, str]:
+    """What the environment has of slices' own settings: a team's `conftest.py` may have set it."""
+    names = {
+        f"{kind.model_config.get('env_prefix', '')}{field}".upper()
+        for kind in slice_settings()
+        for field in kind.model_fields
+    }
+    return {name: os.environ[name] for name in names & os.environ.keys()}
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:

@@ -13,7 +13,7 @@ from kernel.http.dependencies import Session
 from kernel.http.problems import failure_response
 from kernel.http.router import Router
 from kernel.identity.callers import CurrentUser
-from kernel.tests.app import create_app
+from kernel.tests.app import PATHS, create_app
 from kernel.tests.peelings.models import Peeling
 
 FORM = {"error", "message", "status", "title", "detail", "request_id"}
@@ -86,7 +86,7 @@ async def test_a_trailing_slash_is_another_path_and_redirects_nowhere(client):
         ("/users/me", {"GET", "HEAD", "PATCH"}),
         ("/users/7", {"GET", "HEAD", "PATCH", "DELETE"}),
         ("/livez", {"GET", "HEAD"}),
-        ("/auth/token", {"POST"}),
+        (PATHS["create_token"], {"POST"}),
     ],
 )
 async def test_a_wrong_method_is_told_all_the_right_ones(client, path, allowed):
@@ -143,7 +143,7 @@ async def test_a_body_of_another_media_type_is_unsupported(alice, media_type):
     headers = {"Content-Type": media_type}
     answer = await alice.post("/peelings", content=b'{"title": "x"}', headers=headers)
     assert_form(answer, 415, "unsupported_media_type")
-    answer = await alice.post("/auth/token", json={"username": "x", "password": "y"})
+    answer = await alice.post(PATHS["create_token"], json={"username": "x", "password": "y"})
     assert_form(answer, 415, "unsupported_media_type")
 
 
@@ -168,7 +168,7 @@ async def chunks(size):
         yield b" " * 65536
 
 
-@pytest.mark.parametrize("path", ["/peelings", "/auth/token"])
+@pytest.mark.parametrize("path", ["/peelings", PATHS["create_token"]])
 async def test_a_body_over_the_limit_is_too_large_with_or_without_a_declared_length(alice, path):
     for body in (b" " * (MEGABYTE + 1), chunks(MEGABYTE)):
         media = "application/json" if path == "/peelings" else "application/x-www-form-urlencoded"

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from kernel.settings import ROOT
-from kernel.tests.processes import serve
+from kernel.tests.processes import serve, variables_of_slices
 
 SECRET = "image" * 8
 
@@ -48,7 +48,7 @@ def run(image, *words, **app):
     return subprocess.run(
         [sys.executable, "-m", *words],
         cwd=image,
-        env={f"APP_{name.upper()}": value for name, value in app.items()},
+        env=variables_of_slices() | {f"APP_{name.upper()}": value for name, value in app.items()},
         capture_output=True,
         text=True,
         check=False,

@@ -16,6 +16,7 @@ from kernel.data.models import Dto
 from kernel.errors import Unavailable
 from kernel.http.dependencies import Reader, Session
 from kernel.http.router import Router
+from kernel.tests.app import NAME
 
 KEY = {"X-API-Key": "a" * 40}
 SLEEP = select(func.pg_sleep(5))
@@ -176,8 +177,8 @@ async def test_the_end_of_an_outage_is_told(mount, sql, log, monkeypatch):
     monkeypatch.setattr(reminders.time, "monotonic", lambda: now)
     async with mount(sleepers(), statement_timeout=0.2) as client:
         await client.get("/users/me", headers=KEY)
-        await sql.execute("""SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-            WHERE application_name = 'julienne' AND datname = current_database()""")
+        await sql.execute(f"""SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE application_name = '{NAME}' AND datname = current_database()""")
         await asyncio.sleep(0.05)
         assert (await client.get("/users/me", headers=KEY)).status_code == 401
         now += 5

@@ -18,6 +18,7 @@ from anyio import to_thread
 
 from features.auth.handlers.access import TokenSigner
 from kernel.settings import ROOT
+from kernel.tests.app import NAME
 from kernel.tests.processes import (
     PATIENCE,
     Forwarder,
@@ -38,9 +39,9 @@ SECRET = "test" * 8
 CANARY = "s3cr3t-canary"
 # One process ends by uvicorn's repeating the signal to itself; a parent of workers returns.
 ENDED = {0, -signal.SIGTERM}
-BACKENDS = """
+BACKENDS = f"""
     FROM pg_stat_activity
-    WHERE application_name = 'julienne' AND datname = current_database()
+    WHERE application_name = '{NAME}' AND datname = current_database()
 """
 WAITS = "wait_event_type = 'Lock'"
 MEMBERS = {"time", "level", "logger", "message", "request_id"}

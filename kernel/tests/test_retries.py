@@ -15,6 +15,7 @@ from kernel.data.models import Dto
 from kernel.http.dependencies import Session
 from kernel.http.router import Router
 from kernel.identity.callers import CurrentUser
+from kernel.tests.app import NAME
 from kernel.tests.peelings.models import Peeling, PeelingPublic
 
 MEGABYTE = 1024 * 1024
@@ -334,8 +335,8 @@ async def test_connections_that_died_idle_are_noticed_by_nobody(mount, alice, sq
                 answers = [client.post(f"/cases/{path}") for _ in range(3)]
                 answers = await asyncio.gather(*answers)
                 assert {answer.status_code for answer in answers} == {201}
-            await sql.execute("""SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                WHERE application_name = 'julienne' AND datname = current_database()""")
+            await sql.execute(f"""SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                WHERE application_name = '{NAME}' AND datname = current_database()""")
             await asyncio.sleep(0.5)  # longer than a transaction may lie idle
 
 

@@ -25,7 +25,7 @@ from kernel.testing.callers import PASSWORD
 from kernel.testing.operations import operations
 from kernel.testing.sampler import Sampler
 from kernel.testing.schemas import dig
-from kernel.tests.app import create_app
+from kernel.tests.app import NAME, create_app
 from kernel.tests.processes import checkout_in, serve
 
 pytestmark = pytest.mark.slow
@@ -64,7 +64,7 @@ COUNT_FROM = """
 """
 APP = create_app(Settings(_env_file=None))
 OPERATIONS = list(operations(APP))
-TOKEN = TokenSigner("julienne", [SECRET], lifetime=3600).issue(TESTER)
+TOKEN = TokenSigner(NAME, [SECRET], lifetime=3600).issue(TESTER)
 _tokens = count(1)
 _rows = json.loads(os.environ.get(ROWS, "{}"))
 

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from kernel.logs import JsonFormatter, configure_logging
 from kernel.settings import Settings
-from kernel.tests.app import create_app
+from kernel.tests.app import PATHS, create_app
 
 CANARIES = {
     "database password": "canary-database-password",
@@ -56,12 +56,12 @@ async def drive(client, told):
         ("POST", "/users", {"content": json.dumps(USER).encode("utf-16"), "headers": JSON}),
         ("POST", "/users", {"json": USER | {"full_name": CANARIES["password"] * 80_000}}),
         ("POST", "/users", {"json": USER | {"password": CANARIES["password"] + "\x00"}}),
-        ("POST", "/auth/token", {"data": FORM | {"password": CANARIES["password"] + "x"}}),
-        ("POST", "/auth/token", {"data": {"password": CANARIES["password"]}}),
-        ("POST", "/auth/token", {"json": FORM}),
-        ("POST", "/auth/refresh", {"json": TOKEN}),
-        ("POST", "/auth/refresh", {"json": {"refresh_token": CANARIES["token"] * 40}}),
-        ("POST", "/auth/logout", {"json": TOKEN}),
+        ("POST", PATHS["create_token"], {"data": FORM | {"password": CANARIES["password"] + "x"}}),
+        ("POST", PATHS["create_token"], {"data": {"password": CANARIES["password"]}}),
+        ("POST", PATHS["create_token"], {"json": FORM}),
+        ("POST", PATHS["refresh_token"], {"json": TOKEN}),
+        ("POST", PATHS["refresh_token"], {"json": {"refresh_token": CANARIES["token"] * 40}}),
+        ("POST", PATHS["sign_out"], {"json": TOKEN}),
         ("GET", "/users/me", {"headers": BEARER}),
         ("GET", "/users/me", {"headers": KEY}),
         ("GET", "/users/me", {"headers": BASIC}),

@@ -15,7 +15,7 @@ from kernel.settings import Settings
 from kernel.testing.callers import Caller
 from kernel.testing.operations import writes
 from kernel.testing.sampler import Sampler
-from kernel.tests.app import create_app
+from kernel.tests.app import NAME, create_app
 from kernel.tests.faults.proxy import Fault, Proxy
 from kernel.tests.processes import until
 
@@ -27,9 +27,9 @@ ROUNDS = 20
 TABLES = """
     SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'sign_in_attempts'
 """
-IN_TRANSACTION = """
+IN_TRANSACTION = f"""
     SELECT count(*) FROM pg_stat_activity
-    WHERE application_name = 'julienne' AND datname = current_database()
+    WHERE application_name = '{NAME}' AND datname = current_database()
     AND state LIKE 'idle in transaction%'
 """
 
