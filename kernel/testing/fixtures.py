@@ -12,7 +12,6 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from pydantic import SecretStr
 
-from features.auth.handlers.access import TokenSigner
 from kernel.dev.embedded import server
 from kernel.identity.passwords import PasswordVault
 from kernel.logs import JsonFormatter
@@ -60,6 +59,7 @@ Connection = asyncpg.Connection
 Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 Mount = Callable[..., AbstractAsyncContextManager[Caller]]
 SignUp = Callable[..., Awaitable[Caller]]
+SignIn = Callable[[FastAPI, int], dict[str, str]]
 Ask = Callable[..., Awaitable[httpx.Response]]
 Rows = Callable[[], Awaitable[dict[str, set[str]]]]
 
@@ -194,8 +194,22 @@ def account_columns() -> dict[str, Any]:
 
 
 @pytest.fixture
+def sign_in() -> SignIn:
+    """How an account signs in: the headers of its requests. The root's `conftest.py` says it."""
+
+    def sign_in(app: FastAPI, user_id: int) -> dict[str, str]:
+        pytest.fail(f"conftest.py has no fixture sign_in, so account {user_id} cannot sign in")
+
+    return sign_in
+
+
+@pytest.fixture
 async def sign_up(
-    app: FastAPI, sql: "Connection[Any]", password_hash: str, account_columns: dict[str, Any]
+    app: FastAPI,
+    sql: "Connection[Any]",
+    password_hash: str,
+    account_columns: dict[str, Any],
+    sign_in: SignIn,
 ) -> AsyncIterator[SignUp]:
     """Make an account straight in the database, and a caller with its token:
     `await sign_up("Carol", "accountant", phone="110")`, with these values in further columns."""
@@ -213,8 +227,7 @@ async def sign_up(
         caller.user_id = await _insert(
             sql, "users", account | {"password_hash": password_hash} | further
         )
-        token = app.state.resources.get(TokenSigner).issue(caller.user_id)
-        caller.headers["Authorization"] = f"Bearer {token}"
+        caller.headers.update(sign_in(app, caller.user_id))
         return caller
 
     yield sign_up
