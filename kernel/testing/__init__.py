@@ -4,4 +4,9 @@ A project's root `conftest.py` names it (`pytest_plugins = ["kernel.testing"]`),
 imports the walks: `from kernel.testing.contract import *`.
 """
 
-pytest_plugins = ["kernel.testing.suite", "kernel.testing.fixtures", "kernel.testing.walking"]
+pytest_plugins = [
+    "kernel.testing.suite",
+    "kernel.testing.fixtures",
+    "kernel.testing.instruments",
+    "kernel.testing.walking",
+]
