@@ -10,9 +10,8 @@ import httpx
 import pytest
 
 from kernel.testing import upstreams
+from kernel.testing.failures import tells_failure
 from kernel.testing.operations import Operation
-
-FORM = {"error", "message", "status", "title", "detail", "request_id"}
 
 
 @dataclass(frozen=True)
