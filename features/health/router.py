@@ -15,4 +15,4 @@ async def get_liveness() -> HealthPublic:
 @router.get("/healthz", include_in_schema=False)
 async def get_readiness(service: Service) -> HealthPublic:
     """Whether the database answers within a second and has the schema that this code needs."""
-    return await handlers.check_readiness(service.probe, service.needed_revision)
+    return await handlers.check_readiness(service)

@@ -1,3 +1,5 @@
+import pytest
+
 RULES = {
     "get_liveness": "open",
     "get_readiness": "open",
@@ -18,13 +20,22 @@ async def test_readiness_asks_the_database(client):
         assert '"1 queries"' in answer.headers["server-timing"]
 
 
-async def test_a_service_ahead_of_its_schema_is_not_ready(client, sql):
-    needed = await sql.fetchval("SELECT version_num FROM alembic_version")
-    await sql.execute("UPDATE alembic_version SET version_num = '0000'")
-    try:
-        answer = await client.get("/readyz")
-    finally:
-        await sql.execute("UPDATE alembic_version SET version_num = $1", needed)
+@pytest.fixture
+async def revision(sql):
+    """Say which one the database has."""
+    applied = await sql.fetchval("SELECT version_num FROM alembic_version")
+    yield lambda name: sql.execute("UPDATE alembic_version SET version_num = $1", name)
+    await sql.execute("UPDATE alembic_version SET version_num = $1", applied)
+
+
+async def test_a_service_ahead_of_its_schema_is_not_ready(client, revision):
+    await revision("0001")
+    answer = await client.get("/readyz")
     assert answer.status_code == 503
     assert answer.json()["message"] == "the database's schema is behind"
     assert int(answer.headers["retry-after"]) >= 1
+
+
+async def test_a_service_whose_successor_has_migrated_is_ready(client, revision):
+    await revision("20991231T235959_next")
+    assert (await client.get("/readyz")).status_code == 200

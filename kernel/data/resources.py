@@ -1,11 +1,12 @@
 """What a running service has: its settings, its connections, and what its slices have opened."""
 
 import hashlib
+from collections.abc import Collection
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from kernel.data.reader import ReadPool
-from kernel.data.schema import head_revision
+from kernel.data.schema import is_behind
 from kernel.data.writer import Writer
 from kernel.settings import Settings
 
@@ -52,10 +53,9 @@ class Resources:
         """What cursors and the fingerprints of requests are signed with."""
         return hashlib.sha256(b"mac" + self.signing_secret.encode()).digest()
 
-    @property
-    def needed_revision(self) -> str:
-        """The migration that this code needs the database to have."""
-        return head_revision()
+    def is_behind(self, revisions: Collection[str]) -> bool:
+        """Whether a database that has applied these lacks a migration that this code needs."""
+        return is_behind(revisions)
 
     def put(self, resource: object) -> None:
         """Keep something, to be found by its class."""

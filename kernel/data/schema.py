@@ -5,7 +5,7 @@ import re
 import secrets
 import string
 import sys
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -51,12 +51,32 @@ def head_revision() -> str:
     return heads.pop()
 
 
+def is_behind(applied: Collection[str]) -> bool:
+    """Whether a database with these revisions lacks one that this code needs.
+
+    A revision that this code does not know is a newer version's, which is about to take its place:
+    until then this one serves, on a schema that has all of its own.
+    """
+    return head_revision() not in applied and _known_revisions().issuperset(applied)
+
+
+@cache
+def _known_revisions() -> frozenset[str]:
+    return frozenset(_read_history(VERSIONS)[0])
+
+
 def find_heads(versions: Path) -> set[str]:
     """The revisions in a folder that no other one there follows.
 
     Raises:
         BrokenHistory: two files have the same id.
     """
+    revisions, followed = _read_history(versions)
+    return revisions - followed
+
+
+def _read_history(versions: Path) -> tuple[set[str], set[str]]:
+    """The revisions in a folder, and those that another one follows."""
     files: dict[str, str] = {}
     followed: set[str] = set()
     for path in sorted(versions.glob("*.py")):
@@ -69,7 +89,7 @@ def find_heads(versions: Path) -> set[str]:
                     " another one to the file that no database has applied"
                 )
             files[revision] = path.name
-    return files.keys() - followed
+    return {*files}, followed
 
 
 def require_one_head() -> None:
