@@ -18,11 +18,11 @@ def create_app(settings: Settings) -> FastAPI:
         version="0.1.0",
         credentials=[auth.BEARER, keys.API_KEY],
     )
-    app.include_router(health.router)
     app.include_router(auth.router)
+    app.include_router(health.router)
+    app.include_router(items.router)
     app.include_router(keys.router)
     app.include_router(users.router)
-    app.include_router(items.router)
     return app
 
 

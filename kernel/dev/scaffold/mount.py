@@ -21,13 +21,17 @@ def names(text: str) -> Iterator[tuple[str, int]]:
 
 
 def mount(text: str, name: str) -> str:
-    """The module with the two lines: one among the imports, one behind its like."""
+    """The module with the two lines: one among the imports, one among its like.
+
+    Both in the order of the names, so that branches seldom add theirs at the same place.
+    """
     imports, mounts = list(IMPORT.finditer(text)), list(MOUNT.finditer(text))
     if not imports or not mounts:
         raise Refusal("service.py mounts nothing: there is no place for another slice")
-    first, last = imports[0].start(), mounts[-1].end()
     imported, mounted = _lines(name)
-    return f"{text[:first]}{imported}{text[first:last]}{mounted}{text[last:]}"
+    later = [each.start() for each in mounts if each[0] > mounted]
+    first, place = imports[0].start(), later[0] if later else mounts[-1].end()
+    return f"{text[:first]}{imported}{text[first:place]}{mounted}{text[place:]}"
 
 
 def unmount(text: str, name: str) -> str:
