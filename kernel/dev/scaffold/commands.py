@@ -38,7 +38,7 @@ def new(draft: Path, name: str, words: Sequence[str], one: str | None) -> None:
     rooms = _render(name, one, fields, is_owned)
     _check_words(name, one, rooms.values(), known)
     folder = draft / "features" / name
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     (folder / "__init__.py").touch()
     for room, text in rooms.items():
         (folder / room).write_text(text)

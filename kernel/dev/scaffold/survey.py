@@ -45,7 +45,8 @@ class Survey:
 def survey(root: Path) -> Survey:
     """Read the models and the routes of every folder."""
     found = Survey()
-    for folder in sorted(path for path in (root / "features").iterdir() if path.is_dir()):
+    # A folder without sources is what git leaves of a slice that another branch has.
+    for folder in sorted({path.parent for path in (root / "features").glob("*/*.py")}):
         prefix, routes = _router(folder / "router.py")
         found.paths[folder.name] = {path for _, _, path in routes}
         found.operations |= {function for function, _, _ in routes}
