@@ -13,10 +13,11 @@ import pytest
 from kernel.data.models import Public
 from kernel.data.schema import find_heads
 from kernel.dev.scaffold.__main__ import run
+from kernel.dev.scaffold.conflicts import join_mounts
 from kernel.dev.scaffold.migration import ACCEPTED
 from kernel.dev.scaffold.mount import mount
-from kernel.dev.scaffold.names import singular
-from kernel.dev.scaffold.survey import Refusal
+from kernel.dev.scaffold.names import check_slice, singular
+from kernel.dev.scaffold.survey import Refusal, survey
 from kernel.dev.scaffold.tree import apply, contents
 from kernel.settings import ROOT
 from kernel.tests.processes import processes_in
@@ -219,6 +220,21 @@ def test_one_of_a_plural_is_its_singular(name, one):
     assert singular(name) == one
 
 
+def test_features_are_mounted_in_the_order_of_their_names():
+    text = "from features.keys import router as keys\n\n    app.include_router(keys.router)\n"
+    for name in ("turnips", "beets", "leeks"):
+        text = mount(text, name)
+    mounted = re.findall(r"include_router\((\w+)", text)
+    assert mounted == ["beets", "keys", "leeks", "turnips"]
+
+
+def test_what_git_leaves_of_a_slice_is_none(tree):
+    (tree / "features/turnips/__pycache__").mkdir(parents=True)
+    check_slice("turnips", survey(tree), set())
+    with pytest.raises(Refusal, match="no slice"):
+        run(["remove", "turnips", "--force"], tree)
+
+
 def test_a_service_without_a_place_for_another_slice_is_refused(tree):
     service = tree / "service.py"
     service.write_text(service.read_text().replace("app.include_router", "include"))
@@ -261,6 +277,40 @@ def test_a_slice_that_something_needs_is_not_removed(parsnips, path, line):
     number = len(file.read_text().splitlines())
     with pytest.raises(Refusal, match=f"needed by {path}:{number}$"):
         run(["remove", "parsnips"], parsnips)
+
+
+# Not at the beginnings of lines, or this file would be in conflict.
+CONFLICT = "<<<<<<< HEAD\n{ours}=======\n{theirs}>>>>>>> upstream/main\n"
+BEETS = "from features.beets import router as beets\n"
+LEEKS = "from features.leeks import router as leeks\n"
+CORS = "    app.add_middleware(CORS)\n"
+MOUNTED = "    app.include_router(leeks.router, prefix='/x')\n"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "both"),
+    [
+        (BEETS, LEEKS, BEETS + LEEKS),
+        (BEETS, BEETS + LEEKS, BEETS + LEEKS),
+        (CORS, MOUNTED, CORS + MOUNTED),
+        (MOUNTED, CORS, MOUNTED + CORS),
+        (f"||||||| base\n{BEETS}", LEEKS, LEEKS),
+        (BEETS, BEETS.replace("beets", "removed"), BEETS),
+    ],
+)
+def test_the_features_of_both_sides_of_a_conflict_stay(ours, theirs, both):
+    conflict = CONFLICT.format(ours=ours, theirs=theirs)
+    assert join_mounts(f"a\n{conflict}z\n", {"beets", "leeks"}) == f"a\n{both}z\n"
+
+
+def test_a_conflict_about_anything_else_is_for_a_person(tree):
+    service = tree / "service.py"
+    conflict = CONFLICT.format(ours=CORS, theirs=CORS.replace("CORS", "GZip"))
+    service.write_text(f"{conflict}{service.read_text()}")
+    before = contents(tree)
+    with pytest.raises(Refusal, match=r"^service\.py:1 is in conflict: resolve it first$"):
+        run(["merge"], tree)
+    assert contents(tree) == before
 
 
 # What is done.

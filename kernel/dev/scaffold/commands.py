@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mako.template import Template  # type: ignore[import-untyped]
 
+from kernel.dev.scaffold.conflicts import check_resolved, join_mounts
 from kernel.dev.scaffold.fields import Field, parse
 from kernel.dev.scaffold.mount import mount, names, unmount
 from kernel.dev.scaffold.names import check_length, check_name, check_slice, singular
@@ -66,7 +67,14 @@ def remove(draft: Path, name: str) -> None:
 
 
 def merge(draft: Path) -> None:
-    """Write the revision that joins the history's heads, unless there is one."""
+    """Join the mounted features of both sides, and the history's heads, where there are several."""
+    service = draft / "service.py"
+    text = service.read_text()
+    joined = join_mounts(text, {path.parent.name for path in draft.glob("features/*/router.py")})
+    service.write_text(joined)
+    check_resolved(draft)
+    if joined != text:
+        _ruff(draft, "check", "--fix-only", "--select=I", service)
     _migrate(draft, "merge", "merge", [])
 
 
