@@ -28,7 +28,8 @@ CHANGES: list[Callable[[Copy], None]] = [
     errors.add_error_form,
     shared.share,
 ]
-pytestmark = pytest.mark.slow
+# They change what Julienne ships, which a team has changed already.
+pytestmark = [pytest.mark.house, pytest.mark.slow]
 
 
 @pytest.fixture

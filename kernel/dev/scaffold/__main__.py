@@ -44,7 +44,7 @@ def parser() -> Parser:
     other.add_argument("--force", action="store_true", help="even what is not committed")
     third = commands.add_parser("contract", help="accept what the API is now, in openapi.json")
     fourth = commands.add_parser(
-        "merge", help="after a git merge: one head for the migrations, and a new openapi.json"
+        "merge", help="after a git merge: both sides' features, one head, a new openapi.json"
     )
     for each in (command, other, third, fourth):
         each.add_argument("--dry-run", action="store_true", help="show the diff, write nothing")
