@@ -113,12 +113,11 @@ def _tell(failure: Failure) -> dict[str, Any]:
     return {"code": failure.status, "text": failure.message, "trace": failure.request_id}
 
 
-FORM = ErrorForm(LegacyError, _tell)
-router = Router(prefix="/legacy", tags=["legacy"], errors=FORM)
+router = Router(prefix="/legacy", tags=["legacy"], errors=ErrorForm(LegacyError, _tell))
 Number = Annotated[int, Path(ge=1, le=1000)]
 
 
-@router.post("/orders", responses={429: error_response(429, FORM)})
+@router.post("/orders", responses={429: error_response(429)})
 async def place_order(data: OrderInput, _: CurrentUser) -> OrderPublic:
     if data.number == 409:
         raise Conflict("it is placed already")
