@@ -1,4 +1,4 @@
-"""The developers' commands: `python -m features new|remove|contract`."""
+"""The developers' commands: `python -m features new|remove|contract|merge`."""
 
 from kernel.dev.scaffold.__main__ import main
 

@@ -1,6 +1,7 @@
 """How Alembic finds the models, reaches the database, and keeps out of its own way."""
 
 import asyncio
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from importlib import import_module
@@ -11,13 +12,15 @@ from alembic import context
 from alembic.autogenerate.api import AutogenContext
 from alembic.operations.ops import MigrationScript
 from alembic.runtime.migration import MigrationContext
+from alembic.script.revision import MultipleHeads
+from alembic.util import CommandError
 from sqlalchemy import Connection, NullPool, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
-from sqlmodel import SQLModel
-from sqlmodel.sql.sqltypes import AutoString, UTCDateTime
+from sqlmodel import AutoString, SQLModel, UTCDateTime
 
 from kernel.data.commands import development
+from kernel.data.schema import BrokenHistory, new_revision_id
 from kernel.data.sqlstate import LOCK_NOT_AVAILABLE
 from kernel.driver_errors import sqlstate
 from kernel.settings import ROOT, load_settings
@@ -42,12 +45,26 @@ def render_item(kind: str, item: object, _: AutogenContext) -> str | Literal[Fal
     return False
 
 
-def number(_: MigrationContext, __: object, scripts: list[MigrationScript]) -> None:
-    """Give a new revision the next number, unless `--rev-id` names it."""
-    ids = [each.revision for each in context.script.walk_revisions()]
-    numbers = [int(each) for each in ids if each.isdecimal()]
-    if numbers and not getattr(context.config.cmd_opts, "rev_id", None):
-        scripts[0].rev_id = f"{max(numbers) + 1:04}"
+def name(_: MigrationContext, __: object, scripts: list[MigrationScript]) -> None:
+    """Give a new revision an id of the house's form in place of Alembic's; `--rev-id` stays."""
+    (script,) = scripts
+    if script.head in {None, "head"} and len(heads := context.script.get_heads()) > 1:
+        raise CommandError(str(BrokenHistory.of_heads(heads)))
+    is_chosen = getattr(context.config.cmd_opts, "rev_id", None)
+    if not is_chosen and re.fullmatch("[0-9a-f]{12}", script.rev_id or ""):
+        script.rev_id = new_revision_id()
+
+
+def run_migrations() -> None:
+    """Run them; of a history with several heads, say what joins them."""
+    try:
+        with context.begin_transaction():
+            context.run_migrations()
+    except CommandError as error:
+        if isinstance(error.__cause__, MultipleHeads):
+            heads = context.script.get_heads()
+            raise CommandError(str(BrokenHistory.of_heads(heads))) from error.__cause__
+        raise
 
 
 def configure(**options: Any) -> None:
@@ -57,7 +74,7 @@ def configure(**options: Any) -> None:
     context.configure(
         target_metadata=SQLModel.metadata,
         render_item=render_item,
-        process_revision_directives=number,
+        process_revision_directives=name,
         transaction_per_migration=True,
         **options,
     )
@@ -65,8 +82,7 @@ def configure(**options: Any) -> None:
 
 def migrate(connection: Connection) -> None:
     configure(connection=connection)
-    with context.begin_transaction():
-        context.run_migrations()
+    run_migrations()
 
 
 async def migrate_database(url: str) -> None:
@@ -109,8 +125,7 @@ def target() -> Iterator[str]:
 
 if context.is_offline_mode():
     configure(url="postgresql://", literal_binds=True)
-    with context.begin_transaction():
-        context.run_migrations()
+    run_migrations()
 else:
     with target() as database_url:
         asyncio.run(migrate_database(database_url))

@@ -1,9 +1,8 @@
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
-from sqlalchemy import bindparam
+from sqlalchemy import Select, bindparam
 from sqlmodel import col, select
-from sqlmodel.sql.expression import SelectOfScalar
 
 from features.items.models import Item, ItemCreate, ItemPublic, ItemUpdate
 from kernel import NotFound, Page, Pager, Principal, ReadPool, WriteSession, like
@@ -13,7 +12,7 @@ BY_ID = select(Item).where(Item.id == bindparam("id"))
 
 
 @cache
-def _listed(everybodys: bool, searched: bool) -> SelectOfScalar[Item]:
+def _listed(everybodys: bool, searched: bool) -> Select[*tuple[Any, ...]]:
     items = select(Item)
     if not everybodys:
         items = items.where(Item.owner_id == bindparam("owner_id"))

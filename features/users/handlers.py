@@ -1,9 +1,8 @@
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
-from sqlalchemy import String, bindparam, func, or_
+from sqlalchemy import Select, String, bindparam, func, or_
 from sqlmodel import col, select
-from sqlmodel.sql.expression import SelectOfScalar
 
 from features.users.models import MeUpdate, User, UserCreate, UserPublic, UserUpdate
 from kernel import Forbidden, NotFound, Page, Pager, PasswordVault, ReadPool, WriteSession, like
@@ -13,7 +12,7 @@ BY_ID = select(User).where(User.id == bindparam("id"))
 
 
 @cache
-def _listed(searched: bool, by_activity: bool) -> SelectOfScalar[User]:
+def _listed(searched: bool, by_activity: bool) -> Select[*tuple[Any, ...]]:
     users = select(User)
     if searched:
         pattern = bindparam("pattern", type_=String)

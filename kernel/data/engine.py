@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection as SyncConnection
 from sqlalchemy import Engine, StaticPool, event
 from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_connection
-from sqlalchemy.engine import ExceptionContext
+from sqlalchemy.engine import AdaptedConnection, ExceptionContext
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.util import await_, greenlet_spawn
@@ -37,7 +37,7 @@ def link_opener(
         adapted: Any = fairy.dbapi_connection
         fairy.close()
         adapted.__class__ = _Adapted
-        raw: Connection = adapted._connection
+        raw = _raw_of(adapted)
         raw.is_lent = False
         return Link(raw, engine, pool)
 
@@ -94,7 +94,8 @@ class _Adapted(AsyncAdapt_asyncpg_connection):
 
 
 def _raw_of(adapted: Any) -> Connection:
-    raw: Connection = adapted._connection
+    # Past `_Adapted`, which would take it for lent.
+    raw: Connection = AdaptedConnection.driver_connection.__get__(adapted)
     return raw
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import SessionTransaction
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import await_
-from sqlmodel.orm.session import Session as SyncSession
+from sqlmodel import Session as SyncSession
 
 from kernel.data.refusals import BOUNDARY_COMMITS, BUSY, ENDED
 from kernel.data.unit_of_work import UnitOfWork

@@ -2,18 +2,37 @@
 
 import asyncio
 import re
+import secrets
+import string
+import sys
+from collections.abc import Iterable
+from datetime import UTC, datetime
 from functools import cache
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import asyncpg
 
-from kernel.settings import ROOT
+from kernel.settings import ROOT, STARTUP_FAILURE
 
 if TYPE_CHECKING:
     from alembic.config import Config
 
 VERSIONS = ROOT / "migrations" / "versions"
-REVISION = re.compile(r'^(revision|down_revision) = "(.+)"$', re.MULTILINE)
+MERGE = "uv run python -m features merge"
+# `revision` has one id; `down_revision` has one, none, or a tuple of them, over several lines.
+REVISION = re.compile(r"^(revision|down_revision)\b[^=\n]*= *(\([^)]*\)|[^#\n]*)", re.MULTILINE)
+IDS = re.compile(r"""["']([^"']+)["']""")
+ALPHABET = string.ascii_lowercase + string.digits
+
+
+class BrokenHistory(Exception):
+    """The migrations do not lead to one newest revision; the message says what to do."""
+
+    @classmethod
+    def of_heads(cls, heads: Iterable[str]) -> Self:
+        names = ", ".join(sorted(heads))
+        return cls(f"the migrations have more than one head ({names}): join them with `{MERGE}`")
 
 
 @cache
@@ -22,18 +41,62 @@ def head_revision() -> str:
 
     Read off the files: to import Alembic takes a fifth of a start's time, and most starts have
     nothing to upgrade.
+
+    Raises:
+        BrokenHistory: there is not exactly one, or two files have the same id.
     """
-    found = [REVISION.findall(path.read_text()) for path in VERSIONS.glob("*.py")]
-    lines = [line for each in found for line in each]
-    followed = {revision for word, revision in lines if word == "down_revision"}
-    heads: set[str] = {revision for word, revision in lines if word == "revision"} - followed
-    (head,) = heads
-    return head
+    heads = find_heads(VERSIONS)
+    if len(heads) != 1:
+        raise BrokenHistory.of_heads(heads)
+    return heads.pop()
+
+
+def find_heads(versions: Path) -> set[str]:
+    """The revisions in a folder that no other one there follows.
+
+    Raises:
+        BrokenHistory: two files have the same id.
+    """
+    files: dict[str, str] = {}
+    followed: set[str] = set()
+    for path in sorted(versions.glob("*.py")):
+        assigned = {word: IDS.findall(value) for word, value in REVISION.findall(path.read_text())}
+        followed.update(assigned.get("down_revision", ()))
+        for revision in assigned.get("revision", ()):
+            if revision in files:
+                raise BrokenHistory(
+                    f"{files[revision]} and {path.name} have the same revision id {revision}: give"
+                    " another one to the file that no database has applied"
+                )
+            files[revision] = path.name
+    return files.keys() - followed
+
+
+def require_one_head() -> None:
+    """End the process with one line unless the migrations lead to one newest revision.
+
+    Raises:
+        SystemExit: with uvicorn's status for a failed start.
+    """
+    try:
+        head_revision()
+    except BrokenHistory as reason:
+        sys.stderr.write(f"{reason}\n")
+        raise SystemExit(STARTUP_FAILURE) from None
+
+
+def new_revision_id() -> str:
+    """An id that no other branch or repository has: the second, and a few random characters.
+
+    Ids sort by their time. Alembic keeps them in a VARCHAR(32).
+    """
+    suffix = "".join(secrets.choice(ALPHABET) for _ in range(4))
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}_{suffix}"
 
 
 async def upgrade_schema(url: str) -> None:
     """Apply what is missing. Of processes that do so at once, one works and the others wait."""
-    if await _current_revision(url) == head_revision():
+    if await _current_revisions(url) == {head_revision()}:
         return
     from alembic import command  # noqa: PLC0415  # see head_revision
 
@@ -49,12 +112,13 @@ def migration_config(url: str) -> "Config":
     return config
 
 
-async def _current_revision(url: str) -> str | None:
+async def _current_revisions(url: str) -> set[str]:
+    """Several, where branches were applied that a later revision merges."""
     connection = await asyncpg.connect(url)
     try:
-        revision: str | None = await connection.fetchval("SELECT version_num FROM alembic_version")
+        rows = await connection.fetch("SELECT version_num FROM alembic_version")
     except asyncpg.UndefinedTableError:
-        return None
+        return set()
     finally:
         await connection.close()
-    return revision
+    return {row["version_num"] for row in rows}

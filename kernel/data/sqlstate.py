@@ -70,9 +70,8 @@ def is_disconnect(error: BaseException) -> bool:
     """Whether the connection, rather than the statement, failed."""
     error = driver_error(error)
     if isinstance(error, asyncpg.InterfaceError):
-        # A connection that was lost while it lay idle has gone back to its pool. The other errors
-        # of this kind are mistakes in how a connection is used.
-        return "closed" in str(error) or "released" in str(error)
+        # The other errors of this kind are mistakes in how a connection is used.
+        return "closed" in str(error)
     # InternalClientError: the server hung up, which asyncpg has half heard.
     lost = isinstance(error, ConnectionError | asyncpg.InternalClientError)
     return lost or sqlstate(error).startswith(("08", "57P0", READ_ONLY))

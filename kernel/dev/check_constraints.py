@@ -14,7 +14,7 @@ from alembic.util import PriorityDispatchResult
 from sqlalchemy import CheckConstraint, Column, Connection, MetaData, Table, text
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.sql.elements import conv
+from sqlalchemy.schema import conv
 
 PROBE = "check_constraints_probe"
 DEFINITIONS = text(

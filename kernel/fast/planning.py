@@ -1,19 +1,43 @@
 """The steps of an operation, out of what FastAPI found in its signature."""
 
-from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
-from inspect import iscoroutinefunction
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from inspect import iscoroutinefunction, signature
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from fastapi import params
-from fastapi.datastructures import DefaultPlaceholder
+from fastapi import Body, Depends
 from fastapi.dependencies.models import Dependant
-from fastapi.routing import RouteContext
+from fastapi.routing import APIRoute, RouteContext
 from pydantic import BaseModel, Field, TypeAdapter
 from pydantic.fields import FieldInfo
 
 IMMUTABLE = (NoneType, str, int, float, bool)
+BODY = type(Body())
+# The options of an operation that a plan keeps to, or that change nothing about its answers. Each
+# other one, of a later FastAPI too, has to be as it is for the plainest operation.
+KNOWN_OPTIONS = {
+    *("path", "endpoint", "name", "methods", "response_model", "status_code", "dependencies"),
+    *("dependency_overrides_provider", "form_limits", "tags", "summary", "description"),
+    *("response_description", "responses", "deprecated", "operation_id", "include_in_schema"),
+    *("callbacks", "openapi_extra", "generate_unique_id_function"),
+    "strict_content_type",  # the boundary refuses a body without a media type
+}
+# The same for what FastAPI has found in a signature.
+KNOWN_PARTS = {
+    *("path_params", "query_params", "body_params", "dependencies", "name", "call", "path"),
+    *("request_param_name", "use_cache"),
+}
+
+
+async def _nothing() -> None: ...
+async def _plainest(_: Annotated[None, Depends(_nothing)]) -> None: ...
+
+
+PLAIN_ROUTE = APIRoute("/", _plainest)
+PLAIN_PART = PLAIN_ROUTE.dependant.dependencies[0]
+OPTIONS = signature(APIRoute).parameters.keys() - KNOWN_OPTIONS
+PARTS = {field.name for field in fields(Dependant)} - KNOWN_PARTS
 
 
 class Unplanned(Exception):
@@ -49,22 +73,26 @@ def steps_of(context: RouteContext) -> list[Step]:
         Unplanned: there is a thread, a generator, a form, a header, a list or the like among them.
     """
     body = context.body_field
-    if isinstance(body and body.field_info, params.Form):
+    if body and type(body.field_info) is not BODY:
         raise Unplanned
     if _has_a_form_of_its_own(context):
         raise Unplanned
     steps: list[Step] = []
+    if _is_unlike(context.dependant, PLAIN_ROUTE.dependant, PARTS):
+        raise Unplanned
     _add(context.dependant, steps, {}, bodies=1 if body else 0)
     return steps
 
 
 def _has_a_form_of_its_own(context: RouteContext) -> bool:
     """Whether the answer is other than the response model's JSON, or nothing with a 204."""
-    words = ("include", "exclude", "exclude_unset", "exclude_defaults", "exclude_none")
-    is_shaped = any(getattr(context, f"response_model_{word}") for word in words)
     is_missing = context.response_field is None and context.status_code != 204
-    is_json = isinstance(context.response_class, DefaultPlaceholder)
-    return is_shaped or is_missing or not is_json or not context.response_model_by_alias
+    return is_missing or _is_unlike(context, PLAIN_ROUTE, OPTIONS)
+
+
+def _is_unlike(given: object, plain: object, names: Iterable[str]) -> bool:
+    """Whether it has another value than the plain one has; empty is as good as none."""
+    return any((getattr(given, name) or None) != (getattr(plain, name) or None) for name in names)
 
 
 def validator_of(info: FieldInfo) -> Callable[[Any], Any]:
@@ -76,31 +104,18 @@ def validator_of(info: FieldInfo) -> Callable[[Any], Any]:
 
 def _add(part: Dependant, steps: list[Step], known: dict[Any, int], bodies: int = 0) -> int:
     call: Any = part.call
+    is_coroutine = iscoroutinefunction(call) or iscoroutinefunction(call.__call__)
+    if len(part.body_params) != bodies or not is_coroutine:
+        raise Unplanned
     if part.use_cache and call in known:
         return known[call]
-    if _asks_for_more(part, bodies):
+    if any(_is_unlike(each, PLAIN_PART, PARTS) for each in part.dependencies):
         raise Unplanned
     parts = [(each.name, _add(each, steps, known)) for each in part.dependencies]
     step = Step(call, [*_parameters(part)], parts, part.request_param_name)
     steps.append(step)
     known[call] = len(steps) - 1
     return known[call]
-
-
-def _asks_for_more(part: Dependant, bodies: int) -> bool:
-    call: Any = part.call
-    is_coroutine = iscoroutinefunction(call) or iscoroutinefunction(call.__call__)
-    more = (
-        part.header_params,
-        part.cookie_params,
-        part.http_connection_param_name,
-        part.response_param_name,
-        part.background_tasks_param_name,
-        part.security_scopes_param_name,
-        part.own_oauth_scopes,
-        part.concurrency,
-    )
-    return any(more) or len(part.body_params) != bodies or not is_coroutine
 
 
 def _parameters(part: Dependant) -> Iterator[Parameter]:

@@ -1,24 +1,35 @@
 """The way from a path to its operation, which does not grow longer with each slice."""
 
+import logging
 import re
 from collections.abc import Callable
-from contextlib import suppress
 from functools import cached_property
 from inspect import signature
 from typing import Any, get_args
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
-from starlette.convertors import StringConvertor, register_url_convertor
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from kernel.fast.planning import Unplanned
 
+logger = logging.getLogger(__name__)
+# Of these, a path's parameter is its text.
+TEXTS = {"id", "path", "str"}
+CONVERTORS = re.compile(r":([^{}:]+)}")
 
-class IdConvertor(StringConvertor):
+
+class IdConvertor(Convertor[str]):
     """A plain word is no id: `/users/me` is its own routes' path, and not `/users/{user_id}`'s."""
 
     regex = "(?![a-z]+(?:/|$))[^/]+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return str(value)
 
 
 register_url_convertor("id", IdConvertor())
@@ -40,14 +51,18 @@ class _Operation:
         self._context = context
 
     @cached_property
-    def app(self) -> ASGIApp:
+    def app(self) -> ASGIApp | None:
         """The short way if there is one, made when it is first gone."""
-        app: ASGIApp = self._context.app
         plan: Callable[[RouteContext], ASGIApp] | None = getattr(self.route, "plan", None)
-        if plan is not None:
-            with suppress(Unplanned):
-                return plan(self._context)
-        return app
+        if plan is None or not TEXTS.issuperset(CONVERTORS.findall(self._context.path or "")):
+            return None
+        try:
+            return plan(self._context)
+        except Unplanned:
+            return None
+        except Exception:
+            logger.warning("%s goes FastAPI's own way", self._context.path, exc_info=True)
+            return None
 
 
 class Switchboard:
@@ -58,25 +73,29 @@ class Switchboard:
     """
 
     def __init__(self, app: FastAPI) -> None:
-        self._router = app.router
+        self._router, self._long_way = app.router, app.router.middleware_stack
+        # Whether nothing stands before the routes that would be passed by, like a limit of bodies.
+        self._is_first = app.router.middleware_stack == app.router.app
         self._known = -1
         self._operations: dict[str, list[_Operation]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        plain = scope["type"] == "http" and not scope.get("root_path")
-        if plain and scope.get("fastapi.telemetry") is None:
+        is_plain = scope["type"] == "http" and not scope.get("root_path")
+        if is_plain and self._is_first and scope.get("fastapi.telemetry") is None:
             if self._known != len(self._router.routes):
                 self._learn()
             path, method = scope["path"], scope["method"]
             for operation in self._operations.get(path[1:].partition("/")[0], ()):
                 found = operation.path.match(path) if method in operation.methods else None
-                if found:
+                if found and operation.app is None:
+                    break
+                if found and operation.app:
                     scope["path_params"] = found.groupdict()
                     scope["route"], scope["router"] = operation.route, self._router
                     scope["endpoint"] = operation.route.endpoint
                     await operation.app(scope, receive, send)
                     return
-        await self._router.app(scope, receive, send)
+        await self._long_way(scope, receive, send)
 
     def _learn(self) -> None:
         self._known = len(self._router.routes)

@@ -1,6 +1,7 @@
 """Records of the database as DTOs."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from datetime import date, datetime
 from decimal import Decimal
 from functools import cache
@@ -16,6 +17,8 @@ _new = object.__new__
 # What every instance of a model has, to be set without a look for its name.
 _parts = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
 _set_values, _set_known, _set_extra, _set_private = (vars(BaseModel)[e].__set__ for e in _parts)
+# The kinds of decorators that change nothing about how a model is made.
+OF_ANSWERS = {"field_serializers", "model_serializers", "computed_fields"}
 # What asyncpg gives for a column of this kind is what pydantic would make of it.
 NATIVE = {int, str, bool, bytes, date, datetime, Decimal, UUID, dict, NoneType}
 
@@ -50,15 +53,16 @@ def _taker(names: list[str]) -> Callable[[Any], dict[str, Any]]:
 @cache
 def _trusted(model: type[BaseModel]) -> list[str] | None:
     """The names of the fields, if records can be taken as they are."""
-    rules = model.__pydantic_decorators__
-    if rules.model_validators or rules.field_validators or model.__pydantic_post_init__:
+    if set(BaseModel.__slots__) != set(_parts):
+        return None  # an instance has more to it than `read` would set
+    decorators = model.__pydantic_decorators__
+    kinds = {field.name for field in fields(decorators)} - OF_ANSWERS
+    has_rules = any(getattr(decorators, kind) for kind in kinds)
+    if has_rules or model.model_post_init is not BaseModel.model_post_init:
         return None
-    fields = model.model_fields
-    return (
-        [*fields]
-        if len(fields) > 1 and all(_is_native(each.annotation) for each in fields.values())
-        else None
-    )
+    known = model.model_fields
+    is_native = all(_is_native(each.annotation) for each in known.values())
+    return [*known] if len(known) > 1 and is_native else None
 
 
 def _is_native(annotation: Any) -> bool:

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 from pydantic import BaseModel
-from sqlalchemy import JSON, ClauseElement, Column, bindparam, insert
-from sqlalchemy.dialects.postgresql.asyncpg import dialect
+from sqlalchemy import JSON, ClauseElement, Column, bindparam, insert, make_url
 from sqlmodel import SQLModel
 
 from kernel.driver_errors import is_out_of_range, is_unsendable
 
 REQUIRED = object()
 UNSENT = re.compile(r"invalid input for query argument \$(\d+)")
-POSTGRES = dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it untyped
+POSTGRES = make_url("postgresql+asyncpg://").get_dialect()()
 
 if TYPE_CHECKING:
     Record = asyncpg.Record

@@ -13,6 +13,7 @@ from fastapi.telemetry import TelemetryConfig
 from kernel.data.commands import database_of, development
 from kernel.data.readers import open_probe, open_reader, open_replica
 from kernel.data.resources import Resources, resources_of
+from kernel.data.schema import require_one_head
 from kernel.data.writer import open_writer
 from kernel.fast.routing import Switchboard
 from kernel.http.docs import describe_api, serve_docs
@@ -89,6 +90,7 @@ def app_on_demand(create_app: Callable[[Settings], FastAPI]) -> Callable[[str], 
     def get(name: str) -> FastAPI:
         if name != "app":
             raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+        require_one_head()
         settings = load_settings()
         _configure_logging(settings)  # before the lifespan: uvicorn says a few words until then
         module.app = app = create_app(settings)  # type: ignore[attr-defined]  # for the next time

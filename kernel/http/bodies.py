@@ -2,13 +2,14 @@
 
 import json
 
-from fastapi import Request, Response, params
+from fastapi import Form, Request, Response
 from pydantic.fields import FieldInfo
 
 from kernel.errors import BadRequest, UnsupportedMediaType
 from kernel.fast.plan import Handler
 
 JSON = "application/json"
+FORM = type(Form())
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
@@ -18,7 +19,7 @@ def with_checked_body(handler: Handler, field: FieldInfo) -> Handler:
     It raises UnsupportedMediaType, for a compressed body as well, or BadRequest for another
     encoding than UTF-8.
     """
-    accepted = FORMS if isinstance(field, params.Form) else (JSON,)
+    accepted = FORMS if isinstance(field, FORM) else (JSON,)
 
     async def run(request: Request) -> Response:
         headers = request.headers

@@ -1,9 +1,10 @@
 """The docs page, which needs no internet, and the OpenAPI document behind it."""
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import Depends, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
 from fastapi.responses import HTMLResponse
 from fastapi.routing import iter_route_contexts
@@ -22,27 +23,29 @@ def describe_api(app: FastAPI, schemes: Sequence[CredentialScheme]) -> None:
         document = framework()  # a new one whenever the routes have changed
         components = document.setdefault("components", {})
         if "securitySchemes" not in components:
-            components["securitySchemes"] = {
-                scheme.name: _describe(scheme, document["paths"]) for scheme in schemes
-            }
+            described = _security_schemes(schemes, document["paths"])
+            components["securitySchemes"] = described
             _add_error_forms(app, components.setdefault("schemas", {}))
             for operations in document["paths"].values():
                 for operation in operations.values():
-                    _secure(operation, [{scheme.name: []} for scheme in schemes])
+                    _secure(operation, [{name: []} for name in described])
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way
 
 
-def _describe(scheme: CredentialScheme, paths: dict[str, Any]) -> dict[str, Any]:
-    """The scheme, with the address of the operation that it names as the one that gives tokens."""
-    described = scheme.security.model.model_dump(mode="json", by_alias=True, exclude_none=True)
+def _security_schemes(schemes: Sequence[CredentialScheme], paths: dict[str, Any]) -> dict[str, Any]:
+    """What FastAPI says of the schemes where an operation depends on them, with the address of the
+    operation that one names as what gives its tokens."""
+    app = FastAPI()
+    app.get("/", dependencies=[Depends(scheme.security) for scheme in schemes])(lambda: None)
+    described: dict[str, Any] = app.openapi().get("components", {}).get("securitySchemes", {})
     addresses = {
         operation.get("operationId"): path.removeprefix("/")
         for path, operations in paths.items()
         for operation in operations.values()
     }
-    for flow in described.get("flows", {}).values():
+    for flow in chain.from_iterable(each.get("flows", {}).values() for each in described.values()):
         if url := flow.get("tokenUrl"):
             flow["tokenUrl"] = addresses.get(url, url)
     return described

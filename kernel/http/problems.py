@@ -24,6 +24,8 @@ from kernel.errors import DatabaseUnavailable, ServiceError, title_of
 from kernel.reminders import Reminders
 
 MOST_MISTAKES = 50
+# What a route is found by.
+ASKED = ("type", "path", "root_path", "headers")
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 logger = logging.getLogger(__name__)
 _reminders = Reminders()
@@ -166,8 +168,9 @@ def _allowed_methods(request: Request) -> list[str]:
     routes = request.app.router.routes
 
     def answers(method: str) -> bool:
-        scope = {**request.scope, "method": method, "fastapi": {}}
-        return any(route.matches(scope)[0] == Match.FULL for route in routes)
+        # A scope of its own: to match also notes in it what was found.
+        scope = {name: request.scope[name] for name in ASKED if name in request.scope}
+        return any(route.matches({**scope, "method": method})[0] == Match.FULL for route in routes)
 
     methods = [method for method in METHODS if answers(method)]
     return [*methods, "HEAD"] if "GET" in methods else methods

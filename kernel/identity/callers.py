@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, OAuth2PasswordBearer
-from fastapi.security.base import SecurityBase
 
 from kernel.context import HEADER_NAMES, PRINCIPAL, SESSION, current_context
 from kernel.data.resources import resources_of
@@ -23,13 +22,9 @@ class CredentialScheme:
     has, an empty list most of the time.
     """
 
-    security: SecurityBase
+    security: Callable[..., Any]
     read: Callable[[Request], Sequence[str]]
     authenticate: Authenticator
-
-    @property
-    def name(self) -> str:
-        return self.security.scheme_name
 
 
 @dataclass(frozen=True)

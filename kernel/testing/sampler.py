@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
-from urllib.parse import quote, urlencode
+from urllib.parse import parse_qsl, quote, urlencode
 
 import httpx
 import pytest
@@ -114,7 +114,11 @@ class Sampler:
         self, operation: Operation, url: str | None = None, body: Any = None, **headers: str
     ) -> httpx.Response:
         """Send a valid request, or one about this row or with this body."""
-        request = await self.prepare(operation, url.partition("?")[0] if url else None)
+        path, _, query = (url or "").partition("?")
+        if url and body is not None:
+            request = Request(operation, path, body, dict(parse_qsl(query)))
+        else:
+            request = await self.prepare(operation, path or None)
         return await self.send(request if body is None else request.with_body(body), **headers)
 
     async def succeed(self, operation: Operation) -> httpx.Response:

@@ -22,6 +22,7 @@ class Place:
 
     path: Path
     schema: Schema = field(repr=False, compare=False)
+    takes_null: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,12 +68,12 @@ class Schemas:
         self, schema: Schema, path: Path = (), above: tuple[int, ...] = ()
     ) -> Iterator[Place]:
         """The objects with fields in a value of this schema, the outermost first."""
-        schema = self.resolve(schema)
+        null, schema = self.takes_null(schema), self.resolve(schema)
         if id(schema) in above:  # a tree: its branches have its own fields
             return
         above = (*above, id(schema))
         if "properties" in schema:
-            yield Place(path, schema)
+            yield Place(path, schema, null)
             for name, inner in schema["properties"].items():
                 yield from self.places(inner, (*path, name), above)
         elif "items" in schema:

@@ -1,6 +1,7 @@
 """Whose mistake a failure was: a client's is told to the client, the service's own to the log."""
 
 from contextlib import suppress
+from decimal import Decimal
 from typing import Annotated
 
 import pytest
@@ -226,6 +227,22 @@ async def test_a_value_that_a_client_has_sent_is_the_clients(
     async with mount(things()) as client:
         answer = await client.post(f"/cases/{path}", json=body)
     assert answer.status_code == status, answer.text
+    assert not log.lines("ERROR", "WARNING")
+
+
+@pytest.mark.parametrize(("kind", "value"), [("real", "1e300"), ("numeric", "1E-200000")])
+async def test_a_number_that_its_type_cannot_hold_is_the_clients(mount, log, kind, value):
+    router = Router(prefix="/cases", tags=["cases"])
+    statement = text(f"SELECT CAST(:value AS {kind})")
+
+    @router.get("/number")
+    async def reads_a_number(reader: Reader, value: Decimal) -> Answer:
+        number = float(value) if kind == "real" else value
+        return Answer(text=f"{await reader.fetch(statement, value=number)}")
+
+    async with mount(router) as client:
+        answer = await client.get("/cases/number", params={"value": value})
+    assert answer.status_code == 422, answer.text
     assert not log.lines("ERROR", "WARNING")
 
 

@@ -142,6 +142,16 @@ def test_an_exception_is_logged_without_the_values_that_it_was_about(error):
     assert "test_logs.py" in text
 
 
+async def test_the_detail_of_a_refusal_is_not_logged(sql):
+    """Where a message speaks of code, DETAIL and HINT may speak of values all the same."""
+    words = "USING ERRCODE = '55000', DETAIL = 'canary', HINT = 'canary'"
+    with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError) as raised:
+        await sql.execute(f"DO $$ BEGIN RAISE 'not so' {words}; END $$")
+    text = formatted(raised.value)
+    assert "not so" in text
+    assert "canary" not in text
+
+
 class Shopping(BaseModel):
     count: int
     password: str

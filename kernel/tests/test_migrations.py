@@ -1,22 +1,20 @@
-"""The history of the schema: forward, backward, by many at once, killed, and kept waiting."""
+"""The machinery of migrations: many at once, killed, kept waiting, generated, branched, merged."""
 
-import ast
 import asyncio
 import os
+import re
 import sys
 import time
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
-from importlib import import_module
-from itertools import count
 from multiprocessing import get_context
 from pathlib import Path
-from pkgutil import iter_modules
 from uuid import UUID
 
 import asyncpg
 import pytest
+import time_machine
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
@@ -27,69 +25,30 @@ from sqlalchemy import (
     CheckConstraint,
     Integer,
     String,
-    Table,
-    TableClause,
     column,
     table,
     text,
 )
 from sqlalchemy import Enum as EnumType
-from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import DBAPIError
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import Field, SQLModel
 
-import features
 import kernel.dev.defaults  # with all that `env.py` imports, for `processes`
 from features.users.models import Role
 from kernel.data import models as kernel
-from kernel.data.schema import head_revision, migration_config
-from kernel.settings import ROOT
+from kernel.data.schema import BrokenHistory, find_heads, migration_config, new_revision_id
+from kernel.testing.history import (
+    REVISIONS,
+    empty_database,
+    migrate,
+    query,
+    shape,
+)
+from kernel.testing.migrations import untrue
+from kernel.testing.steps import unsafe_steps
 from kernel.tests.app import OWN_TABLES
 from kernel.tests.processes import checkout_in, until
 
-# Oldest first.
-REVISIONS = list(ScriptDirectory.from_config(migration_config("")).walk_revisions())[::-1]
-MODELS = [
-    import_module(f"{each.name}.models")
-    for each in iter_modules(features.__path__, "features.")
-    if each.ispkg and (ROOT / each.name.replace(".", "/") / "models.py").exists()
-]
-POSTGRES = postgresql.dialect()
-
-# Everything that a migration may make, one line each.
-SHAPE = """
-    SELECT format('%s %s', relkind, oid::regclass) FROM pg_class
-    WHERE relnamespace = 'public'::regnamespace
-    UNION ALL
-    SELECT format('%s.%s %s %s %s %s', attrelid::regclass, attname,
-                  format_type(atttypid, atttypmod), attnotnull, attidentity,
-                  pg_get_expr(adbin, adrelid))
-    FROM pg_attribute JOIN pg_class ON attrelid = pg_class.oid
-    LEFT JOIN pg_attrdef ON (adrelid, adnum) = (attrelid, attnum)
-    WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND attnum > 0
-      AND NOT attisdropped
-    UNION ALL
-    SELECT format('%s %s %s', conrelid::regclass, conname, pg_get_constraintdef(oid))
-    FROM pg_constraint WHERE connamespace = 'public'::regnamespace
-    UNION ALL
-    SELECT indexdef FROM pg_indexes WHERE schemaname = 'public'
-    UNION ALL
-    SELECT format('type %s', typname) FROM pg_type
-    WHERE typnamespace = 'public'::regnamespace AND typtype IN ('d', 'e')
-    UNION ALL
-    SELECT format('function %s', oid::regprocedure) FROM pg_proc
-    WHERE pronamespace = 'public'::regnamespace
-"""
-# Names of constraints and indexes by their kind, without NOT NULL, which has no name of ours.
-NAMES = """
-    SELECT conrelid::regclass::text AS table, contype::text AS kind, conname AS name
-    FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'n'
-      AND conrelid <> 'alembic_version'::regclass
-    UNION ALL
-    SELECT tablename, 'i', indexname FROM pg_indexes
-    WHERE schemaname = 'public' AND indexname NOT IN (SELECT conname FROM pg_constraint)
-"""
 OTHERS = """
     SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
 """
@@ -97,7 +56,6 @@ WAITING = f"{OTHERS} AND wait_event_type = 'Lock'"
 STEPS = """
     SELECT n_tup_ins + n_tup_upd FROM pg_stat_user_tables WHERE relname = 'alembic_version'
 """
-PREFIXES = {"p": "pk", "u": "uq", "f": "fk", "c": "ck", "x": "ex", "i": "ix"}
 
 
 @pytest.fixture
@@ -110,23 +68,15 @@ async def url(database):
 
 @pytest.fixture(scope="module")
 async def still(database):
-    """A migrated database that stays as it is. It has the tests' own tables, as the models do."""
+    """A migrated database that stays as it is, with the tests' own table, as the models have."""
     async with database() as url:
         yield url
 
 
-_numbers = count()
-
-
 @pytest.fixture
 async def empty(postgres, worker_id):
-    """A database with nothing in it."""
-    name = f"empty_{worker_id}_{next(_numbers)}"
-    server = await asyncpg.connect(postgres)
-    await server.execute(f"CREATE DATABASE {name}")
-    yield postgres.replace("/postgres?", f"/{name}?")
-    await server.execute(f"DROP DATABASE {name} WITH (FORCE)")
-    await server.close()
+    async with empty_database(postgres, worker_id) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
@@ -137,25 +87,8 @@ def processes():
     return context
 
 
-async def migrate(step, url, *arguments):
-    """Run an Alembic command; in a thread, because `env.py` has a loop of its own."""
-    await to_thread.run_sync(step, migration_config(url), *arguments)
-
-
 def upgrade(url):
     command.upgrade(migration_config(url), "head")
-
-
-async def query(url, statement):
-    connection = await asyncpg.connect(url)
-    try:
-        return await connection.fetch(statement)
-    finally:
-        await connection.close()
-
-
-async def shape(url):
-    return {line for (line,) in await query(url, SHAPE)}
 
 
 async def revision(url):
@@ -169,47 +102,7 @@ async def steps(url):
     return count
 
 
-# The history.
-
-
-def test_the_history_has_one_head():
-    heads = ScriptDirectory.from_config(migration_config("")).get_heads()
-    assert heads == [head_revision()]
-
-
-@pytest.mark.parametrize("script", REVISIONS, ids=lambda script: script.revision)
-def test_every_step_has_a_way_back(script):
-    tree = ast.parse(Path(script.path).read_text())
-    functions = [each for each in tree.body if isinstance(each, ast.FunctionDef)]
-    (downgrade,) = [function for function in functions if function.name == "downgrade"]
-    assert not isinstance(downgrade.body[-1], ast.Pass)
-
-
-async def test_every_step_leads_forward_and_back(url):
-    await migrate(command.downgrade, url, "base")
-    for script in REVISIONS:
-        before = await shape(url)
-        await migrate(command.upgrade, url, script.revision)
-        after = await shape(url)
-        await migrate(command.downgrade, url, "-1")
-        assert await shape(url) == before
-        await migrate(command.upgrade, url, script.revision)
-        assert await shape(url) == after
-
-
-async def test_all_the_way_back_leaves_nothing(url):
-    there = await shape(url)
-    await migrate(command.downgrade, url, "base")
-    assert {line for line in await shape(url) if "alembic_version" not in line} == set()
-    await migrate(command.upgrade, url, "head")
-    assert await shape(url) == there
-
-
 # The models.
-
-
-async def test_the_models_need_no_migration(still):
-    await migrate(command.check, still)
 
 
 @pytest.mark.parametrize(
@@ -229,58 +122,6 @@ async def test_a_table_unlike_its_model_needs_one(still, change, undo):
             await migrate(command.check, still)
     finally:
         await query(still, f"ALTER TABLE users {undo}")
-
-
-async def test_migrations_make_what_the_models_say(still, empty):
-    """Also what `alembic check` does not compare: CHECK constraints, identities and defaults."""
-    engine = create_async_engine(
-        "postgresql+asyncpg://", async_creator=lambda *_, **__: asyncpg.connect(empty)
-    )
-    await query(empty, "CREATE EXTENSION pg_trgm")
-    async with engine.begin() as connection:
-        await connection.run_sync(SQLModel.metadata.create_all)
-    await engine.dispose()
-    migrated = {line for line in await shape(still) if "alembic_version" not in line}
-    assert migrated == await shape(empty)
-
-
-async def test_every_name_follows_the_convention(still):
-    found = await query(still, NAMES)
-    assert {(row["table"], row["name"]) for row in found} == {
-        (table.name, POSTGRES.identifier_preparer.format_constraint(rule))
-        for table in SQLModel.metadata.tables.values()
-        for rule in (*table.constraints, *table.indexes)
-    }
-    assert [row["name"] for row in found if not is_conventional(**row)] == []
-
-
-def is_conventional(table, kind, name):
-    return f"{name}_".startswith(f"{PREFIXES[kind]}_{table}_")
-
-
-# Outlines: what a slice says of another slice's table, which it knows by name only.
-
-OUTLINES = [
-    pytest.param(value, id=f"{module.__name__}.{name}")
-    for module in MODELS
-    for name, value in vars(module).items()
-    if isinstance(value, TableClause) and not isinstance(value, Table)
-]
-
-
-def untrue(outline):
-    """The columns that the real table does not have, or has with another type."""
-    real = SQLModel.metadata.tables[outline.name].c
-    return [c.name for c in outline.c if c.name not in real or kind(c) != kind(real[c.name])]
-
-
-def kind(column):
-    return column.type.compile(dialect=POSTGRES).partition("(")[0]
-
-
-@pytest.mark.parametrize("outline", OUTLINES)
-def test_an_outline_of_a_table_is_true(outline):
-    assert untrue(outline) == []
 
 
 def test_an_untrue_outline_is_seen():
@@ -310,7 +151,11 @@ async def test_of_eight_migrators_at_once_each_step_is_made_by_one(empty, proces
 
 
 # An index that is built beside its table's users is not a matter of one transaction.
-IN_ONE_GO = [each for each in REVISIONS if "autocommit_block" not in Path(each.path).read_text()]
+IN_ONE_GO = [
+    each
+    for each in REVISIONS
+    if not each.is_merge_point and "autocommit_block" not in Path(each.path).read_text()
+]
 
 
 @pytest.mark.parametrize("step", [0, -1], ids=["first", "last"])
@@ -419,73 +264,133 @@ async def test_a_generated_migration_works_as_it_is(url, processes, tmp_path):
         (written,) = (tree / "migrations/versions").glob("*_swedes.py")
         source = written.read_text()
         assert "sqlmodel" not in source.lower()
-        assert unsafe_steps(source) == []
+        assert unsafe_steps(written) == []
         ruff = str(Path(sys.executable).with_name("ruff"))
         await run_process([ruff, "format", "--check", written], cwd=tree)
         await run_process([ruff, "check", written], cwd=tree)
 
 
-# What a step may do to a table that has rows.
+# Ids, branches and their heads.
+
+ID = r"\d{8}T\d{6}_[a-z0-9]{4}"
+REVISION = """
+revision = {revision!r}
+down_revision{annotation} = {parents}  # of "this" one
+branch_labels = None
+depends_on = None
 
 
-def unsafe_steps(source: str) -> list[str]:
-    """The steps that would keep a table's readers or writers waiting, or fail on its rows."""
-    found = []
-    for function in ast.parse(source).body:
-        calls = [node for node in ast.walk(function) if isinstance(node, ast.Call)]
-        steps = [(name, call) for call in calls if (name := step_name(call))]
-        made = {call.args[0].value for name, call in steps if name == "create_table"}
-        for name, call in steps:
-            if table_of(name, call) not in made and is_unsafe(name, call):
-                found.append(f"{call.lineno} {name}")
-    return found
+def upgrade() -> None:
+    pass
 
 
-def step_name(call: ast.Call) -> str:
-    """`create_index` of `op.create_index(...)`."""
-    module, _, name = ast.unparse(call.func).rpartition(".")
-    return name if module == "op" else ""
+def downgrade() -> None:
+    pass
+"""
+JOINS = "uv run python -m features merge"
 
 
-def table_of(name: str, call: ast.Call) -> object:
-    place = {"create_index": 1, "add_column": 0}.get(name)
-    return None if place is None else ast.literal_eval(call.args[place])
+def write(versions, revision, parents, annotation=""):
+    text = REVISION.format(revision=revision, parents=parents, annotation=annotation)
+    (versions / f"{revision}_x.py").write_text(text)
 
 
-def is_unsafe(name: str, call: ast.Call) -> bool:
-    words = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
-    if name == "create_index":
-        return words.get("postgresql_concurrently") != "True"
-    if name == "add_column":
-        of_column = {each.arg: ast.unparse(each.value) for each in call.args[1].keywords}
-        return of_column.get("nullable") == "False" and "server_default" not in of_column
-    said = ast.unparse(call).upper()
-    return name == "execute" and "INDEX" in said and "CREATE" in said and "CONCURR" not in said
-
-
-@pytest.mark.parametrize("script", REVISIONS, ids=lambda script: script.revision)
-def test_a_step_keeps_nobody_waiting(script):
-    assert unsafe_steps(Path(script.path).read_text()) == []
+def test_ids_of_the_same_second_differ_and_sort_by_time_and_fit():
+    with time_machine.travel(datetime(2026, 11, 26, 0, 15, 2, tzinfo=UTC), tick=False):
+        first = {new_revision_id() for _ in range(5)}
+    with time_machine.travel(datetime(2026, 11, 26, 0, 15, 3, tzinfo=UTC), tick=False):
+        later = new_revision_id()
+    assert len(first) == 5
+    assert all(each.startswith("20261126T001502_") for each in first)
+    assert max(first) < later
+    assert re.fullmatch(ID, later)
+    assert len(later) <= 32  # alembic_version.version_num
 
 
 @pytest.mark.parametrize(
-    ("step", "is_safe"),
+    ("history", "heads"),
     [
-        ("op.create_index('ix', 'users', ['name'])", False),
-        ("op.create_index(op.f('ix'), 'users', ['name'], unique=True)", False),
-        ("op.create_index('ix', 'users', ['name'], postgresql_concurrently=False)", False),
-        ("op.create_index('ix', 'users', ['name'], postgresql_concurrently=True)", True),
-        ("op.create_index('ix', 'news', ['name'])", True),
-        ("op.execute('CREATE UNIQUE INDEX ix ON users (name)')", False),
-        ("op.execute('CREATE INDEX CONCURRENTLY ix ON users (name)')", True),
-        ("op.add_column('users', sa.Column('name', sa.Text(), nullable=False))", False),
-        ("op.add_column('users', sa.Column('name', sa.Text(), nullable=True))", True),
-        (
-            "op.add_column('users', sa.Column('n', sa.Text(), nullable=False, server_default=''))",
-            True,
-        ),
+        ({"a": None}, {"a"}),
+        ({"a": None, "b": '"a"'}, {"b"}),
+        ({"a": None, "b": "'a'", "c": '"a"'}, {"b", "c"}),
+        ({"a": None, "b": '"a"', "c": '"a"', "d": '("b", "c")'}, {"d"}),
+        ({"a": None, "b": '"a"', "c": '"a"', "d": '(\n    "b",\n    "c",\n)'}, {"d"}),
+        ({"a": None, "b": '"a"', "c": '"a"', "d": '"a"', "e": '("b", "c")'}, {"d", "e"}),
     ],
 )
-def test_a_step_that_would_is_seen(step, is_safe):
-    made = "def upgrade():\n    op.create_table('news', sa.Column('name'))\n"
-    assert bool(unsafe_steps(f"{made}    if True:\n        {step}")) is not is_safe
+@pytest.mark.parametrize("annotation", ["", ": str | None", ': Sequence[str] | str | "X"'])
+def test_heads_are_read_off_the_files_as_alembic_does(tmp_path, history, heads, annotation):
+    (tmp_path / "versions").mkdir()
+    for revision, parents in history.items():
+        write(tmp_path / "versions", revision, parents, annotation)
+    script = ScriptDirectory(str(tmp_path))
+    if '"X"' not in annotation:
+        assert {*script.get_heads()} == heads
+    assert find_heads(tmp_path / "versions") == heads
+
+
+def test_two_files_of_one_id_are_told(tmp_path):
+    write(tmp_path, "a", None)
+    (tmp_path / "b.py").write_text((tmp_path / "a_x.py").read_text())
+    with pytest.raises(BrokenHistory, match=r"a_x\.py and b\.py have the same revision id a"):
+        find_heads(tmp_path)
+
+
+async def run_in(tree, url, *arguments, status=0):
+    """Run a module with a checkout's code on a database; what it writes to stderr or, if to
+    neither, to stdout."""
+    environment = {"PATH": os.environ["PATH"], "APP_DATABASE_URL": url}
+    done = await run_process(
+        [sys.executable, "-m", *arguments], cwd=tree, env=environment, check=False
+    )
+    said = (done.stderr or done.stdout).decode()
+    assert done.returncode == status, said
+    return said
+
+
+async def test_an_empty_step_is_ready_to_be_written(url, tmp_path):
+    with checkout_in(tmp_path / "checkout") as tree:
+        versions = tree / "migrations/versions"
+        await run_in(tree, url, "alembic", "revision", "-m", "Fill it!")
+        (written,) = versions.glob("*_fill_it.py")
+        assert re.fullmatch(f"{ID}_fill_it", written.stem)
+        assert "\nimport sqlalchemy as sa\nfrom alembic import op\n" in written.read_text()
+        await run_in(tree, url, "ruff", "check", str(written))
+        await run_in(tree, url, "ruff", "format", "--check", str(written))
+        await run_in(tree, url, "alembic", "revision", "-m", "mine", "--rev-id", "0f" * 6)
+        assert (versions / "0f0f0f0f0f0f_mine.py").exists()
+
+
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory):
+    """A checkout whose history has two heads."""
+    with checkout_in(tmp_path_factory.mktemp("forked") / "checkout") as tree:
+        for name in ("one", "other"):
+            write(tree / "migrations/versions", name, repr(REVISIONS[-1].revision))
+        yield tree
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [
+        ("alembic upgrade head", 255),
+        ("alembic upgrade head --sql", 255),
+        ("alembic revision -m x", 255),
+        ("uvicorn service:app --port 0", 3),
+    ],
+)
+async def test_two_heads_are_told_in_a_line_with_what_joins_them(url, forked, arguments, status):
+    said = await run_in(forked, url, *arguments.split(), status=status)
+    assert said.endswith(f"more than one head (one, other): join them with `{JOINS}`\n")
+    assert said.count("\n") == 1
+
+
+async def test_a_database_that_has_both_sides_of_a_merge_is_upgraded(url, forked):
+    await run_in(forked, url, "alembic", "upgrade", "heads")
+    assert {row[0] for row in await query(url, "TABLE alembic_version")} == {"one", "other"}
+    write(forked / "migrations/versions", "both", ("one", "other"))
+    script = "import asyncio, sys; from kernel.data.schema import upgrade_schema;"
+    script += "asyncio.run(upgrade_schema(sys.argv[1]))"
+    await run_process([sys.executable, "-c", script, url], cwd=forked)
+    (forked / "migrations/versions/both_x.py").unlink()
+    assert await revision(url) == "both"

@@ -7,11 +7,12 @@ from itertools import product
 from typing import Annotated
 
 import pytest
-from fastapi import BackgroundTasks, Form, Header, Query
+from fastapi import BackgroundTasks, Depends, Form, Header, Query, Security
 from fastapi.responses import PlainTextResponse
 from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 
+from kernel.fast import planning
 from kernel.fast.planning import Unplanned, steps_of
 from kernel.http.router import Router
 from kernel.settings import Settings
@@ -121,10 +122,17 @@ async def with_a_header(x_why: Annotated[str, Header()]) -> None: ...
 async def with_a_list(why: Annotated[list[str], Query()]) -> None: ...
 async def with_a_form(why: Annotated[str, Form()]) -> None: ...
 def in_a_thread() -> None: ...
+async def nothing() -> None: ...
+async def of_the_function(_: Annotated[None, Depends(nothing, scope="function")]) -> None: ...
+async def secured(_: Annotated[None, Security(nothing, scopes=["x"])]) -> None: ...
 
 
 @pytest.mark.parametrize(
-    "endpoint", [in_background, with_a_header, with_a_list, with_a_form, in_a_thread]
+    "endpoint",
+    [
+        *(in_background, with_a_header, with_a_list, with_a_form, in_a_thread),
+        *(of_the_function, secured),
+    ],
 )
 def test_what_asks_for_more_goes_fastapis_way(endpoint):
     router = Router()
@@ -145,6 +153,7 @@ def test_what_asks_for_more_goes_fastapis_way(endpoint):
         {"response_model_by_alias": False},
         {"response_class": PlainTextResponse},
         {"response_model": None},
+        {"max_body_size": 10},
     ],
     ids=str,
 )
@@ -156,6 +165,21 @@ def test_an_answer_in_a_form_of_its_own_goes_fastapis_way(options):
     assert steps_of(plain)
     with pytest.raises(Unplanned):
         steps_of(own)
+
+
+def test_what_a_later_fastapi_adds_goes_fastapis_way_where_it_is_used(monkeypatch):
+    router = Router()
+    router.get("/")(gives_a_name)
+    (context,) = iter_route_contexts(router.routes)
+    monkeypatch.setattr(planning.PLAIN_ROUTE, "novelty", None, raising=False)
+    monkeypatch.setattr(planning, "OPTIONS", {*planning.OPTIONS, "novelty"})
+    for novelty in (None, True):
+        context.original_route.novelty = novelty
+        if novelty is None:
+            assert steps_of(context)
+        else:
+            with pytest.raises(Unplanned):
+                steps_of(context)
 
 
 class Named(BaseModel):

@@ -126,7 +126,8 @@ async def test_a_further_attempt_sees_the_state_that_a_middleware_has_set(mount,
         inner = client.app.build_middleware_stack()
 
         async def with_state(scope, receive, send):
-            await inner({**scope, "state": {"others": "kept"}}, receive, send)
+            Request(scope).state.others = "kept"
+            await inner(scope, receive, send)
 
         client.app.middleware_stack = with_state
         answer = await client.post("/cases/remembers", headers=alice.headers)

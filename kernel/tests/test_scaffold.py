@@ -11,7 +11,9 @@ import time
 import pytest
 
 from kernel.data.models import Public
+from kernel.data.schema import find_heads
 from kernel.dev.scaffold.__main__ import run
+from kernel.dev.scaffold.migration import ACCEPTED
 from kernel.dev.scaffold.mount import mount
 from kernel.dev.scaffold.names import singular
 from kernel.dev.scaffold.survey import Refusal
@@ -35,7 +37,6 @@ SLICES = {
     "chards": "ref:users",
 }
 
-MIGRATIONS = "kernel/tests/test_migrations.py"
 SOWN = """
 
 async def test_the_yams_of_the_migration_are_there(alice):
@@ -170,6 +171,7 @@ LONG = "a" * 39
         ("new turnips ref:turnips", "no table"),
         ("new turnips ref:refresh_tokens", "no table"),
         ("new turnips ref:api_keys", "no table"),
+        ("merge turnips", "unrecognized"),
         ("remove nothing --force", "no slice"),
         ("remove kernel --force", "no slice"),
         ("remove scaffold --force", "no slice"),
@@ -300,11 +302,47 @@ def test_models_that_lack_a_migration_get_theirs_first(parsnips, arguments):
         run(arguments.split(), parsnips)
 
 
+@pytest.fixture
+def forked(tree):
+    """A copy whose history has two heads."""
+    versions = tree / "migrations/versions"
+    (head,) = find_heads(versions)
+    (last,) = versions.glob(f"{head}_*.py")
+    for name in ("one", "other"):
+        fork = re.sub("(?m)^revision = .*", f'revision = "{name}"', last.read_text())
+        fork = re.sub("(?m)^down_revision = .*", f'down_revision = "{head}"', fork)
+        (versions / f"{name}.py").write_text(fork)
+    return tree
+
+
+@pytest.mark.slow
+def test_heads_are_joined_and_the_contract_is_written_anew(forked):
+    (forked / "openapi.json").write_text("<<<<<<< HEAD\n{}\n=======\n")
+    before = contents(forked)
+    shown = run(["merge", "--dry-run"], forked)
+    assert contents(forked) == before
+    assert '+down_revision = ("one", "other")' in shown
+    run(["merge"], forked)
+    after = contents(forked)
+    (written,) = after.keys() - before.keys()
+    assert {name: after[name] for name in before if after[name] != before[name]} == {
+        "openapi.json": (ROOT / "openapi.json").read_bytes()
+    }
+    assert re.fullmatch(r"migrations/versions/\d{8}T\d{6}_\w{4}_merge\.py", written)
+    assert find_heads(forked / "migrations/versions") == {written.split("/")[-1][:20]}
+    assert run(["merge"], forked).startswith("nothing to do")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", ["new turnips title:str", "remove items --force", "contract"])
+def test_what_needs_one_head_names_the_command_that_makes_it(forked, arguments):
+    with pytest.raises(Refusal, match="python -m features merge"):
+        run(arguments.split(), forked)
+
+
 @pytest.mark.slow
 def test_what_cannot_all_be_written_is_not_written_in_part(tree):
-    versions = tree / "migrations/versions"
-    numbers = [int(path.name[:4]) for path in versions.glob("[0-9][0-9][0-9][0-9]_*.py")]
-    (versions / f".{max(numbers) + 1:04}_turnips.py.new").mkdir()
+    (tree / ".openapi.json.new").mkdir()  # in the way of the last but one
     before = contents(tree)
     status, _, errors = python(tree, "features", "new", "turnips", "title:str")
     assert (status, errors.count("\n")) == (2, 1)
@@ -326,16 +364,11 @@ def test_what_is_added_and_removed_leaves_two_migrations(tree):
     assert {name: after[name] for name in before} == before
     assert not (tree / "features/turnips").exists()
     assert functions(after[made], "upgrade") == functions(after[dropped], "downgrade")
-    assert functions(after[made], "downgrade") == functions(after[dropped], "upgrade")
-    works(
-        tree,
-        "pytest",
-        "-q",
-        "-n0",
-        "kernel/tests/test_migrations.py",
-        "-k",
-        "step or models or back",
-    )
+    reason = f"{ACCEPTED}\n    "
+    assert functions(after[dropped], "upgrade").count(reason) == 1
+    dropping = functions(after[dropped], "upgrade").replace(reason, "")
+    assert functions(after[made], "downgrade") == dropping
+    works(tree, "pytest", "-q", "-n0", "tests/test_migrations.py")
 
 
 def functions(revision, name):

@@ -124,6 +124,20 @@ async def by_the_orm(tasks: BackgroundTasks, me: CurrentUser, session: Session) 
     return Answer()
 
 
+async def by_what_sends_nothing(
+    tasks: BackgroundTasks, me: CurrentUser, session: Session
+) -> Answer:
+    async def later():
+        async def add_late():
+            session.add(Peeling(title="late", owner_id=me.id))
+
+        await noted(add_late)
+
+    tasks.add_task(later)
+    await add(session, me, "in time")
+    return Answer()
+
+
 async def by_sqlalchemys_connection(
     tasks: BackgroundTasks, me: CurrentUser, session: Session
 ) -> Answer:
@@ -175,7 +189,7 @@ async def in_a_dependency(
 LATE = [
     *(in_background, in_a_stream, in_a_task, in_a_task_at_first_use, by_the_orm, in_a_dependency),
     *(by_sqlalchemys_connection, by_asyncpgs_connection, by_sqlalchemys_way_to_asyncpg),
-    by_a_cursor,
+    *(by_a_cursor, by_what_sends_nothing),
 ]
 
 

@@ -1,4 +1,4 @@
-"""The developers' commands: a new slice, one slice less, and what clients are told of it."""
+"""The developers' commands: a new slice, one slice less, branches joined, the API accepted."""
 
 import argparse
 import signal
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from kernel.dev.scaffold.breaks import broken
-from kernel.dev.scaffold.commands import new, remove
+from kernel.dev.scaffold.commands import merge, new, remove
 from kernel.dev.scaffold.contract import read_contract, write_contract
 from kernel.dev.scaffold.survey import Refusal
 from kernel.dev.scaffold.tree import Contents, apply, changes, contents, diff, draft_of
@@ -20,6 +20,10 @@ next:
   uv run pytest
   uv run alembic upgrade head    (the embedded database: at the next start)
 """
+NOTHING = {
+    "contract": "openapi.json says so already\n",
+    "merge": "nothing to do: the migrations have one head, and openapi.json is up to date\n",
+}
 FIELDS = "name:type, name:type?, owner, ref:TABLE or name:ref:TABLE"
 
 
@@ -39,7 +43,10 @@ def parser() -> Parser:
     other.add_argument("name")
     other.add_argument("--force", action="store_true", help="even what is not committed")
     third = commands.add_parser("contract", help="accept what the API is now, in openapi.json")
-    for each in (command, other, third):
+    fourth = commands.add_parser(
+        "merge", help="after a git merge: one head for the migrations, and a new openapi.json"
+    )
+    for each in (command, other, third, fourth):
         each.add_argument("--dry-run", action="store_true", help="show the diff, write nothing")
     return parser
 
@@ -57,9 +64,9 @@ def run(arguments: Sequence[str], root: Path = ROOT) -> str:
         apply(root, before, changed)
         told = [f"breaks clients: {line}\n" for line in broken(known, read_contract(draft))]
     wrote = [f"{sign(before, changed, name)} {name}\n" for name in changed]
-    if options.command == "contract":
-        return "".join([*wrote, *told]) or "openapi.json says so already\n"
-    return "".join([*wrote, *told, NEXT])
+    if not wrote:
+        return NOTHING[options.command]
+    return "".join([*wrote, *told, NEXT if options.command != "contract" else ""])
 
 
 def work(root: Path, draft: Path, options: argparse.Namespace) -> None:
@@ -70,6 +77,8 @@ def work(root: Path, draft: Path, options: argparse.Namespace) -> None:
         if not options.force:
             is_committed(root, options.name)
         remove(draft, options.name)
+    elif options.command == "merge":
+        merge(draft)
 
 
 def sign(before: Contents, changed: Mapping[str, bytes | None], name: str) -> str:

@@ -1,4 +1,4 @@
-"""`new` and `remove`, done in a draft of the tree."""
+"""`new`, `remove` and `merge`, done in a draft of the tree."""
 
 import ast
 import os
@@ -63,6 +63,11 @@ def remove(draft: Path, name: str) -> None:
     if tables:
         _migrate(draft, "drop", name, tables)
     shutil.rmtree(folder)
+
+
+def merge(draft: Path) -> None:
+    """Write the revision that joins the history's heads, unless there is one."""
+    _migrate(draft, "merge", "merge", [])
 
 
 def _names(table: str, fields: Iterable[Field], is_owned: bool) -> Iterable[str]:

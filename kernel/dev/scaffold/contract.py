@@ -33,8 +33,9 @@ def write_contract(root: Path) -> None:
 
 
 def read_contract(root: Path) -> Schema:
-    """What was written down, or nothing."""
-    if not (root / FILE).exists():
+    """What was written down, or nothing, as when git has left its marks of a conflict in it."""
+    try:
+        document: Schema = json.loads((root / FILE).read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
         return {"paths": {}}
-    document: Schema = json.loads((root / FILE).read_text())
     return document

@@ -1,9 +1,11 @@
 """Writes a slice's migration: `python -m kernel.dev.scaffold.migration add|drop NAME TABLE…`.
 
 It runs in a process of its own, in a draft of the tree, against a PostgreSQL that it makes for
-itself: the models are those of the draft, and no database of anybody's is touched.
+itself: the models are those of the draft, and no database of anybody's is touched. `merge NAME`
+writes the revision that joins several heads, and needs no database.
 """
 
+import re
 import signal
 import sys
 from collections.abc import Iterable
@@ -14,12 +16,21 @@ from alembic import command
 from alembic.config import Config
 from alembic.operations import ops
 from alembic.runtime.migration import MigrationContext
-from alembic.script import Script
+from alembic.script import Script, ScriptDirectory
+from alembic.util import CommandError
 from sqlmodel import SQLModel
 
-from kernel.data.schema import migration_config
+from kernel.data.schema import (
+    VERSIONS,
+    BrokenHistory,
+    find_heads,
+    migration_config,
+    new_revision_id,
+)
 from kernel.dev.embedded import server
 
+ACCEPTED = "# accepted: the feature is gone, and while an older version runs, its routes answer 500"
+DROP = re.compile(r"^(?=    op\.drop_table\()", re.MULTILINE)
 BEHIND = "the models need a migration first: uv run alembic revision --autogenerate"
 
 
@@ -64,11 +75,26 @@ def write(config: Config, action: str, name: str, tables: list[str]) -> None:
     )
     if isinstance(written, Script):
         path = Path(written.path)
-        lines = path.read_text().splitlines(keepends=True)
-        path.write_text("".join(line for line in lines if "# ###" not in line))
+        path.write_text(annotate(path.read_text()))
     command.upgrade(config, "head")
     command.downgrade(config, "-1")
     command.upgrade(config, "head")
+
+
+def annotate(source: str) -> str:
+    """The migration without Alembic's advice, and with the reason for which it may drop tables."""
+    lines = source.splitlines(keepends=True)
+    source = "".join(line for line in lines if "# ###" not in line)
+    upgrade, end, downgrade = source.partition("\n\n\ndef downgrade")
+    return DROP.sub(f"    {ACCEPTED}\n", upgrade) + end + downgrade
+
+
+def merge(config: Config, name: str) -> None:
+    """Write the revision that follows all heads. Nothing is re-parented: a database that has
+    applied a revision would never apply its new parent."""
+    if len(find_heads(VERSIONS)) > 1:
+        script = ScriptDirectory.from_config(config)
+        script.generate_revision(new_revision_id(), name, head="heads", refresh=True)
 
 
 def stop(*_: object) -> None:
@@ -77,6 +103,9 @@ def stop(*_: object) -> None:
 
 
 def main(action: str, name: str, *tables: str) -> None:
+    if action == "merge":
+        merge(migration_config(""), name)
+        return
     stopped: list[int] = []  # a server that is starting is not to be disturbed either
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     with (
@@ -90,4 +119,7 @@ def main(action: str, name: str, *tables: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except (BrokenHistory, CommandError) as reason:
+        sys.exit(str(reason))

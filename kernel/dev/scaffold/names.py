@@ -4,11 +4,12 @@ import builtins
 import keyword
 import re
 
-from sqlalchemy.dialects.postgresql.base import RESERVED_WORDS
+from sqlalchemy import make_url
 
 from kernel.dev.scaffold.survey import Refusal, Survey
 
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
+POSTGRES = make_url("postgresql+asyncpg://").get_dialect()()
 LONGEST = 40  # characters; longer ones would not fit the house's lines
 IDENTIFIER = 63  # bytes (PostgreSQL manual §4.1.1)
 # Folders, paths and tables that are no slice's; peelings are the tests' own.
@@ -38,7 +39,7 @@ def check_slice(name: str, known: Survey, service: set[str]) -> None:
     check_name(name)
     if name in RESERVED | known.paths.keys() | known.tables.keys() | known.roots | service:
         raise Refusal(f"{name!r} is taken: choose another")
-    if name in RESERVED_WORDS or name.startswith("pg_"):
+    if POSTGRES.identifier_preparer.quote(name) != name or name.startswith("pg_"):
         raise Refusal(f"{name!r} is a word of PostgreSQL's: choose another")
 
 

@@ -1,9 +1,8 @@
 from functools import cache
-from typing import Literal
+from typing import Any, Literal
 
-from sqlalchemy import bindparam
+from sqlalchemy import Select, bindparam
 from sqlmodel import col, select
-from sqlmodel.sql.expression import SelectOfScalar
 
 from kernel import NotFound, Page, Pager, Principal, ReadPool, WriteSession, like
 
@@ -14,7 +13,7 @@ BY_ID = select(Peeling).where(Peeling.id == bindparam("id"))
 
 
 @cache
-def _listed(everybodys: bool, searched: bool) -> SelectOfScalar[Peeling]:
+def _listed(everybodys: bool, searched: bool) -> Select[*tuple[Any, ...]]:
     peelings = select(Peeling)
     if not everybodys:
         peelings = peelings.where(Peeling.owner_id == bindparam("owner_id"))
