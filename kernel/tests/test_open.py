@@ -260,6 +260,7 @@ async def test_a_router_may_have_errors_of_another_form(mount, root_path):
             404: await client.get("/shop/3"),
             422: await client.get("/shop/1_0"),
             401: await client.post("/shop"),
+            405: await client.put("/shop/1"),
             413: await client.post("/shop", content=b"x" * 2**21),
         }
         for status, answer in answers.items():
@@ -269,6 +270,8 @@ async def test_a_router_may_have_errors_of_another_form(mount, root_path):
         assert answers[422].json() == {"errors": {"order_id": ["should be an integer"]}}
         elsewhere = await client.get("/nowhere")
         document = client.app.openapi()
+        no_id = await client.get("/shop/x")
+    assert (no_id.status_code, no_id.json().keys()) == (404, {"errors"})
     assert elsewhere.headers["content-type"] == "application/problem+json"
     responses = document["paths"]["/shop"]["post"]["responses"]
     form = {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
