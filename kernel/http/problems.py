@@ -132,7 +132,7 @@ def _form_of(scope: Mapping[str, Any]) -> ErrorForm:
 
 
 def _has_path(path_format: str, path: str) -> bool:
-    pattern = "[^/]+".join(map(re.escape, PARAMETER.split(path_format)))
+    pattern = ".+".join(map(re.escape, PARAMETER.split(path_format)))
     return re.fullmatch(pattern, path) is not None
 
 

@@ -172,7 +172,7 @@ async def test_a_key_that_is_not_visible_characters_is_refused(
         headers = [*arguments["headers"].items(), (b"Idempotency-Key", key.encode("latin-1"))]
         sent = arguments | {"headers": [(as_bytes(n), as_bytes(value)) for n, value in headers]}
         answer = await sampler.caller.request(operation.method, request.url, **sent)
-        is_refused = (answer.status_code, answer.json()["error"]) == (400, "bad_request")
+        is_refused = answer.status_code == 400
         assert is_refused, told(request, answer, "400", f"Idempotency-Key: {key}")
 
 
@@ -249,7 +249,7 @@ async def test_a_stale_tag_changes_nothing(
     before = await rows()
     for tags in ('"0"', '"0", "99"', f"W/{tag}", tag.strip('"'), "", tag.rstrip('"')):
         answer = await sampler.send(request, If_Match=tags)
-        is_stale = (answer.status_code, answer.json()["error"]) == (412, "precondition_failed")
+        is_stale = answer.status_code == 412
         assert is_stale, told(request, answer, "412", f"If-Match: {tags}")
     assert await rows() == before, f"{operation.title} has changed rows behind a stale tag"
 
