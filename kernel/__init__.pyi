@@ -61,5 +61,6 @@ from .identity.principal import Principal as Principal
 from .settings import Settings as Settings
 from .settings import SliceSettings as SliceSettings
 from .settings import load_settings as load_settings
+from .testing.hooks import Sample as Sample
 
 __version__: str

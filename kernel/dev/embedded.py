@@ -30,7 +30,8 @@ LOCALE = "--encoding=UTF8 --locale=C --locale-provider=builtin --builtin-locale=
 INITDB = f"initdb -D new --no-sync --username=postgres --auth=trust {LOCALE}"
 START = "pg_ctl start -s -w -t 60 -D data -l server.log -o"
 SETTINGS = "-c listen_addresses= -c timezone=UTC -c log_timezone=UTC -c unix_socket_directories="
-FRAGILE = " -c fsync=off -c synchronous_commit=off -c full_page_writes=off"
+# Of tests: several services of several processes at once, whose pools are all of full size.
+FRAGILE = " -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=400"
 REACH = "--inh-caps=+dac_override --ambient-caps=+dac_override --securebits=+no_setuid_fixup"
 
 # A session of its own: Ctrl+C is for us, not for the server.

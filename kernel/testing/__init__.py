@@ -1,7 +1,16 @@
 """A pytest plugin: fixtures, and walks over every operation of a service.
 
-A project's root `conftest.py` names it (`pytest_plugins = ["kernel.testing"]`), and its `tests/`
+A project's root `conftest.py` names it (`from kernel.testing.hooks import Sample as Sample
+
+pytest_plugins = ["kernel.testing"]`), and its `tests/`
 imports the walks: `from kernel.testing.contract import *`.
 """
 
-pytest_plugins = ["kernel.testing.suite", "kernel.testing.fixtures", "kernel.testing.walking"]
+from kernel.testing.hooks import Sample as Sample
+
+pytest_plugins = [
+    "kernel.testing.suite",
+    "kernel.testing.fixtures",
+    "kernel.testing.instruments",
+    "kernel.testing.walking",
+]

@@ -17,7 +17,7 @@ from kernel.identity.passwords import PasswordVault
 from kernel.logs import configure_logging
 from kernel.settings import Settings
 from kernel.testing.callers import PASSWORD
-from kernel.testing.sampler import Request, describe
+from kernel.testing.requests import Request, describe
 from kernel.testing.suite import CreateApp
 
 CHANGES = {"sign_in_failures": 1_000_000, "log_level": "WARNING"}

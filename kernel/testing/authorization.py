@@ -13,7 +13,8 @@ from fastapi import FastAPI
 from kernel.testing.callers import Caller
 from kernel.testing.fixtures import Connection, Serve, SignUp
 from kernel.testing.operations import Operation
-from kernel.testing.sampler import Sampler, holds
+from kernel.testing.requests import holds
+from kernel.testing.sampler import Sampler
 from kernel.testing.upstreams import Upstreams
 from kernel.testing.walking import Walk, every
 

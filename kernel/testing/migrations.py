@@ -6,6 +6,7 @@
 import ast
 from collections.abc import AsyncIterator, Iterator
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from pkgutil import iter_modules
 from types import ModuleType
@@ -20,7 +21,6 @@ from sqlmodel import SQLModel
 
 import features
 from kernel.data.schema import MERGE, migration_config
-from kernel.settings import ROOT
 from kernel.testing.history import (
     NAMES,
     PREFIXES,
@@ -185,11 +185,8 @@ def _rules(table: Table) -> Iterator[Constraint | Index]:
 
 def _models() -> list[ModuleType]:
     slices = [each.name for each in iter_modules(features.__path__) if each.ispkg]
-    return [
-        import_module(f"features.{name}.models")
-        for name in slices
-        if (ROOT / "features" / name / "models.py").exists()
-    ]
+    names = [f"features.{name}.models" for name in slices]
+    return [import_module(name) for name in names if find_spec(name)]
 
 
 def untrue(outline: TableClause) -> list[str]:

@@ -12,9 +12,10 @@ from kernel.testing.asking import (  # noqa: F401  # fixtures of the modules tha
     running_app,
     told,
 )
-from kernel.testing.fixtures import Ask
+from kernel.testing.instruments import Ask
 from kernel.testing.operations import Operation
-from kernel.testing.sampler import Request, Sampler, fail
+from kernel.testing.requests import Request, fail
+from kernel.testing.sampler import Sampler
 from kernel.testing.walking import every
 
 Fill = Callable[[Request, int], Awaitable[None]]

@@ -9,7 +9,8 @@ from kernel.testing.asking import (  # noqa: F401  # fixtures of the modules tha
     running_app,
     told,
 )
-from kernel.testing.fixtures import TABLES, Ask, Connection
+from kernel.testing.fixtures import Connection
+from kernel.testing.instruments import TABLES, Ask
 from kernel.testing.operations import Operation
 from kernel.testing.sampler import Sampler
 from kernel.testing.walking import Walk, every

@@ -14,7 +14,8 @@ from pydantic import SecretStr
 from kernel.settings import Settings
 from kernel.testing.operations import Operation
 from kernel.testing.pages import is_list
-from kernel.testing.sampler import Sampler, fail
+from kernel.testing.requests import fail
+from kernel.testing.sampler import Sampler
 from kernel.testing.suite import CreateApp
 from kernel.testing.tap import Tap
 from kernel.testing.walking import Walk, every

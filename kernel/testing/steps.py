@@ -122,9 +122,12 @@ def _notice_wider_texts(context: MigrationContext, recorder: Recorder) -> None:
 
 def _judge(statements: list[Statement]) -> Iterator[tuple[str, Statement]]:
     """The rules that statements break, but for tables that nobody knows yet."""
-    by_line = [each for each in statements for _ in each.sql.strip().split("\n")]
+    # Each ends with a semicolon of its own: the one that Alembic adds may be within a comment.
+    texts = [f"{each.sql.strip()}\n;\n" for each in statements]
+    lines = [text.count("\n") for text in texts]
+    by_line = [each for each, n in zip(statements, lines, strict=True) for _ in range(n)]
     made: set[str] = set()
-    complaints = _squawk("\n".join(each.sql.strip() for each in statements))
+    complaints = _squawk("".join(texts))
     for statement in statements:
         made |= tables_made(statement.sql)
         rules = {rule for rule, line in complaints if by_line[line] is statement}

@@ -16,7 +16,16 @@ from kernel.settings import Settings
 from kernel.testing.hooks import Hooks, all_hooks
 from kernel.testing.operations import Operation, operations
 
-WALKS = ("contract", "pages", "reads", "boundary", "authorization", "round_trips")
+WALKS = (
+    "contract",
+    "injections",
+    "pages",
+    "reads",
+    "boundary",
+    "versions",
+    "authorization",
+    "round_trips",
+)
 Choice = Callable[[Operation], bool]
 
 

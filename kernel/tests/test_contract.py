@@ -4,7 +4,8 @@ import pytest
 from sqlalchemy import func, select
 
 from kernel.testing.contract import *  # noqa: F403
-from kernel.testing.contract import races
+from kernel.testing.injections import *  # noqa: F403
+from kernel.testing.injections import races
 from kernel.testing.pages import *  # noqa: F403
 from kernel.testing.reads import *  # noqa: F403
 

@@ -181,6 +181,12 @@ KINDS = [
     pytest.param("all-rows", "op.execute('UPDATE users SET x = 1')", BATCHES, id="update"),
     pytest.param(
         "all-rows",
+        "op.execute('/* all */ UPDATE users SET x = 1 -- WHERE id = 1')",
+        "op.execute('UPDATE users SET x = 1 WHERE id = 1')",
+        id="update with comments",
+    ),
+    pytest.param(
+        "all-rows",
         "op.execute('UPDATE users SET x = 1 WHERE x IS NULL')",
         "op.execute('UPDATE users SET x = 1 WHERE id BETWEEN 1 AND 1000')",
         id="update of a new column",
@@ -346,6 +352,7 @@ def test_a_table_that_the_step_makes_keeps_nobody_waiting(found, step):
         (f"# accepted: nobody reads it\n{BATCH}", True),
         (BATCH.replace("\n", "  # accepted: nobody reads it\n"), True),
         (BATCH.replace("\n", "\n    # accepted: nobody reads it\n"), False),
+        (f"{BATCH}  # accepted: nobody reads it", False),
         ("drop()  # accepted: nobody reads it", True),
         ("# accepted: reads ten rows\nop.get_bind().execute(sa.text('SELECT 1')).all()", True),
         ("op.drop_table('users')", False),

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from kernel.testing import authorization, boundary, contract, round_trips, rules
+from kernel.testing import authorization, boundary, contract, round_trips, rules, versions
 from kernel.testing.hooks import Sample
 from kernel.testing.sampler import Sampler
 from kernel.testing.schemas import Schemas, drop, put, written
@@ -12,7 +12,7 @@ from kernel.testing.walking import advice, marks_of
 from kernel.tests.articles import test_articles as hooks
 
 FILE = "kernel/tests/articles/test_articles.py"
-cast, current_tag = authorization.cast, boundary.current_tag  # fixtures
+cast, current_tag = authorization.cast, versions.current_tag  # fixtures
 
 
 @pytest.fixture
@@ -109,7 +109,7 @@ async def test_a_cost_that_is_not_written_down_is_told(operation, monkeypatch):
 
 async def test_what_may_be_skipped_is_told_under_every_failure(sampler, operation, current_tag):
     told = await failure(
-        boundary.test_a_matching_tag_lets_the_change_through(
+        versions.test_a_matching_tag_lets_the_change_through(
             sampler, current_tag, operation("tag_article"), "{tag}"
         )
     )

@@ -4,7 +4,7 @@ import json
 
 import httpx
 
-from kernel.testing.hooks import Sample
+from kernel.testing import Sample
 
 AUTHORS = {"like": "owner_or_admin", "other": 403}
 RULES = {

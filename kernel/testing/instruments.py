@@ -1,0 +1,111 @@
+"""What walks stand on, and slices' tests may: valid requests, all rows, other services."""
+
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from kernel.testing import upstreams as elsewhere
+from kernel.testing.callers import Caller
+from kernel.testing.fixtures import Connection, SignUp
+from kernel.testing.hooks import all_hooks
+from kernel.testing.requests import Request, describe, holds
+from kernel.testing.sampler import Sampler
+from kernel.testing.upstreams import Upstreams
+from kernel.testing.walking import Walk
+
+Ask = Callable[..., Awaitable[httpx.Response]]
+Rows = Callable[[], Awaitable[dict[str, set[str]]]]
+TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
+
+
+@pytest.fixture
+def upstreams(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> Iterator[Upstreams]:
+    """What other services answer: UPSTREAMS of the mounted slices, and whatever a test adds:
+    `upstreams["https://rates.example/"] = {"EUR": 1}`. All others are out of reach."""
+    fakes = Upstreams(all_hooks(app))
+    monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", _ask(fakes))
+    elsewhere.unanswered.clear()
+    yield fakes
+    elsewhere.unanswered.clear()
+
+
+def _ask(fakes: Upstreams) -> Callable[..., Awaitable[httpx.Response]]:
+    async def ask(
+        transport: httpx.AsyncHTTPTransport, request: httpx.Request
+    ) -> httpx.Response:  # a function, which becomes a method
+        return await fakes.answer(transport, request)
+
+    return ask
+
+
+@pytest.fixture
+def make(app: FastAPI, admin: Caller) -> Callable[[str], Any]:
+    """Make a valid row of a collection, as an admin: `row = await make("/items")`."""
+    sampler = Sampler(app, admin)
+
+    async def make(collection: str) -> dict[str, Any]:
+        answer = await sampler.call(sampler.operations["POST", collection])
+        row: dict[str, Any] = answer.raise_for_status().json()
+        return row
+
+    return make
+
+
+# What the walks stand on.
+
+
+@pytest.fixture
+def walk(request: pytest.FixtureRequest) -> Walk:
+    """What is walked in this folder."""
+    found: Walk = request.node.ihook.pytest_walk()
+    return found
+
+
+@pytest.fixture
+async def sampler(app: FastAPI, sign_up: SignUp, upstreams: Upstreams) -> Sampler:
+    """Calls operations with valid requests, as an admin."""
+    return Sampler(app, await sign_up("Sampler", "admin"))
+
+
+@pytest.fixture
+def ask(sampler: Sampler) -> Ask:
+    """Send a request, or the same to another URL or by another method, and hold the answer
+    against the document."""
+
+    async def ask(request: Request, url: str | None = None, **changes: Any) -> httpx.Response:
+        arguments = request.arguments() | changes
+        method = arguments.pop("method", request.operation.method)
+        answer = await sampler.caller.request(method, url or request.url, **arguments)
+        holds(request.operation, answer)
+        told = f"{request.operation.title} answered {describe(answer)}"
+        assert answer.status_code < 500, f"{told}\nExpected: no fault of the service's own"
+        if answer.status_code >= 400:
+            # Nothing is echoed, but for names.
+            assert len(answer.content) < 4096, f"{told}\nExpected: less than 4096 bytes of it"
+            assert "x" * 100 not in answer.text, f"{told}\nExpected: no echo of what was sent"
+        return answer
+
+    return ask
+
+
+@pytest.fixture
+def tables_aside() -> set[str]:
+    """The tables of what a request leaves behind although it fails, or of keys and counts."""
+    return {"idempotency_keys", "sign_in_attempts"}
+
+
+@pytest.fixture
+def rows(sql: "Connection[Any]", tables_aside: set[str]) -> Rows:
+    """The rows of all tables, to compare."""
+
+    async def rows() -> dict[str, set[str]]:
+        names = [name for (name,) in await sql.fetch(TABLES) if name not in tables_aside]
+        return {
+            name: {text for (text,) in await sql.fetch(f'SELECT t::text FROM "{name}" t')}
+            for name in names
+        }
+
+    return rows

@@ -1,0 +1,82 @@
+"""A walk: of changes of one version of a row one wins, and a stale tag changes nothing."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from kernel.testing.asking import told
+from kernel.testing.fixtures import Connection
+from kernel.testing.instruments import Rows
+from kernel.testing.operations import Operation
+from kernel.testing.requests import Request
+from kernel.testing.sampler import Sampler
+from kernel.testing.walking import every
+
+CurrentTag = Callable[[Request], Awaitable[str]]
+
+
+def is_change(operation: Operation) -> bool:
+    return operation.is_write and operation.method != "POST"
+
+
+@pytest.fixture
+def current_tag(sampler: Sampler, sql: "Connection[Any]") -> CurrentTag:
+    """The ETag of the row that a request is about: what a GET of its path says, or the version of
+    the newest row of the path's table, or that of any new row."""
+
+    async def current_tag(request: Request) -> str:
+        operation = request.operation
+        get, table = sampler.operations.get(("GET", operation.path)), operation.table
+        if get and "ETag" in get.success.get("headers", {}):
+            tag: str = (await sampler.caller.get(request.path)).headers["etag"]
+            return tag
+        if table is None or "version" not in table.c:
+            return '"1"'
+        newest = f'SELECT version FROM "{table.name}" ORDER BY id DESC LIMIT 1'
+        return f'"{await sql.fetchval(newest)}"'
+
+    return current_tag
+
+
+@every(is_change)
+async def test_a_stale_tag_changes_nothing(
+    sampler: Sampler, rows: Rows, current_tag: CurrentTag, operation: Operation
+) -> None:
+    request = await sampler.prepare(operation)
+    tag = await current_tag(request)
+    before = await rows()
+    for tags in ('"0"', '"0", "99"', f"W/{tag}", tag.strip('"'), "", tag.rstrip('"')):
+        answer = await sampler.send(request, If_Match=tags)
+        is_stale = answer.status_code == 412
+        assert is_stale, told(request, answer, "412", f"If-Match: {tags}")
+    assert await rows() == before, f"{operation.title} has changed rows behind a stale tag"
+
+
+@every(is_change)
+@pytest.mark.parametrize("tags", ["{tag}", '"0", {tag}', "*", 'W/"0",{tag}'])
+async def test_a_matching_tag_lets_the_change_through(
+    sampler: Sampler, current_tag: CurrentTag, operation: Operation, tags: str
+) -> None:
+    request = await sampler.prepare(operation)
+    tags = tags.format(tag=await current_tag(request))
+    answer = await sampler.send(request, If_Match=tags)
+    assert answer.is_success, told(request, answer, "success", f"If-Match: {tags}")
+
+
+@every(is_change)
+async def test_of_many_changes_of_one_version_exactly_one_wins(
+    sampler: Sampler, current_tag: CurrentTag, operation: Operation
+) -> None:
+    request = await sampler.prepare(operation)
+    tag = await current_tag(request)
+    changes = [request.with_body(await sampler.body(operation)) for _ in range(16)]
+    answers = await asyncio.gather(*[sampler.send(change, If_Match=tag) for change in changes])
+    statuses = sorted(answer.status_code for answer in answers)
+    lost = {404, 412} if operation.method == "DELETE" else {412}
+    anyway = await sampler.send(request)
+    if not anyway.is_success:  # what cannot be done twice fails for its own reason
+        lost.add(anyway.status_code)
+    is_one = statuses[0] in (200, 204) and set(statuses[1:]) <= lost
+    assert is_one, told(request, answers[0], f"one success, others {lost}, and not {statuses}")
