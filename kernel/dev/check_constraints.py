@@ -5,6 +5,7 @@ that keeps nobody waiting: added NOT VALID, and validated in a transaction of it
 manual, ALTER TABLE, Notes).
 """
 
+import re
 from collections.abc import Mapping
 
 from alembic.autogenerate import comparators, renderers
@@ -20,6 +21,12 @@ PROBE = "check_constraints_probe"
 DEFINITIONS = text(
     "SELECT conname, pg_get_constraintdef(oid) FROM pg_constraint"
     " WHERE contype = 'c' AND conrelid = to_regclass(:name)"
+)
+# `role IN ('a', 'b')` of a VARCHAR, as PostgreSQL writes it down.
+CAST = "::character varying"
+VALUE = rf"'(?:[^']|'')*'{CAST}"
+ONE_OF = re.compile(
+    rf"""\((\w+|"[^"]+")\)::text = ANY \(\(ARRAY\[({VALUE}(?:, {VALUE})*)\]\)::text\[\]\)"""
 )
 PREPARER = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it so
 
@@ -97,12 +104,18 @@ def _wanted(
         savepoint.rollback()
 
 
+def _readable(condition: str) -> str:
+    """With `IN (…)` where PostgreSQL has made an array of it: read again, that array would become
+    another one, and the way back would not lead back."""
+    return ONE_OF.sub(lambda found: f"{found[1]} IN ({found[2].replace(CAST, '')})", condition)
+
+
 def _create(table: str, name: str, rule: CheckConstraint) -> ops.CreateCheckConstraintOp:
     return ops.CreateCheckConstraintOp(conv(name), table, rule.sqltext, postgresql_not_valid=True)
 
 
 def _drop(table: str, name: str, definition: str) -> ops.DropConstraintOp:
-    condition = definition.removeprefix("CHECK (").removesuffix(")")
+    condition = _readable(definition.removeprefix("CHECK (").removesuffix(")"))
     back = ops.CreateCheckConstraintOp(
         conv(name), table, text(condition), postgresql_not_valid=True
     )

@@ -60,6 +60,7 @@ async def test_a_changed_constraint_is_added_not_valid_and_validated_apart(compa
     assert there.index("autocommit_block") < validate
     assert "'sent'" in there
     assert "'sent'" not in back
+    assert "state IN (" in back
     assert back.index("drop_con") < back.index("create_check") < back.index("VALIDATE")
 
 
