@@ -214,12 +214,12 @@ router = Router(prefix="/greetings", tags=["greetings"])
 
 @router.get("")
 async def get_greeting(viewer: Viewer) -> GreetingPublic:
-    return GreetingPublic(user_id=viewer and viewer.id)
+    return GreetingPublic(user_id=viewer.id if viewer else None)
 
 
 @router.post("")
 async def return_greeting(viewer: Viewer) -> GreetingPublic:
-    return GreetingPublic(user_id=viewer and viewer.id)
+    return GreetingPublic(user_id=viewer.id if viewer else None)
 """,
     "test_greetings.py": """\
 import pytest
