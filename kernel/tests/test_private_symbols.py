@@ -297,7 +297,7 @@ ASGI = {
 
 def runtime() -> list[Path]:
     """The sources of the kernel, without its tests. What a team uses is its own business."""
-    paths = [path for path in [*(ROOT / "kernel").rglob("*.py"), ROOT / "migrations/env.py"]]
+    paths = [*(ROOT / "kernel").rglob("*.py"), ROOT / "migrations/env.py"]
     tests = {"tests", "testing"}
     ours = [path for path in paths if not tests & set(path.parts) and path.name[:5] != "test_"]
     return sorted(ours)

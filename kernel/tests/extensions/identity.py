@@ -298,7 +298,6 @@ def add_account_column(copy: Copy) -> None:
     copy.edit(tests, '"password": "correct horse battery"}', f"{PASSWORD}{GIVEN}}}")
     copy.edit(tests, '        "full_name": "Carol",\n', f'        "full_name": "Carol",\n{SHOWN}')
     copy.works("ruff", "format", "--quiet", tests)
-    copy.edit("conftest.py", "import os\n", "import os\n\nimport pytest\n")
     copy.write("conftest.py", f"{copy.read('conftest.py')}\n\n{ACCOUNTS}")
     copy.write("tests/test_departments.py", DEPARTMENTS)
 
