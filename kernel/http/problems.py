@@ -10,6 +10,7 @@ import logging
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, cast
 
 from fastapi import FastAPI, Request
@@ -106,7 +107,7 @@ def failure_response(
     status: int,
     message: str,
     headers: Mapping[str, str] | None = None,
-    **extras: object,
+    extras: Mapping[str, Any] = MappingProxyType({}),
 ) -> Response:
     """The answer for a failure, in the form of the router that the request is for."""
     form = _form_of(scope)
@@ -148,8 +149,7 @@ def _tell_failure(status: int, message: str, error: Exception) -> None:
 async def _on_service_error(request: Request, error: ServiceError) -> Response:
     if error.status >= 500 and not isinstance(error, DatabaseUnavailable):
         _tell_failure(error.status, error.message, error)
-    extras = {**error.extras}
-    return failure_response(request.scope, error.status, error.message, error.headers, **extras)
+    return failure_response(request.scope, error.status, error.message, error.headers, error.extras)
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
@@ -171,7 +171,8 @@ async def _on_invalid_request(request: Request, error: RequestValidationError) -
         }
         for each in error.errors()[:MOST_MISTAKES]
     ]
-    return failure_response(request.scope, 422, "the request is not valid", errors=mistakes)
+    extras = {"errors": mistakes}
+    return failure_response(request.scope, 422, "the request is not valid", extras=extras)
 
 
 def _allowed_methods(request: Request) -> list[str]:
