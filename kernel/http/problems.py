@@ -133,7 +133,8 @@ def _form_of(scope: Mapping[str, Any]) -> ErrorForm:
 
 
 def _has_path(path_format: str, path: str) -> bool:
-    pattern = ".+".join(map(re.escape, PARAMETER.split(path_format)))
+    # A parameter ends with its segment, so that no long path takes long.
+    pattern = "[^/]+".join(map(re.escape, PARAMETER.split(path_format)))
     return re.fullmatch(pattern, path) is not None
 
 
