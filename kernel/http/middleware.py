@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kernel.context import HEADER_NAMES, RequestContext, enter_context, leave_context
-from kernel.http.problems import failure_response, route_of
+from kernel.http.problems import failure_response
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 logger = logging.getLogger(__name__)
@@ -89,8 +89,7 @@ class _Exchange:
             self.log()
 
     async def refuse(self, status: int, message: str) -> None:
-        scope = {**self.scope, "route": route_of(self.scope)}
-        response = failure_response(scope, status, message)
+        response = failure_response(self.scope, status, message)
         await response(self.scope, self.receive, self.send)
 
     async def receive(self) -> Message:

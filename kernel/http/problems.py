@@ -7,9 +7,11 @@ A router may have another form: `Router(errors=ErrorForm(...))`.
 
 import json
 import logging
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import MappingProxyType
+from typing import Any, cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -26,6 +28,7 @@ from kernel.reminders import Reminders
 MOST_MISTAKES = 50
 # What a route is found by.
 ASKED = ("type", "path", "root_path", "headers")
+PARAMETER = re.compile("{[^}]*}")
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 logger = logging.getLogger(__name__)
 _reminders = Reminders()
@@ -104,25 +107,35 @@ def failure_response(
     status: int,
     message: str,
     headers: Mapping[str, str] | None = None,
-    **extras: object,
+    extras: Mapping[str, Any] = MappingProxyType({}),
 ) -> Response:
-    """The answer for a failure, in the form of the route that the request has come to."""
-    form: ErrorForm = getattr(scope.get("route"), "errors", PROBLEM_DETAILS)
+    """The answer for a failure, in the form of the router that the request is for."""
+    form = _form_of(scope)
     context = current_context()
     failure = Failure(status, message, context.request_id if context else "", extras)
     # json's ASCII escapes carry even lone surrogates, which UTF-8 cannot.
     return Response(json.dumps(form.make(failure)), status, headers, media_type=form.media_type)
 
 
-def route_of(scope: Mapping[str, Any]) -> object:
-    """The route that a request would have come to, if it was refused before that."""
-    if "route" in scope or "app" not in scope:
-        return scope.get("route")
-    asked = {**scope, "fastapi": {}}
+def _form_of(scope: Mapping[str, Any]) -> ErrorForm:
+    """That of the route that the request has come to. One that came to none, because it was refused
+    unread, or has another method, or an id that is none, is a client's of the route of its path."""
+    if form := getattr(scope.get("route"), "errors", None):
+        return cast(ErrorForm, form)
+    if "app" not in scope:
+        return PROBLEM_DETAILS
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
     for route in iter_route_contexts(scope["app"].routes):
-        if route.matches(asked)[0] == Match.FULL:
-            return route.original_route
-    return None
+        form = getattr(route.original_route, "errors", PROBLEM_DETAILS)
+        if form is not PROBLEM_DETAILS and _has_path(route.path_format or "", path):
+            return cast(ErrorForm, form)
+    return PROBLEM_DETAILS
+
+
+def _has_path(path_format: str, path: str) -> bool:
+    # A parameter ends with its segment, so that no long path takes long.
+    pattern = "[^/]+".join(map(re.escape, PARAMETER.split(path_format)))
+    return re.fullmatch(pattern, path) is not None
 
 
 def _tell_failure(status: int, message: str, error: Exception) -> None:
@@ -137,8 +150,7 @@ def _tell_failure(status: int, message: str, error: Exception) -> None:
 async def _on_service_error(request: Request, error: ServiceError) -> Response:
     if error.status >= 500 and not isinstance(error, DatabaseUnavailable):
         _tell_failure(error.status, error.message, error)
-    extras = {**error.extras}
-    return failure_response(request.scope, error.status, error.message, error.headers, **extras)
+    return failure_response(request.scope, error.status, error.message, error.headers, error.extras)
 
 
 async def _on_http_exception(request: Request, error: HTTPException) -> Response:
@@ -160,7 +172,8 @@ async def _on_invalid_request(request: Request, error: RequestValidationError) -
         }
         for each in error.errors()[:MOST_MISTAKES]
     ]
-    return failure_response(request.scope, 422, "the request is not valid", errors=mistakes)
+    extras = {"errors": mistakes}
+    return failure_response(request.scope, 422, "the request is not valid", extras=extras)
 
 
 def _allowed_methods(request: Request) -> list[str]:

@@ -167,7 +167,7 @@ async def test_a_key_that_is_not_visible_characters_is_refused(
         headers = [*arguments["headers"].items(), (b"Idempotency-Key", key.encode("latin-1"))]
         sent = arguments | {"headers": [(as_bytes(n), as_bytes(value)) for n, value in headers]}
         answer = await sampler.caller.request(operation.method, request.url, **sent)
-        is_refused = (answer.status_code, answer.json()["error"]) == (400, "bad_request")
+        is_refused = answer.status_code == 400
         assert is_refused, told(request, answer, "400", f"Idempotency-Key: {key}")
 
 

@@ -15,7 +15,7 @@ import pytest
 from fastapi import FastAPI
 
 from kernel.data.schema import upgrade_schema
-from kernel.settings import Settings, slice_settings
+from kernel.settings import Settings, SliceSettings, slice_settings
 from kernel.testing.walking import Walk
 
 # The rows that migrations have made, in a schema of their own, and how far they have counted.
@@ -36,6 +36,10 @@ KEEP_SEEDS = """
     END $$
 """
 
+
+# Tests bring their own settings; none of the developer's `.env` may reach them, or slices' own.
+for kind in (SliceSettings, Settings):
+    kind.model_config["env_file"] = None
 
 Connection = asyncpg.Connection
 Database = Callable[[], AbstractAsyncContextManager[str]]
@@ -92,7 +96,7 @@ async def database_url(database: Database) -> AsyncIterator[str]:
 @pytest.fixture(scope="session")
 def settings(database_url: str) -> Settings:
     settings = Settings(_env_file=None, database_url=database_url, jwt_secret="test" * 8)
-    return settings.having(*[kind(_env_file=None) for kind in slice_settings()])
+    return settings.having(*[kind() for kind in slice_settings()])
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,7 @@ async def test_a_stale_tag_changes_nothing(
     before = await rows()
     for tags in ('"0"', '"0", "99"', f"W/{tag}", tag.strip('"'), "", tag.rstrip('"')):
         answer = await sampler.send(request, If_Match=tags)
-        is_stale = (answer.status_code, answer.json()["error"]) == (412, "precondition_failed")
+        is_stale = answer.status_code == 412
         assert is_stale, told(request, answer, "412", f"If-Match: {tags}")
     assert await rows() == before, f"{operation.title} has changed rows behind a stale tag"
 

@@ -6,6 +6,7 @@ no migration for it; its table lies beside the migrated ones in the databases of
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 from fastapi import FastAPI
@@ -51,6 +52,13 @@ NAME = resources_of(WALK.app).slug
 
 PATHS = {each.name: each.path for each in operations(WALK.app)}
 """Where a team has mounted its operations, by their names."""
+
+
+def account_body(**known: str) -> dict[str, Any]:
+    """What makes an account: these fields, and whatever else a team's accounts need."""
+    create = next(each for each in operations(WALK.app) if each.name == "create_user")
+    body: dict[str, Any] = create.value(create.body or {})
+    return body | known
 
 
 async def migrate(url: str) -> None:

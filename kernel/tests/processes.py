@@ -21,8 +21,7 @@ from anyio import to_thread
 
 from kernel.settings import ROOT, slice_settings
 from kernel.testing.callers import PASSWORD
-from kernel.testing.operations import operations
-from kernel.tests.app import PATHS, WALK, mount
+from kernel.tests.app import PATHS, account_body, mount
 
 PATIENCE = 20  # seconds, for a start on a busy machine
 
@@ -39,9 +38,7 @@ class Service:
     async def sign_up(self, name: str) -> None:
         """Make an account and sign the client in as it."""
         email = f"{name}@example.com"
-        create = next(each for each in operations(WALK.app) if each.name == "create_user")
-        # Whatever else a team's accounts need is in the document.
-        account = create.value(create.body or {}) | {"email": email, "password": PASSWORD}
+        account = account_body(email=email, password=PASSWORD)
         (await self.client.post(PATHS["create_user"], json=account)).raise_for_status()
         form = {"username": email, "password": PASSWORD}
         answer = await self.client.post(PATHS["create_token"], data=form)

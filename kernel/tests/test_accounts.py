@@ -4,8 +4,8 @@ import pytest
 
 
 @pytest.fixture
-def account_columns():
-    return {"is_active": True, "full_name": lambda name: f"Dr. {name}"}
+def account_columns(account_columns):
+    return account_columns | {"is_active": True, "full_name": lambda name: f"Dr. {name}"}
 
 
 async def test_every_test_account_has_the_teams_columns(alice, sql):

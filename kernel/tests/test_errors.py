@@ -279,6 +279,8 @@ async def test_each_refusal_of_the_database_has_its_answer(faulty, sqlstate, sta
 
 
 async def test_extras_never_override_the_form():
-    answer = failure_response({}, 409, "taken", title="mine", error="mine", fields=["x"])
+    extras = {"title": "mine", "error": "mine", "status": 200, "scope": 1, "fields": ["x"]}
+    answer = failure_response({}, 409, "taken", extras=extras)
     body = json.loads(answer.body)
     assert (body["title"], body["error"], body["fields"]) == ("Conflict", "conflict", ["x"])
+    assert (body["status"], body["scope"]) == (409, 1)

@@ -47,7 +47,7 @@ from kernel.testing.history import (
 from kernel.testing.migrations import untrue
 from kernel.testing.steps import unsafe_steps
 from kernel.tests.app import OWN_TABLES
-from kernel.tests.processes import checkout_in, until
+from kernel.tests.processes import checkout_in, until, variables_of_slices
 
 OTHERS = """
     SELECT FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()
@@ -339,7 +339,7 @@ def test_two_files_of_one_id_are_told(tmp_path):
 async def run_in(tree, url, *arguments, status=0):
     """Run a module with a checkout's code on a database; what it writes to stderr or, if to
     neither, to stdout."""
-    environment = {"PATH": os.environ["PATH"], "APP_DATABASE_URL": url}
+    environment = {"PATH": os.environ["PATH"], "APP_DATABASE_URL": url, **variables_of_slices()}
     with fail_after(20):  # a service that does start would not end
         done = await run_process(
             [sys.executable, "-m", *arguments], cwd=tree, env=environment, check=False

@@ -44,15 +44,15 @@ class Who(Dto):
 # Roles.
 
 
-def ledger():
-    router = Router(prefix="/ledger", tags=["ledger"])
+def larder():
+    router = Router(prefix="/larder", tags=["larder"])
 
     @router.get("")
-    async def read_ledger(me: Accountant) -> Who:
+    async def read_larder(me: Accountant) -> Who:
         return Who(id=me.id, role=me.role)
 
     @router.get("/all")
-    async def read_all(me: Admin) -> Who:
+    async def read_all_of_larder(me: Admin) -> Who:
         return Who(id=me.id, role=me.role)
 
     return router
@@ -61,12 +61,13 @@ def ledger():
 @pytest.fixture
 async def any_role(sql):
     """Let accounts have any role, as a further migration would."""
+    rule = await sql.fetchval(
+        "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'ck_users_role'"
+    )
     await sql.execute("ALTER TABLE users DROP CONSTRAINT ck_users_role")
     yield
     await sql.execute("UPDATE users SET role = 'member'")
-    await sql.execute(
-        "ALTER TABLE users ADD CONSTRAINT ck_users_role CHECK (role IN ('member', 'admin'))"
-    )
+    await sql.execute(f"ALTER TABLE users ADD CONSTRAINT ck_users_role {rule}")
 
 
 @pytest.mark.parametrize(
@@ -81,9 +82,9 @@ async def any_role(sql):
 async def test_a_role_lets_in_those_who_are_named_and_nobody_else(
     mount, any_role, sign_up, role, statuses
 ):
-    async with mount(ledger()) as client:
+    async with mount(larder()) as client:
         client.headers.update((await sign_up("Carol", role)).headers)
-        answers = [await client.get("/ledger"), await client.get("/ledger/all")]
+        answers = [await client.get("/larder"), await client.get("/larder/all")]
     assert [answer.status_code for answer in answers] == statuses
     refused = next(each.json()["message"] for each in answers if each.status_code == 403)
     assert refused in {"only for the roles accountant, manager", "only for the role admin"}
@@ -219,28 +220,28 @@ def in_house_form(failure: Failure):
     return {"errors": mistakes or {"body": [failure.message]}}
 
 
-def shop(errors=None):
-    router = Router(prefix="/shop", tags=["shop"], **({"errors": errors} if errors else {}))
+def pantry(errors=None):
+    router = Router(prefix="/pantry", tags=["pantry"], **({"errors": errors} if errors else {}))
 
-    @router.get("/{order_id}", responses={402: error_response(402)})
-    async def get_order(order_id: Id) -> Who:
-        if order_id == 1:
+    @router.get("/{jar_id}", responses={402: error_response(402)})
+    async def get_jar(jar_id: Id) -> Who:
+        if jar_id == 1:
             raise PaymentRequired("pay first")
-        if order_id == 2:
+        if jar_id == 2:
             raise ZeroDivisionError
-        raise NotFound("order", order_id)
+        raise NotFound("jar", jar_id)
 
     @router.post("")
-    async def order(me: CurrentUser, session: Session) -> Who:
+    async def fill_jar(me: CurrentUser, session: Session) -> Who:
         return Who(id=me.id)
 
     return router
 
 
 async def test_an_error_may_have_any_status(mount):
-    async with mount(shop()) as client:
-        answer = await client.get("/shop/1")
-        known = client.app.openapi()["paths"]["/shop/{order_id}"]["get"]["responses"]
+    async with mount(pantry()) as client:
+        answer = await client.get("/pantry/1")
+        known = client.app.openapi()["paths"]["/pantry/{jar_id}"]["get"]["responses"]
     told = answer.json()
     assert (answer.status_code, told["title"], told["error"]) == (
         402,
@@ -252,25 +253,28 @@ async def test_an_error_may_have_any_status(mount):
 
 @pytest.mark.parametrize("root_path", ["", "/api"], ids=["the short way", "FastAPI's"])
 async def test_a_router_may_have_errors_of_another_form(mount, root_path):
-    async with mount(shop(ErrorForm(Errors, in_house_form))) as client:
+    async with mount(pantry(ErrorForm(Errors, in_house_form))) as client:
         client._transport.root_path = root_path
         answers = {
-            402: await client.get("/shop/1"),
-            500: await client.get("/shop/2"),
-            404: await client.get("/shop/3"),
-            422: await client.get("/shop/1_0"),
-            401: await client.post("/shop"),
-            413: await client.post("/shop", content=b"x" * 2**21),
+            402: await client.get("/pantry/1"),
+            500: await client.get("/pantry/2"),
+            404: await client.get("/pantry/3"),
+            422: await client.get("/pantry/1_0"),
+            401: await client.post("/pantry"),
+            405: await client.put("/pantry/1"),
+            413: await client.post("/pantry", content=b"x" * 2**21),
         }
         for status, answer in answers.items():
             assert answer.status_code == status
             assert answer.headers["content-type"] == "application/json"
             assert answer.json().keys() == {"errors"}
-        assert answers[422].json() == {"errors": {"order_id": ["should be an integer"]}}
+        assert answers[422].json() == {"errors": {"jar_id": ["should be an integer"]}}
         elsewhere = await client.get("/nowhere")
         document = client.app.openapi()
+        no_id = await client.get("/pantry/x")
+    assert (no_id.status_code, no_id.json().keys()) == (404, {"errors"})
     assert elsewhere.headers["content-type"] == "application/problem+json"
-    responses = document["paths"]["/shop"]["post"]["responses"]
+    responses = document["paths"]["/pantry"]["post"]["responses"]
     form = {"application/json": {"schema": {"$ref": "#/components/schemas/Errors"}}}
     assert {status for status in responses if responses[status].get("content") != form} == {"200"}
     assert document["components"]["schemas"]["Errors"]["required"] == ["errors"]

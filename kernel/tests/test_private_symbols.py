@@ -76,8 +76,8 @@ SYMBOLS = [
         ),
         (
             *("kernel/fast/plan.py", "kernel/fast/planning.py", "kernel/fast/routing.py"),
-            *("kernel/http/middleware.py", "kernel/http/openapi.py", "kernel/http/router.py"),
-            "kernel/http/writes.py",
+            *("kernel/http/middleware.py", "kernel/http/openapi.py", "kernel/http/problems.py"),
+            *("kernel/http/router.py", "kernel/http/writes.py"),
         ),
         "plans, what OpenAPI says, the route's name in log lines",
         (
@@ -296,15 +296,11 @@ ASGI = {
 
 
 def runtime() -> list[Path]:
-    """The sources of the service, without its tests."""
-    paths = [
-        path
-        for room in ("kernel", "features", "migrations")
-        for path in (ROOT / room).rglob("*.py")
-    ]
+    """The sources of the kernel, without its tests. What a team uses is its own business."""
+    paths = [*(ROOT / "kernel").rglob("*.py"), ROOT / "migrations/env.py"]
     tests = {"tests", "testing"}
     ours = [path for path in paths if not tests & set(path.parts) and path.name[:5] != "test_"]
-    return sorted([ROOT / "service.py", *ours])
+    return sorted(ours)
 
 
 def private_uses(tree: ast.AST) -> Iterator[tuple[int, str]]:

@@ -180,7 +180,7 @@ LONG = "a" * 39
         ("remove users/../keys --force", "no slice"),
         ("remove users --force", "features/keys/models.py:"),
         ("remove keys --force", "service.py:"),
-        ("remove auth --force", "service.py:"),
+        ("remove auth --force", "service.py"),
         ("remove health --force", "Dockerfile:"),
     ],
 )

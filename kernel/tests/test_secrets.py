@@ -10,7 +10,7 @@ from pydantic import SecretStr
 
 from kernel.logs import JsonFormatter, configure_logging
 from kernel.settings import Settings
-from kernel.tests.app import PATHS, create_app
+from kernel.tests.app import PATHS, account_body, create_app
 
 CANARIES = {
     "database password": "canary-database-password",
@@ -26,7 +26,7 @@ BEARER = {"Authorization": f"Bearer {CANARIES['token']}"}
 KEY = {"X-API-Key": CANARIES["api key"]}
 BASIC = {"Authorization": f"Basic {CANARIES['authorization']}"}
 QUERY = {"q": CANARIES["query"], "x": CANARIES["query"]}
-USER = {"email": "a@example.com", "full_name": "A", "password": CANARIES["password"]}
+USER = account_body(email="a@example.com", full_name="A", password=CANARIES["password"])
 FORM = {"username": "a@example.com", "password": CANARIES["password"]}
 TOKEN = {"refresh_token": CANARIES["token"]}
 
@@ -123,6 +123,7 @@ async def test_in_production_the_api_is_not_described_to_strangers(serve):
             assert (await client.get(path)).status_code == 404
 
 
+@pytest.mark.house
 async def test_no_other_origin_is_let_in(client):
     preflight = {"Origin": "https://evil.example", "Access-Control-Request-Method": "GET"}
     answer = await client.options("/peelings", headers=preflight)

@@ -94,7 +94,7 @@ def test_an_empty_variable_is_as_good_as_none(monkeypatch):
 # Settings of slices.
 
 
-class MailSettings(SliceSettings, env_prefix="MAIL_"):
+class PigeonSettings(SliceSettings, env_prefix="PIGEON_"):
     host: str
     password: SecretStr = SecretStr("none")
     timeout: PositiveFloat = 5.0
@@ -103,30 +103,30 @@ class MailSettings(SliceSettings, env_prefix="MAIL_"):
 @pytest.fixture
 def mail(monkeypatch):
     """A service with a slice that has settings of its own."""
-    monkeypatch.setattr("kernel.settings.slice_settings", lambda: [MailSettings])
-    monkeypatch.setitem(MailSettings.model_config, "env_file", None)
+    monkeypatch.setattr("kernel.settings.slice_settings", lambda: [PigeonSettings])
+    monkeypatch.setitem(PigeonSettings.model_config, "env_file", None)
 
 
 def test_a_slices_settings_are_read_with_the_services(monkeypatch, mail):
-    monkeypatch.setenv("MAIL_HOST", "mail.example")
-    monkeypatch.setenv("MAIL_TIMEOUT", "2")
-    own = load_settings().of(MailSettings)
-    monkeypatch.setenv("MAIL_HOST", "another.example")  # too late: they are read once
+    monkeypatch.setenv("PIGEON_HOST", "mail.example")
+    monkeypatch.setenv("PIGEON_TIMEOUT", "2")
+    own = load_settings().of(PigeonSettings)
+    monkeypatch.setenv("PIGEON_HOST", "another.example")  # too late: they are read once
     assert (own.host, own.timeout) == ("mail.example", 2.0)
 
 
 def test_mistakes_in_a_slices_settings_are_told_with_the_services(monkeypatch, capsys, mail):
     monkeypatch.setenv("APP_POOL_SIZE", "canary")
-    monkeypatch.setenv("MAIL_TIMEOUT", "canary")
+    monkeypatch.setenv("PIGEON_TIMEOUT", "canary")
     with pytest.raises(SystemExit) as end:
         load_settings()
     assert end.value.code == STARTUP_FAILURE
     told = capsys.readouterr().err
     names = [line.partition(":")[0] for line in told.splitlines()]
-    assert sorted(names) == ["APP_POOL_SIZE", "MAIL_HOST", "MAIL_TIMEOUT"]
+    assert sorted(names) == ["APP_POOL_SIZE", "PIGEON_HOST", "PIGEON_TIMEOUT"]
     assert "canary" not in told
 
 
 def test_tests_say_a_slices_settings_themselves():
-    settings = read().having(MailSettings(host="localhost", _env_file=None))
-    assert settings.model_copy(update={"env": "prod"}).of(MailSettings).host == "localhost"
+    settings = read().having(PigeonSettings(host="localhost", _env_file=None))
+    assert settings.model_copy(update={"env": "prod"}).of(PigeonSettings).host == "localhost"

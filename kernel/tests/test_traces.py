@@ -101,6 +101,8 @@ async def test_no_statement_of_the_service_costs_a_reset(app, admin, sampler, mo
 
     monkeypatch.setattr(Connection, "clean", note)
     for operation in operations(app):
+        if isinstance(operation.hook("SKIPS"), str):
+            continue
         key = {} if operation.method == "GET" else {"Idempotency_Key": operation.name}
         assert (await sampler.call(operation, **key)).is_success
     for url in ("/peelings?q=soup&order=title", "/users?q=adm&is_active=true", "/keys?limit=1"):

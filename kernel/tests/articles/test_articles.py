@@ -4,7 +4,7 @@ import json
 
 import httpx
 
-from kernel.testing import Sample
+from kernel import Sample
 
 AUTHORS = {"like": "owner_or_admin", "other": 403}
 RULES = {

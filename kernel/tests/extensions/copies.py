@@ -113,7 +113,8 @@ class Copy:
     def works(self, *arguments: str) -> str:
         """Run a module, which has to succeed, and give what it says."""
         done = self.run(*arguments)
-        told = f"{' '.join(arguments)}\n{done.output[-9000:]}{done.errors[-3000:]}"
+        lines = [line for line in done.output.splitlines() if not line.startswith("PASSED")]
+        told = "\n".join([" ".join(arguments), *lines[-150:], done.errors[-3000:]])
         assert done.status == 0, told
         return done.output
 

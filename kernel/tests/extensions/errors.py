@@ -113,12 +113,11 @@ def _tell(failure: Failure) -> dict[str, Any]:
     return {"code": failure.status, "text": failure.message, "trace": failure.request_id}
 
 
-FORM = ErrorForm(LegacyError, _tell)
-router = Router(prefix="/legacy", tags=["legacy"], errors=FORM)
+router = Router(prefix="/legacy", tags=["legacy"], errors=ErrorForm(LegacyError, _tell))
 Number = Annotated[int, Path(ge=1, le=1000)]
 
 
-@router.post("/orders", responses={429: error_response(429, FORM)})
+@router.post("/orders", responses={429: error_response(429)})
 async def place_order(data: OrderInput, _: CurrentUser) -> OrderPublic:
     if data.number == 409:
         raise Conflict("it is placed already")
@@ -177,8 +176,15 @@ def tells(answer):
     assert error == {"code": answer.status_code, "trace": answer.headers["x-request-id"]}
 
 
+async def test_what_comes_to_no_operation_is_told_in_the_form_of_the_router(alice):
+    answers = [await alice.get("/legacy/orders/x"), await alice.put("/legacy/orders")]
+    assert [answer.status_code for answer in answers] == [404, 405]
+    for answer in answers:
+        tells(answer)
+
+
 async def test_other_routers_keep_their_form(client):
-    for path in ("/users/me", "/legacy"):
+    for path in ("/users/me", "/legacy", "/nothing"):
         answer = await client.get(path)
         assert answer.headers["content-type"] == "application/problem+json"
         assert answer.json()["status"] == answer.status_code

@@ -60,7 +60,7 @@ from kernel import SliceSettings
 class MailSettings(SliceSettings, env_prefix="MAIL_"):
     """The server that takes our mail."""
 
-    host: str = "localhost"
+    host: str
     port: Annotated[PositiveInt, Field(le=65_535)] = 25
 ''',
     "models.py": """\
@@ -91,7 +91,7 @@ from kernel import load_settings
 RULES = {"get_mail_server": "admin"}
 
 
-async def test_the_settings_of_a_slice_have_their_defaults(admin):
+async def test_the_settings_of_a_slice_are_not_the_developers(admin):
     answer = await admin.get("/mail/server")
     assert (answer.status_code, answer.json()) == (200, {"host": "localhost", "port": 25})
 
@@ -110,8 +110,12 @@ def test_the_environment_sets_the_settings_of_a_slice(monkeypatch):
 
 
 def add_settings(copy: Copy) -> None:
-    """Add a slice with settings of its own."""
+    """Add a slice with settings of its own, one of which has no default."""
     copy.add_slice("mail", MAIL)
+    copy.write(".env", "MAIL_HOST=mail.example\nMAIL_PORT=587\n")
+    copy.edit("conftest.py", 'startswith("APP_")', 'startswith(("APP_", "MAIL_"))')
+    plugins = "pytest_plugins ="
+    copy.edit("conftest.py", plugins, f'os.environ["MAIL_HOST"] = "localhost"\n\n{plugins}')
 
 
 CORS = """\
