@@ -151,6 +151,12 @@ async def test_a_fork_takes_over_a_later_upstream_and_every_database_follows(
     conflicts = forks.merge(fork)
     assert conflicts == CONFLICTS, f"the merge has {len(conflicts)} conflicts: {conflicts}"
     assert "breaks clients" not in forks.resolve(fork)
+    steps = await applied(mine)
+    failed = fork.run("alembic", "upgrade", "head", APP_DATABASE_URL=mine)
+    assert 'relation "items" does not exist' in failed.errors
+    assert await applied(mine) == steps
+    forks.take_out(fork, "items")
+    fork.commit("Merge Julienne 1")
     await follow(fork, databases)
     fork.alembic(mine, "check")
     assert old.serve(mine, "Mirabelle") == ["Mirabelle", "Victoria"]
