@@ -8,9 +8,10 @@ from fastapi import FastAPI
 
 from features.auth.handlers.access import TokenSigner
 from kernel import resources_of
+from kernel.settings import variable_prefixes
 
 # Tests bring their own settings and database; none of the developer's may reach them.
-for variable in [name for name in os.environ if name.startswith("APP_")]:
+for variable in [name for name in os.environ if name.upper().startswith(variable_prefixes())]:
     del os.environ[variable]
 
 pytest_plugins = ["kernel.testing"]

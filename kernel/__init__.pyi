@@ -58,9 +58,9 @@ from .identity.callers import require as require
 from .identity.passwords import Password as Password
 from .identity.passwords import PasswordVault as PasswordVault
 from .identity.principal import Principal as Principal
+from .samples import Sample as Sample
 from .settings import Settings as Settings
 from .settings import SliceSettings as SliceSettings
 from .settings import load_settings as load_settings
-from .testing.hooks import Sample as Sample
 
 __version__: str

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from http import HTTPStatus
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar
 
 # RFC 9110 §15; HTTPStatus had other names for these before Python 3.13.
 RENAMED = {
@@ -28,6 +28,11 @@ class ServiceError(Exception):
 
     status: ClassVar[int] = 500
     default_headers: ClassVar[Mapping[str, str]] = MappingProxyType({})
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if not 400 <= cls.status <= 599:
+            raise TypeError(f"{cls.__name__}: the status of an error is from 400 to 599")
 
     def __init__(
         self, message: str, *, headers: Mapping[str, str] | None = None, **extras: object

@@ -136,6 +136,7 @@ def configure_logging(level: str, *, full: bool = False) -> None:
     for name in ("features", "kernel", "service"):
         logging.getLogger(name).setLevel(level)
     logging.getLogger("uvicorn").setLevel(max(logging.INFO, logging.getLevelName(level)))
+    logging.getLogger("uvicorn.error").setLevel(logging.NOTSET)  # uvicorn's, of which it is a part
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True

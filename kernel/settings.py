@@ -1,10 +1,11 @@
 """What the operator decides, by `APP_…` environment variables or a `.env` file, read once."""
 
+import re
 import sys
 from importlib import import_module
 from inspect import isclass
 from pathlib import Path
-from typing import Annotated, Literal, Self, TypeVar
+from typing import Annotated, Literal, Self, TypeVar, cast
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -17,7 +18,7 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 # uvicorn's own exit status for an app that cannot start: with `--workers`, the parent then stops
 # instead of starting the same worker again and again.
@@ -58,6 +59,7 @@ Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
 Seconds = Annotated[PositiveFloat, Field(le=3600)]
 
 
+NOT_READ = "{} was not read at the start: it belongs into the settings.py of a slice"
 S = TypeVar("S", bound="SliceSettings")
 
 
@@ -106,9 +108,14 @@ class Settings(SliceSettings, env_prefix="APP_"):
     _of_slices: dict[type[SliceSettings], SliceSettings] = PrivateAttr(default_factory=dict)
 
     def of(self, kind: type[S]) -> S:
-        """A slice's own settings."""
-        found = self._of_slices.get(kind)
-        return found if isinstance(found, kind) else kind()
+        """A slice's own settings.
+
+        Raises:
+            RuntimeError: they were not read with the service's.
+        """
+        if kind not in self._of_slices:
+            raise RuntimeError(NOT_READ.format(kind.__name__))
+        return cast(S, self._of_slices[kind])
 
     def having(self, *of_slices: SliceSettings) -> Self:
         """The same settings, with these for slices: `settings.having(MailSettings(host="…"))`."""
@@ -155,12 +162,23 @@ class Settings(SliceSettings, env_prefix="APP_"):
 
 def slice_settings() -> list[type[SliceSettings]]:
     """The classes of settings that slices have in their `settings.py`."""
-    modules = [
-        import_module(f"features.{path.parent.name}.settings")
-        for path in sorted((ROOT / "features").glob("*/settings.py"))
+    names = [
+        ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for path in sorted((ROOT / "features").rglob("settings.py"))
     ]
-    found = [each for module in modules for each in vars(module).values() if isclass(each)]
-    return [each for each in found if issubclass(each, SliceSettings) and each is not SliceSettings]
+    return [
+        each
+        for name in names
+        for each in vars(import_module(name)).values()
+        if isclass(each) and issubclass(each, SliceSettings) and each.__module__ == name
+    ]
+
+
+def variable_prefixes() -> tuple[str, ...]:
+    """What the variables of all settings begin with."""
+    kinds: list[type[SliceSettings]] = [Settings, *slice_settings()]
+    prefixes = [kind.model_config.get("env_prefix", "").upper() for kind in kinds]
+    return tuple(filter(None, prefixes))
 
 
 def load_settings() -> Settings:
@@ -184,8 +202,22 @@ def _read(kind: type[S], lines: list[str]) -> S | None:
     try:
         return kind()
     except ValidationError as error:
-        prefix = kind.model_config.get("env_prefix", "")
         for mistake in error.errors(include_url=False, include_context=False, include_input=False):
-            name = f"{prefix}{mistake['loc'][0]}".upper() + ": " if mistake["loc"] else ""
+            name = _variable(kind, *mistake["loc"])
             lines.append(f"{name}{mistake['msg'].removeprefix('Value error, ')}\n")
-        return None
+    except SettingsError as error:
+        field = re.search(r'field "(\w+)"', str(error))
+        lines.append(f"{_variable(kind, field[1] if field else '.env')}should be JSON\n")
+    except UnicodeDecodeError:
+        lines.append(".env: should be UTF-8\n")
+    return None
+
+
+def _variable(kind: type[SliceSettings], *place: int | str) -> str:
+    """The variable that a mistake is about, with the place within its value."""
+    if not place:
+        return ""
+    field, *within = map(str, place)
+    # A field that has an alias goes by that alone.
+    prefix = kind.model_config.get("env_prefix", "") if field in kind.model_fields else ""
+    return ".".join([f"{prefix}{field}".upper(), *within]) + ": "

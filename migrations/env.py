@@ -68,8 +68,8 @@ def run_migrations() -> None:
 
 
 def configure(**options: Any) -> None:
-    for models in (ROOT / "features").glob("*/models.py"):
-        import_module(f"features.{models.parent.name}.models")
+    for models in sorted((ROOT / "features").rglob("models.py")):
+        import_module(".".join(models.relative_to(ROOT).with_suffix("").parts))
     import_module("kernel.data.idempotency_keys")
     context.configure(
         target_metadata=SQLModel.metadata,

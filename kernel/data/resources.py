@@ -1,7 +1,8 @@
 """What a running service has: its settings, its connections, and what its slices have opened."""
 
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -57,18 +58,37 @@ class Resources:
         """Whether a database that has applied these lacks a migration that this code needs."""
         return is_behind(revisions)
 
-    def put(self, resource: object) -> None:
-        """Keep something, to be found by its class."""
-        self._own[type(resource)] = resource
+    def put(self, resource: T, kind: type[T] | None = None) -> None:
+        """Keep something while the service runs, to be found by its class, or by another one that
+        it is of: `put(FakeMailer(), Mailer)`.
+
+        Raises:
+            RuntimeError: there is one of this class.
+        """
+        kind = kind or type(resource)
+        if kind in self._own:
+            raise RuntimeError(
+                f"there is a {kind.__name__} already: put it under a class of its own"
+            )
+        self._own[kind] = resource
+
+    @contextmanager
+    def until_closed(self) -> Iterator[None]:
+        """Forget at the end what is put here within the block."""
+        before = {**self._own}
+        try:
+            yield
+        finally:
+            self._own = before
 
     def get(self, kind: type[T]) -> T:
         """What was put here of this class.
 
         Raises:
-            LookupError: nothing was.
+            RuntimeError: nothing was.
         """
         if kind not in self._own:
-            raise LookupError(f"no {kind.__name__} is open: a slice opens it in its lifespan")
+            raise RuntimeError(f"no {kind.__name__} is open: a slice puts it here in its lifespan")
         found: T = self._own[kind]
         return found
 

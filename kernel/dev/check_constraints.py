@@ -12,8 +12,7 @@ from alembic.autogenerate import comparators, renderers
 from alembic.autogenerate.api import AutogenContext
 from alembic.operations import MigrateOperation, ops
 from alembic.util import PriorityDispatchResult
-from sqlalchemy import CheckConstraint, Column, Connection, MetaData, Table, text
-from sqlalchemy.dialects import postgresql
+from sqlalchemy import CheckConstraint, Column, Connection, MetaData, Table, make_url, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.schema import conv
 
@@ -28,29 +27,56 @@ VALUE = rf"'(?:[^']|'')*'{CAST}"
 ONE_OF = re.compile(
     rf"""\((\w+|"[^"]+")\)::text = ANY \(\(ARRAY\[({VALUE}(?:, {VALUE})*)\]\)::text\[\]\)"""
 )
-PREPARER = postgresql.dialect().identifier_preparer  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it so
+DIALECT = make_url("postgresql+asyncpg://").get_dialect()()
+PREPARER = DIALECT.identifier_preparer
+# What SQLAlchemy's `text()` takes for a parameter.
+BIND = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")
 
 
-class ValidateConstraint(MigrateOperation):
-    """VALIDATE CONSTRAINT, which reads the table beside those who write to it: on the way forward,
-    or only on the way back."""
+class CheckOp(MigrateOperation):
+    """A step about one CHECK constraint, whose condition is SQL; None for one that is not there."""
 
-    def __init__(self, table: str, name: str, *, is_forward: bool) -> None:
-        self.table, self.name, self.is_forward = table, name, is_forward
-
-    def reverse(self) -> MigrateOperation:
-        return ValidateConstraint(self.table, self.name, is_forward=not self.is_forward)
+    def __init__(self, table: str, name: str, condition: str | None) -> None:
+        self.table, self.name, self.condition = table, name, condition
 
     def to_diff_tuple(self) -> tuple[str, str, str]:
-        return ("validate_constraint", self.table, self.name)
+        return (type(self).__name__, self.table, self.name)
 
 
-@renderers.dispatch_for(ValidateConstraint)
-def _render(_: AutogenContext, op: ValidateConstraint) -> list[str]:
-    if not op.is_forward:
+class DropCheck(CheckOp):
+    """Drop it, if it is there: a step that was given up half-way is run again."""
+
+    def reverse(self) -> MigrateOperation:
+        return AddCheck(self.table, self.name, self.condition)
+
+
+class AddCheck(CheckOp):
+    """Add it NOT VALID, then have it validated, which reads the table beside those who write."""
+
+    def reverse(self) -> MigrateOperation:
+        return DropCheck(self.table, self.name, self.condition)
+
+
+@renderers.dispatch_for(DropCheck)
+def _render_drop(_: AutogenContext, op: DropCheck) -> list[str]:
+    arguments = f'op.f({op.name!r}), {op.table!r}, type_="check", if_exists=True'
+    return [f"op.drop_constraint({arguments})"]
+
+
+@renderers.dispatch_for(AddCheck)
+def _render_add(_: AutogenContext, op: AddCheck) -> list[str]:
+    if op.condition is None:
         return []
-    statement = f"ALTER TABLE {op.table} VALIDATE CONSTRAINT {op.name}"
-    return ["with op.get_context().autocommit_block():", f"op.execute({statement!r})", ""]
+    condition = BIND.sub(r"\\:\1", op.condition)  # or it would be read as a parameter
+    arguments = f"op.f({op.name!r}), {op.table!r}, {condition!r}, postgresql_not_valid=True"
+    table, name = PREPARER.quote(op.table), PREPARER.quote(op.name)
+    validate = f"ALTER TABLE {table} VALIDATE CONSTRAINT {name}"
+    return [
+        f"op.create_check_constraint({arguments})",
+        "with op.get_context().autocommit_block():",
+        f"op.execute({validate!r})",
+        "",
+    ]
 
 
 @comparators.dispatch_for("table")
@@ -66,26 +92,24 @@ def _compare(  # noqa: PLR0913, PLR0917  # Alembic's
     if context.connection is None or there is None or model is None or schema:
         return PriorityDispatchResult.CONTINUE
     rules = {
-        str(PREPARER.format_constraint(rule)): rule
+        _bare(str(PREPARER.format_constraint(rule))): rule
         for rule in model.constraints
         if isinstance(rule, CheckConstraint) and rule.name
     }
     found = _definitions(context.connection, name)
     wanted = _wanted(context.connection, model, rules)
     for each in sorted(found.keys() | rules.keys()):
-        if found.get(each) == wanted.get(each):
-            continue
-        if each in found:
-            changes.ops.append(ValidateConstraint(name, each, is_forward=False))
-            changes.ops.append(_drop(name, each, found[each]))
-        if each in rules:
-            changes.ops.append(_create(name, each, rules[each]))
-            changes.ops.append(ValidateConstraint(name, each, is_forward=True))
+        if found.get(each) != wanted.get(each):
+            changes.ops.append(DropCheck(name, each, _condition(found.get(each))))
+        if each in rules and found.get(each) != wanted.get(each):
+            changes.ops.append(AddCheck(name, each, _sql(rules[each])))
     return PriorityDispatchResult.CONTINUE
 
 
 def _definitions(connection: Connection, table: str) -> dict[str, str]:
-    return {row[0]: row[1] for row in connection.execute(DEFINITIONS, {"name": table})}
+    return {
+        row[0]: row[1] for row in connection.execute(DEFINITIONS, {"name": PREPARER.quote(table)})
+    }
 
 
 def _wanted(
@@ -104,19 +128,21 @@ def _wanted(
         savepoint.rollback()
 
 
-def _readable(condition: str) -> str:
-    """With `IN (…)` where PostgreSQL has made an array of it: read again, that array would become
-    another one, and the way back would not lead back."""
+def _condition(definition: str | None) -> str | None:
+    """The condition of a constraint as PostgreSQL has it, with `IN (…)` where it has made an array
+    of that: read again, the array would become another one, and the way back would not lead back.
+    """
+    if definition is None:
+        return None
+    condition = definition.removeprefix("CHECK (").removesuffix(" NOT VALID").removesuffix(")")
     return ONE_OF.sub(lambda found: f"{found[1]} IN ({found[2].replace(CAST, '')})", condition)
 
 
-def _create(table: str, name: str, rule: CheckConstraint) -> ops.CreateCheckConstraintOp:
-    return ops.CreateCheckConstraintOp(conv(name), table, rule.sqltext, postgresql_not_valid=True)
+def _sql(rule: CheckConstraint) -> str:
+    """The condition of a model's constraint."""
+    return str(rule.sqltext.compile(dialect=DIALECT, compile_kwargs={"literal_binds": True}))
 
 
-def _drop(table: str, name: str, definition: str) -> ops.DropConstraintOp:
-    condition = _readable(definition.removeprefix("CHECK (").removesuffix(")"))
-    back = ops.CreateCheckConstraintOp(
-        conv(name), table, text(condition), postgresql_not_valid=True
-    )
-    return ops.DropConstraintOp(conv(name), table, type_="check", _reverse=back)
+def _bare(name: str) -> str:
+    """A name as it is, of one that may be quoted."""
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name

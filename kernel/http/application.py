@@ -2,9 +2,9 @@
 
 import gc
 import os
-import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from threading import RLock
 
 import httpx
 from fastapi import FastAPI
@@ -64,6 +64,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings = resources.settings
     _configure_logging(settings)
     async with AsyncExitStack() as stack:
+        stack.enter_context(resources.until_closed())
         open_ = stack.enter_async_context
         url = await open_(database_of(settings))
         resources.signing_secret = settings.signing_secret or development().kept_secret()
@@ -85,16 +86,19 @@ def app_on_demand(create_app: Callable[[Settings], FastAPI]) -> Callable[[str], 
 
     So importing the module reads no settings, ends no process and touches no log handler (PEP 562).
     """
-    module = sys.modules[create_app.__module__]
+    made: list[FastAPI] = []
+    lock = RLock()
 
     def get(name: str) -> FastAPI:
         if name != "app":
-            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
-        require_one_head()
-        settings = load_settings()
-        _configure_logging(settings)  # before the lifespan: uvicorn says a few words until then
-        module.app = app = create_app(settings)  # type: ignore[attr-defined]  # for the next time
-        return app
+            raise AttributeError(f"module {create_app.__module__!r} has no attribute {name!r}")
+        with lock:
+            if not made:
+                require_one_head()
+                settings = load_settings()
+                _configure_logging(settings)  # before the lifespan, since uvicorn speaks until then
+                made.append(create_app(settings))
+        return made[0]
 
     return get
 

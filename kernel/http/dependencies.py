@@ -16,6 +16,8 @@ from kernel.data.session import WriteSession
 from kernel.identity.passwords import PasswordVault
 
 T = TypeVar("T")
+NO_SESSION = "a GET has no session: it reads through Reader and cannot write"
+NO_BOUNDARY = "this operation has no session: its router is no Router of the kernel's"
 
 
 def _plain_int(value: object) -> object:
@@ -38,11 +40,12 @@ async def get_session(request: Request) -> WriteSession:
     """The session of the request's unit of work.
 
     Raises:
-        RuntimeError: in a GET, which has none; a GET reads through `Reader`.
+        RuntimeError: in a GET, which has none, or without the kernel's router.
     """
     session: WriteSession | None = request.scope.get(SESSION)
     if session is None:
-        raise RuntimeError("a GET has no session: it reads through Reader and cannot write")
+        is_read = request.method in {"GET", "HEAD"}
+        raise RuntimeError(NO_SESSION if is_read else NO_BOUNDARY)
     return session
 
 

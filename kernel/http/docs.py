@@ -17,6 +17,8 @@ from kernel.identity.callers import CredentialScheme
 
 def describe_api(app: FastAPI, schemes: Sequence[CredentialScheme]) -> None:
     """Add the error forms and the credential schemes to the app's OpenAPI document."""
+    if len(_security_schemes(schemes, {})) < len(schemes):
+        raise ValueError("two credential schemes have one name: give one a scheme_name")
     framework: Callable[[], dict[str, Any]] = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -53,16 +55,18 @@ def _security_schemes(schemes: Sequence[CredentialScheme], paths: dict[str, Any]
 
 def _add_error_forms(app: FastAPI, schemas: dict[str, Any]) -> None:
     routes = [route.original_route for route in iter_route_contexts(app.routes)]
-    forms = {getattr(route, "errors", PROBLEM_DETAILS) for route in routes}
-    for model in {form.model for form in forms | {PROBLEM_DETAILS}}:
+    forms = [PROBLEM_DETAILS, *(getattr(route, "errors", PROBLEM_DETAILS) for route in routes)]
+    for model in dict.fromkeys(form.model for form in forms):
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas |= schema.pop("$defs", {}) | {model.__name__: schema}
+        for name, each in (schema.pop("$defs", {}) | {model.__name__: schema}).items():
+            if schemas.setdefault(name, each) != each:
+                raise ValueError(f"two schemas are called {name}: one is of an ErrorForm")
 
 
 def _secure(operation: dict[str, Any], schemes: list[dict[str, Any]]) -> None:
     """Say who is asked for a credential: everybody, or only who wants to be known."""
     caller = operation.pop(CALLER, None)
-    if caller:
+    if caller and schemes:
         operation["security"] = schemes if caller == REQUIRED else [{}, *schemes]
 
 

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kernel.context import HEADER_NAMES, RequestContext, enter_context, leave_context
-from kernel.http.problems import failure_response
+from kernel.http.problems import WRONG, failure_response
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 logger = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class _Exchange:
             logger.exception("unhandled error")
             if self.status:
                 raise
-            await self.refuse(500, "something went wrong")
+            await self.refuse(500, WRONG)
         finally:
             self.log()
 

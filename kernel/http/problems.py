@@ -9,7 +9,7 @@ import json
 import logging
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -17,6 +17,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import to_jsonable_python
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
@@ -26,6 +27,7 @@ from kernel.errors import DatabaseUnavailable, ServiceError, title_of
 from kernel.reminders import Reminders
 
 MOST_MISTAKES = 50
+WRONG = "something went wrong"
 # What a route is found by.
 ASKED = ("type", "path", "root_path", "headers")
 PARAMETER = re.compile("{[^}]*}")
@@ -110,11 +112,21 @@ def failure_response(
     extras: Mapping[str, Any] = MappingProxyType({}),
 ) -> Response:
     """The answer for a failure, in the form of the router that the request is for."""
-    form = _form_of(scope)
     context = current_context()
     failure = Failure(status, message, context.request_id if context else "", extras)
+    form = _form_of(scope)
+    try:
+        body = _write(form, failure)
+    except Exception:
+        logger.exception("an error could not be written in its form")
+        form, failure = PROBLEM_DETAILS, replace(failure, status=500, message=WRONG, extras={})
+        body = _write(form, failure)
+    return Response(body, failure.status, headers, media_type=form.media_type)
+
+
+def _write(form: ErrorForm, failure: Failure) -> str:
     # json's ASCII escapes carry even lone surrogates, which UTF-8 cannot.
-    return Response(json.dumps(form.make(failure)), status, headers, media_type=form.media_type)
+    return json.dumps(form.make(failure), default=to_jsonable_python, allow_nan=False)
 
 
 def _form_of(scope: Mapping[str, Any]) -> ErrorForm:

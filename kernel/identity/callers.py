@@ -49,7 +49,8 @@ def header_scheme(header: str, authenticate: Authenticator) -> CredentialScheme:
             return ()
         return [value for value in request.headers.getlist(header) if value]
 
-    return CredentialScheme(APIKeyHeader(name=header), read, authenticate)
+    security = APIKeyHeader(name=header, scheme_name=header)
+    return CredentialScheme(security, read, authenticate)
 
 
 def _bearer_tokens(request: Request) -> Sequence[str]:
@@ -78,8 +79,13 @@ async def find_principal(request: Request) -> Principal | None:
 
 
 def _credentials(request: Request) -> list[tuple[CredentialScheme, str]]:
-    schemes = resources_of(request.app).get(Credentials).schemes
-    return [(scheme, credential) for scheme in schemes for credential in scheme.read(request)]
+    found: list[tuple[CredentialScheme, str]] = []
+    for scheme in resources_of(request.app).get(Credentials).schemes:
+        credentials = scheme.read(request)
+        if isinstance(credentials, str):
+            raise TypeError("a credential scheme reads a list of credentials, and no text")
+        found += [(scheme, credential) for credential in credentials]
+    return found
 
 
 async def get_principal(request: Request) -> Principal:

@@ -1,8 +1,8 @@
 """What a slice's tests tell the walks: names of their module, like `RULES` and `SAMPLES`."""
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib import import_module, util
 from inspect import isawaitable
 from types import ModuleType
@@ -13,22 +13,6 @@ from fastapi.routing import iter_route_contexts
 
 BY_OPERATION = ("RULES", "RULES_OUTSIDE_DEV", "SAMPLES", "BEFORE", "COSTS", "SKIPS")
 """The hooks whose keys are operations, by their ids; KEYS has path parameters, UPSTREAMS URLs."""
-
-
-@dataclass(frozen=True)
-class Sample:
-    """A valid request, where SAMPLES has to give more of it than the JSON body."""
-
-    json: Any = None
-    data: Mapping[str, Any] | None = None
-    files: Mapping[str, bytes] = field(default_factory=dict)
-    params: Mapping[str, Any] = field(default_factory=dict)
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def body(self) -> Any:
-        """The JSON document or, of a form, the fields and files together."""
-        return {**(self.data or {}), **self.files} if self.data or self.files else self.json
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from sqlalchemy.sql.expression import ColumnClause
 from sqlmodel import SQLModel
 
 import features
-from kernel.data.schema import MERGE, migration_config
+from kernel.data.schema import BrokenHistory, migration_config
 from kernel.testing.history import (
     NAMES,
     PREFIXES,
@@ -73,7 +73,7 @@ async def empty(postgres: str, worker_id: str) -> AsyncIterator[str]:
 
 def test_the_history_has_one_head() -> None:
     heads = ScriptDirectory.from_config(migration_config("")).get_heads()
-    assert len(heads) == 1, f"the migrations have the heads {heads}: join them with `{MERGE}`"
+    assert len(heads) == 1, str(BrokenHistory.of_heads(heads))
 
 
 @each_revision

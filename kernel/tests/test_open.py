@@ -2,17 +2,20 @@
 
 from base64 import b64decode, b64encode
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Annotated
 
 import httpx
 import pytest
-from fastapi import Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from fastapi.security import HTTPBasic
 from pydantic import BaseModel
 
 import service
 from kernel import (
     Admin,
+    Conflict,
     CredentialScheme,
     CurrentUser,
     Dto,
@@ -27,10 +30,12 @@ from kernel import (
     Viewer,
     build_app,
     error_response,
+    header_scheme,
     opened,
     require,
     resources_of,
 )
+from kernel.identity.callers import Credentials
 from kernel.testing.callers import Caller
 
 Accountant = Annotated[Principal, Depends(require("accountant", "manager"))]
@@ -321,5 +326,109 @@ def test_a_service_that_is_not_running_says_so(settings):
 
 
 async def test_what_nobody_has_opened_is_told_by_its_name(app):
-    with pytest.raises(LookupError, match="no Oven is open"):
+    with pytest.raises(RuntimeError, match="no Oven is open"):
         resources_of(app).get(Oven)
+
+
+def test_a_resource_is_found_by_the_class_that_it_was_put_under(settings):
+    class Grill(Oven): ...
+
+    resources = resources_of(build_app(settings, name="Grills", version="1"))
+    with resources.until_closed():
+        resources.put(Grill(), Oven)
+        assert isinstance(resources.get(Oven), Grill)
+        with pytest.raises(RuntimeError, match="there is a Oven already"):
+            resources.put(Oven())
+    with pytest.raises(RuntimeError, match="no Oven is open"):
+        resources.get(Oven)
+
+
+# Mistakes of a team's, which are refused when the service is put together.
+
+
+@pytest.mark.parametrize("code", [99, 200, 204, 304, 600])
+def test_an_error_is_no_success(code):
+    with pytest.raises(TypeError, match="from 400 to 599"):
+        type("Odd", (ServiceError,), {"status": code})
+
+
+async def _nobody(resources, rows, credential):
+    return None
+
+
+def test_schemes_have_names_of_their_own(settings):
+    one, other = header_scheme("X-One", _nobody), header_scheme("X-Other", _nobody)
+    app = build_app(settings, name="Keys", version="1", credentials=[one, other])
+    assert [*app.openapi()["components"]["securitySchemes"]] == ["X-One", "X-Other"]
+    with pytest.raises(ValueError, match="two credential schemes have one name"):
+        build_app(settings, name="Keys", version="1", credentials=[one, one])
+
+
+def test_a_schema_of_a_form_has_a_name_of_its_own(settings):
+    class Who(BaseModel):  # as the answers of the others are called
+        errors: list[str]
+
+    app = build_app(settings, name="Forms", version="1")
+    app.include_router(whoami())
+    app.include_router(pantry(ErrorForm(Who, in_house_form)))
+    with pytest.raises(ValueError, match="two schemas are called Who"):
+        app.openapi()
+
+
+def test_an_operation_of_a_service_without_credentials_says_nothing_of_them(settings):
+    app = build_app(settings, name="Open", version="1")
+    app.include_router(whoami())
+    assert "security" not in app.openapi()["paths"]["/who"]["post"]
+
+
+# Mistakes that show when they are made.
+
+
+@pytest.mark.parametrize(
+    "made", [lambda _: 1 / 0, lambda _: {"errors": float("nan")}], ids=["raises", "is no JSON"]
+)
+async def test_a_form_that_fails_is_an_error_in_the_houses_form(mount, log, made):
+    async with mount(pantry(ErrorForm(Errors, made))) as client:
+        answer = await client.get("/pantry/3")
+    assert (answer.status_code, answer.json()["error"]) == (500, "internal_server_error")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.headers["x-request-id"]
+    (line,) = log.lines("ERROR")
+    assert line["message"] == "an error could not be written in its form"
+
+
+async def test_an_errors_extras_are_what_json_can_be_made_of(mount):
+    router = Router(prefix="/extras", tags=["extras"])
+
+    @router.get("")
+    async def get() -> Who:
+        raise Conflict("later", until=datetime(2030, 1, 2, tzinfo=UTC), price=Decimal("1.50"))
+
+    async with mount(router) as client:
+        answer = await client.get("/extras")
+    told = answer.json()
+    assert (answer.status_code, told["until"], told["price"]) == (
+        409,
+        "2030-01-02T00:00:00Z",
+        "1.50",
+    )
+
+
+async def test_a_scheme_that_reads_a_text_is_told_so(basic, log):
+    scheme = CredentialScheme(HTTPBasic(), lambda _: "abc", _authenticate)
+    resources = resources_of(basic.app)
+    resources._own[Credentials] = Credentials((scheme,))
+    assert (await basic.post("/who")).status_code == 500
+    assert "a list of credentials" in log.lines("ERROR")[0]["exception"]
+
+
+async def test_a_router_of_fastapis_own_has_no_session(mount, log):
+    router = APIRouter(prefix="/plain", tags=["plain"])
+
+    @router.post("")
+    async def write(session: Session) -> Who:
+        return Who(id=1)
+
+    async with mount(router) as client:
+        assert (await client.post("/plain")).status_code == 500
+    assert "its router is no Router of the kernel's" in log.lines("ERROR")[0]["exception"]

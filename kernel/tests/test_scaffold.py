@@ -341,6 +341,10 @@ def test_a_dry_run_shows_the_changes_and_makes_none(tree):
     for name in ("service.py", "openapi.json"):
         (tree / name).write_bytes(before[name])
     assert contents(tree) == before
+    # A revision's id is its time, and so another one.
+    (made,) = {name for name in after.keys() - before.keys() if name.startswith("migrations/")}
+    id_ = re.compile(r"\d{8}T\d{6}_\w{4}")
+    shown = id_.sub(id_.findall(made)[0], shown)
     subprocess.run(["git", "apply"], cwd=tree, input=shown.encode(), check=True)
     assert contents(tree) == after
 
@@ -386,9 +390,7 @@ def test_heads_are_joined_and_the_contract_is_written_anew(forked):
 @pytest.mark.slow
 @pytest.mark.parametrize("arguments", ["new turnips title:str", "remove items --force", "contract"])
 def test_what_needs_one_head_names_the_command_that_makes_it(forked, arguments):
-    with pytest.raises(
-        Refusal, match=r"(no migration|be imported): the migrations have .* merge`$"
-    ):
+    with pytest.raises(Refusal, match=r"the migrations have .* merge`$"):
         run(arguments.split(), forked)
 
 

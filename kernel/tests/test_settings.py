@@ -1,7 +1,7 @@
 """Settings are read once, checked at the start, and told about without their values."""
 
 import pytest
-from pydantic import PositiveFloat, SecretStr, ValidationError
+from pydantic import BaseModel, Field, PositiveFloat, SecretStr, ValidationError
 
 from kernel.settings import STARTUP_FAILURE, Settings, SliceSettings, load_settings
 
@@ -130,3 +130,40 @@ def test_mistakes_in_a_slices_settings_are_told_with_the_services(monkeypatch, c
 def test_tests_say_a_slices_settings_themselves():
     settings = read().having(PigeonSettings(host="localhost", _env_file=None))
     assert settings.model_copy(update={"env": "prod"}).of(PigeonSettings).host == "localhost"
+
+
+class Nest(BaseModel):
+    eggs: int
+
+
+class NestSettings(SliceSettings, env_prefix="NEST_"):
+    inner: Nest
+    tags: list[str] = Field(default_factory=list)
+    host: str = Field(default="x", validation_alias="COOP_HOST", max_length=3)
+
+
+@pytest.mark.parametrize(
+    ("variables", "lines"),
+    [
+        ({"NEST_INNER": '{"eggs": "x"}'}, ["NEST_INNER.eggs: Input should be a valid integer"]),
+        ({"NEST_INNER": '{"eggs": 1}', "NEST_TAGS": "a,b"}, ["NEST_TAGS: should be JSON"]),
+        ({"NEST_INNER": '{"eggs": 1}', "COOP_HOST": "canary"}, ["COOP_HOST: String should have"]),
+    ],
+)
+def test_a_mistake_in_a_slices_settings_names_what_has_to_be_changed(
+    monkeypatch, capsys, variables, lines
+):
+    monkeypatch.setattr("kernel.settings.slice_settings", lambda: [NestSettings])
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as end:
+        load_settings()
+    assert end.value.code == STARTUP_FAILURE
+    told = capsys.readouterr().err.splitlines()
+    assert [line.startswith(start) for line, start in zip(told, lines, strict=True)] == [True]
+    assert "canary" not in str(told)
+
+
+def test_settings_that_were_not_read_at_the_start_are_none():
+    with pytest.raises(RuntimeError, match="NestSettings was not read at the start"):
+        read().of(NestSettings)

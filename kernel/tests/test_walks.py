@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
+from kernel.samples import Sample
 from kernel.testing import authorization, boundary, contract, round_trips, rules, versions
-from kernel.testing.hooks import Sample
 from kernel.testing.sampler import Sampler
 from kernel.testing.schemas import Schemas, drop, put, written
 from kernel.testing.walking import advice, marks_of

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from kernel.data.schema import BrokenHistory, find_heads
 from kernel.dev.scaffold.survey import Refusal
 
 FILE = "openapi.json"
@@ -22,7 +23,10 @@ Schema = dict[str, Any]
 
 
 def write_contract(root: Path) -> None:
-    """Write down what the tree's service offers now."""
+    """Write down what the tree's service offers now, with a history that it can start on."""
+    heads = find_heads(root / "migrations/versions")
+    if len(heads) > 1:
+        raise Refusal(str(BrokenHistory.of_heads(heads)))
     env = {name: value for name, value in os.environ.items() if not name.startswith("APP_")}
     command = [sys.executable, "-c", DOCUMENT]
     made = subprocess.run(command, cwd=root, env=env, check=False, capture_output=True)  # noqa: S603
