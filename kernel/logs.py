@@ -33,6 +33,9 @@ SYNTAX_ERROR = "syntax error at "
 # DETAIL of these has the whole row.
 ROW_SQLSTATES = ("23502", "23514")
 STATEMENT_MAX_CHARACTERS = 2000
+TRACEBACK = "Traceback (most recent call last):"
+# The name of an error, in front of its message.
+FIRST_WORD = re.compile(r"^(?:Traceback \(most recent call last\):|[A-Za-z_][\w.]*(?=:|$))")
 
 
 def _encode(line: dict[str, object]) -> str:
@@ -60,13 +63,25 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": self._message(record),
             "request_id": context and context.request_id,
         }
         line |= getattr(record, "fields", {})
         if record.exc_info and record.exc_info[1]:
             line["exception"] = describe(record.exc_info[1], full=self.full)
         return _encode(line)
+
+    def _message(self, record: logging.LogRecord) -> str:
+        message = record.getMessage()
+        # uvicorn's, of a start that has failed.
+        return without_values(message) if TRACEBACK in message and not self.full else message
+
+
+def without_values(text: str) -> str:
+    """The traceback of an error, as another program has formatted it, without its messages."""
+    lines = text.splitlines()
+    known = [line for line in lines if line[:1] == " " or FIRST_WORD.match(line)]
+    return "\n".join(line if line[0] == " " else FIRST_WORD.findall(line)[0] for line in known)
 
 
 def describe(error: BaseException, *, full: bool = False) -> str:

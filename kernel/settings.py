@@ -177,8 +177,7 @@ def slice_settings() -> list[type[SliceSettings]]:
 def variable_prefixes() -> tuple[str, ...]:
     """What the variables of all settings begin with."""
     kinds: list[type[SliceSettings]] = [Settings, *slice_settings()]
-    prefixes = [kind.model_config.get("env_prefix", "").upper() for kind in kinds]
-    return tuple(filter(None, prefixes))
+    return tuple(name.upper() for kind in kinds if (name := kind.model_config.get("env_prefix")))
 
 
 def load_settings() -> Settings:

@@ -115,12 +115,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def marks_of(operation: Operation, test: Callable[..., Any]) -> list[pytest.MarkDecorator]:
-    """Skip the operation if SKIPS tells why: for all walks, for those of a module, or for one."""
-    told = operation.hook("SKIPS")
-    if isinstance(told, dict):
-        module = test.__module__.split(".")[-1]
-        told = told.get(test.__name__) or told.get(module)
+    """Skip the operation if SKIPS tells why."""
+    told = reason_to_skip(operation, test)
     return [pytest.mark.skip(reason=f"{operation.title}: {told}")] if told else []
+
+
+def reason_to_skip(operation: Operation, test: Callable[..., Any]) -> str | None:
+    """What SKIPS says of the operation: for all walks, for those of a module, or for one."""
+    told: str | dict[str, str] | None = operation.hook("SKIPS")
+    if not isinstance(told, dict):
+        return told
+    return told.get(test.__name__) or told.get(test.__module__.split(".")[-1])
 
 
 @pytest.hookimpl(wrapper=True)

@@ -193,3 +193,25 @@ def test_libraries_stay_quiet_at_debug():
             assert not logging.getLogger(name).isEnabledFor(logging.INFO)
     finally:
         configure_logging("INFO")
+
+
+STARTUP = """Traceback (most recent call last):
+  File "/app/features/mail/router.py", line 9, in lifespan
+    raise ValueError(url)
+ValueError: cannot reach smtp://canary@host
+canary in a second line
+
+During handling of the above exception, another exception occurred:
+
+Traceback (most recent call last):
+  File "/app/service.py", line 1, in <module>
+smtplib.SMTPServerDisconnected: canary"""
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_the_message_of_an_error_that_stopped_the_start_is_for_development(full):
+    record = logging.LogRecord("uvicorn.error", logging.ERROR, "", 0, STARTUP, None, None)
+    message = json.loads(JsonFormatter(full=full).format(record))["message"]
+    assert ("canary" in message) is full
+    for told in ("features/mail/router.py", "ValueError", "smtplib.SMTPServerDisconnected"):
+        assert told in message

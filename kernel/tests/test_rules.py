@@ -13,9 +13,15 @@ from kernel.data.paging import Page
 from kernel.data.values import Document
 from kernel.http.dependencies import Session
 from kernel.testing.rules import *  # noqa: F403
-from kernel.testing.rules import assembled_sql, gaps
+from kernel.testing.rules import (
+    assembled_sql,
+    gaps,
+    test_every_slice_has_the_kernels_router,
+    without_answer,
+)
 from kernel.testing.signatures import *  # noqa: F403
 from kernel.testing.signatures import mistakes, unlike
+from kernel.testing.walking import Walk
 
 
 @pytest.mark.parametrize(
@@ -136,3 +142,30 @@ class MeEndless(Input):
 
 def test_another_length_is_seen():
     assert unlike([User, UserShort, MeEndless]) == ["UserShort.full_name", "MeEndless.full_name"]
+
+
+# What has no answer, and a router that is not the kernel's.
+
+
+def plain_walk():
+    router, app = APIRouter(), FastAPI()
+
+    @router.post("/orders", status_code=202)
+    async def order() -> None: ...
+
+    @router.get("/orders")
+    async def orders(): ...
+
+    for endpoint in (order, orders):
+        endpoint.__module__ = "kernel.tests.peelings.router"
+    app.include_router(router)
+    return Walk(lambda _: app, ("kernel.tests.peelings",))
+
+
+def test_nothing_is_an_answer_that_needs_no_description():
+    assert [*without_answer(plain_walk().app)] == ["post /orders"]
+
+
+def test_a_router_of_fastapis_own_is_seen():
+    with pytest.raises(AssertionError, match="/orders is of FastAPI's own APIRouter"):
+        test_every_slice_has_the_kernels_router(plain_walk())
