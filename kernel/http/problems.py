@@ -139,15 +139,24 @@ def _form_of(scope: Mapping[str, Any]) -> ErrorForm:
     path = scope["path"].removeprefix(scope.get("root_path", ""))
     for route in iter_route_contexts(scope["app"].routes):
         form = getattr(route.original_route, "errors", PROBLEM_DETAILS)
-        if form is not PROBLEM_DETAILS and _has_path(route.path_format or "", path):
+        if form is not PROBLEM_DETAILS and has_path(route.path_format or "", path):
             return cast(ErrorForm, form)
     return PROBLEM_DETAILS
 
 
-def _has_path(path_format: str, path: str) -> bool:
-    # A parameter ends with its segment, so that no long path takes long.
-    pattern = "[^/]+".join(map(re.escape, PARAMETER.split(path_format)))
-    return re.fullmatch(pattern, path) is not None
+def has_path(path_format: str, path: str) -> bool:
+    """Whether a path has the form, whatever its parameters are: a slash is sent as `%2F` in one."""
+    first, *others = PARAMETER.split(path_format)
+    if not others:
+        return path == first
+    # Part by part, because a pattern of several wildcards takes long for a long path.
+    *middle, last = others
+    place = len(first)
+    for part in middle:
+        place = path.find(part, place + 1) + len(part)
+        if place < len(part) + len(first):
+            return False
+    return path.startswith(first) and path.endswith(last) and place < len(path) - len(last)
 
 
 def _tell_failure(status: int, message: str, error: Exception) -> None:

@@ -38,7 +38,8 @@ KEEP_SEEDS = """
 
 
 # Tests bring their own settings; none of the developer's `.env` may reach them, or slices' own.
-for kind in (SliceSettings, Settings):
+kinds: list[type[SliceSettings]] = [SliceSettings, Settings, *slice_settings()]
+for kind in kinds:
     kind.model_config["env_file"] = None
 
 Connection = asyncpg.Connection

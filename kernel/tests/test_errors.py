@@ -10,7 +10,7 @@ from fastapi import Response
 from sqlalchemy import literal, select
 
 from kernel.http.dependencies import Session
-from kernel.http.problems import failure_response
+from kernel.http.problems import failure_response, has_path
 from kernel.http.router import Router
 from kernel.identity.callers import CurrentUser
 from kernel.tests.app import PATHS, create_app
@@ -284,3 +284,20 @@ async def test_extras_never_override_the_form():
     body = json.loads(answer.body)
     assert (body["title"], body["error"], body["fields"]) == ("Conflict", "conflict", ["x"])
     assert (body["status"], body["scope"]) == (409, 1)
+
+
+@pytest.mark.parametrize(
+    ("path", "is_one"),
+    [
+        ("/shelves/1/jars/2", True),
+        ("/shelves/a/b/jars/c/d", True),
+        ("/shelves/1/jars/", False),
+        ("/shelves//jars/2", False),
+        ("/shelves/1/lids/2", False),
+        ("/shelves/1/jars/2/lid", True),
+        ("/other/1/jars/2", False),
+        ("/shelves" + "/jars" * 100_000, True),
+    ],
+)
+def test_a_path_is_of_the_router_whose_form_it_has(path, is_one):
+    assert has_path("/shelves/{shelf_id}/jars/{jar_id}", path) is is_one

@@ -113,7 +113,6 @@ def add_settings(copy: Copy) -> None:
     """Add a slice with settings of its own, one of which has no default."""
     copy.add_slice("mail", MAIL)
     copy.write(".env", "MAIL_HOST=mail.example\nMAIL_PORT=587\n")
-    copy.edit("conftest.py", 'startswith("APP_")', 'startswith(("APP_", "MAIL_"))')
     plugins = "pytest_plugins ="
     copy.edit("conftest.py", plugins, f'os.environ["MAIL_HOST"] = "localhost"\n\n{plugins}')
 
