@@ -179,6 +179,24 @@ def without_answer(app: FastAPI) -> Iterator[str]:
             yield from (f"{method.lower()} {route.path_format}" for method in route.methods or ())
 
 
+def unmounted(app: FastAPI) -> list[str]:
+    """The slices whose operations nobody can call, and no walk asks."""
+    served = {
+        getattr(route.endpoint, "__module__", "") for route in iter_route_contexts(app.routes)
+    }
+    routers = [path.relative_to(ROOT) for path in sorted(ROOT.glob("features/**/router.py"))]
+    names = [".".join(path.with_suffix("").parts) for path in routers]
+    return [
+        f"{name} is not mounted: app.include_router(…) in service.py"
+        for name in names
+        if name not in served
+    ]
+
+
+def test_every_slice_is_mounted(walk: Walk) -> None:
+    assert unmounted(walk.app) == []
+
+
 def test_every_slice_has_the_kernels_router(walk: Walk) -> None:
     wrong = [
         f"{route.endpoint.__module__}: {route.path_format} is of FastAPI's own APIRouter, without"

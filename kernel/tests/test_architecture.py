@@ -2,7 +2,6 @@
 
 import ast
 import sys
-from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
 from statistics import median
@@ -10,20 +9,21 @@ from subprocess import run
 from textwrap import dedent
 
 import pytest
+from fastapi.routing import iter_route_contexts
+
+from kernel.settings import Settings
+from kernel.testing.rules import imports
+from service import create_app
 
 ROOT = Path(__file__).parents[2]
 OURS = {"conftest", "features", "kernel", "migrations", "service", "tests"}
 WEB = {"fastapi", "starlette"}
 SHIPPED = ("auth", "health", "items", "keys", "users")
-SLICES = sorted(path.parent.name for path in (ROOT / "features").glob("*/router.py"))
 KERNEL = sorted(
     str(path.relative_to(ROOT))
     for path in (ROOT / "kernel").rglob("*.py")
     if not {"tests", "testing"} & set(path.parts)
 )
-PROBLEM = {"schema": {"$ref": "#/components/schemas/Problem"}}
-SQL_CALLS = {"text", "exec", "execute", "executemany", "fetch", "fetchmany", "fetchrow", "fetchval"}
-SQL_WORDS = ("select ", "insert ", "update ", "delete ", "with ", "alter ", "drop ", "truncate ")
 
 
 def is_test(path: Path) -> bool:
@@ -55,26 +55,10 @@ def violations(root: Path) -> list[str]:
     found = []
     for path in [root / "service.py", *sources(root, "features", "kernel", "migrations")]:
         place = path.relative_to(root)
-        for line, name in imports(ast.parse(path.read_text()), place):
+        for line, name in imports(path.read_text(), place):
             if not is_allowed(place, name):
                 found.append(f"{place}:{line} imports {name}")
     return found
-
-
-def imports(tree: ast.AST, place: Path) -> Iterator[tuple[int, str]]:
-    """Each imported name in full, whatever the form and wherever in the file."""
-    for node in ast.walk(tree):
-        match node:
-            case ast.Import(names=names):
-                yield from ((node.lineno, alias.name) for alias in names)
-            case ast.ImportFrom(module=module, names=names, level=level):
-                # One dot is the file's own package, each further one its parent.
-                package = place.parts[: len(place.parts) - level] if level else ()
-                base = ".".join([*package, *([module] if module else [])])
-                yield from ((node.lineno, f"{base}.{alias.name}") for alias in names)
-            case ast.Call(func=function, args=[ast.Constant(value=str(name)), *_]):
-                if ast.unparse(function).split(".")[-1] in {"import_module", "__import__"}:
-                    yield node.lineno, name
 
 
 def is_allowed(place: Path, name: str) -> bool:
@@ -99,7 +83,7 @@ def is_word(place: Path, name: list[str]) -> bool:
 
 def is_about_http(module: str) -> bool:
     room = Path(ROOT, *module.split(".")).with_suffix(".py")
-    found = imports(ast.parse(room.read_text()), room.relative_to(ROOT))
+    found = imports(room.read_text(), room.relative_to(ROOT))
     return any(name.split(".")[0] in WEB for _, name in found)
 
 
@@ -325,3 +309,14 @@ def test_a_function_of_the_kernel_has_30_lines_at_most_and_half_of_them_8():
                 lengths[f"{path.name}:{node.lineno} {node.name}"] = code_lines(body)
     assert {name: length for name, length in lengths.items() if length > 30} == {}
     assert median(lengths.values()) <= 8
+
+
+@pytest.mark.house
+def test_nothing_but_slices_is_mounted():
+    app = create_app(Settings(_env_file=None))
+    served = {
+        getattr(route.endpoint, "__module__", None)
+        for route in iter_route_contexts(app.routes)
+        if not (route.path or "").startswith(("/docs", "/openapi.json"))
+    }
+    assert served == {f"features.{name}.router" for name in SHIPPED}

@@ -17,6 +17,7 @@ from kernel.testing.rules import (
     assembled_sql,
     gaps,
     test_every_slice_has_the_kernels_router,
+    unmounted,
     without_answer,
 )
 from kernel.testing.signatures import *  # noqa: F403
@@ -169,3 +170,9 @@ def test_nothing_is_an_answer_that_needs_no_description():
 def test_a_router_of_fastapis_own_is_seen():
     with pytest.raises(AssertionError, match="/orders is of FastAPI's own APIRouter"):
         test_every_slice_has_the_kernels_router(plain_walk())
+
+
+def test_a_slice_that_is_not_mounted_is_seen():
+    assert "features.users.router is not mounted: app.include_router(…) in service.py" in unmounted(
+        plain_walk().app
+    )
