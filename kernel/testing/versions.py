@@ -10,7 +10,7 @@ from kernel.testing.asking import told
 from kernel.testing.fixtures import Connection
 from kernel.testing.instruments import Rows
 from kernel.testing.operations import Operation
-from kernel.testing.requests import Request
+from kernel.testing.requests import Request, describe
 from kernel.testing.sampler import Sampler
 from kernel.testing.walking import every
 
@@ -30,8 +30,15 @@ def current_tag(sampler: Sampler, sql: "Connection[Any]") -> CurrentTag:
         operation = request.operation
         get, table = sampler.operations.get(("GET", operation.path)), operation.table
         if get and "ETag" in get.success.get("headers", {}):
-            tag: str = (await sampler.caller.get(request.path)).headers["etag"]
-            return tag
+            answer = await sampler.caller.get(request.path)
+            if "etag" not in answer.headers:
+                advice = operation.advise("BEFORE", "lambda caller, url: ...")
+                pytest.fail(
+                    f"{operation.title}: GET {request.path} answered {describe(answer)}\nExpected:"
+                    f" the row and its ETag. If it has to be made first, {advice}",
+                    pytrace=False,
+                )
+            return str(answer.headers["etag"])
         if table is None or "version" not in table.c:
             return '"1"'
         newest = f'SELECT version FROM "{table.name}" ORDER BY id DESC LIMIT 1'

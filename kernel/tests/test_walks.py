@@ -45,6 +45,13 @@ async def test_a_key_that_is_nowhere_is_told(app, admin, operation, monkeypatch)
     assert f'{FILE} can say KEYS = {{"slug": ' in told
 
 
+async def test_a_row_that_is_not_there_to_be_changed_is_told(sampler, operation, current_tag):
+    request = await sampler.prepare(operation("replace_peeling"))
+    told = await failure(current_tag(replace(request, path="/peelings/999")))
+    assert "PUT /peelings/{peeling_id} (replace_peeling): GET /peelings/999 answered 404" in told
+    assert 'can say BEFORE = {"replace_peeling": lambda caller, url: ...}' in told
+
+
 async def test_without_a_sample_a_body_is_refused(sampler, operation, monkeypatch):
     monkeypatch.delitem(hooks.SAMPLES, "create_tag")
     told = await failure(sampler.succeed(operation("create_tag")))
