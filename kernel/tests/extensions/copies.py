@@ -127,7 +127,7 @@ class Copy:
 
     def passes_tests(self, *suite: str) -> None:
         """Run the tests, which have to pass, and those that were written into the copy to run."""
-        passed = self.works("pytest", "-q", "-rp", "-n0", *suite)
+        passed = self.works("pytest", "-q", "-rp", "-n0", "-p", "no:randomly", *suite)
         missing = [name for name in self.tests if f"PASSED {name}::" not in passed]
         assert missing == [], f"never run: {missing}"
 
