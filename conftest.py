@@ -1,8 +1,11 @@
 """What the tests of this service are run with."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Any
+from uuid import uuid4
 
+import asyncpg
 import pytest
 from fastapi import FastAPI
 
@@ -15,14 +18,22 @@ for variable in [name for name in os.environ if name.upper().startswith(variable
     del os.environ[variable]
 
 pytest_plugins = ["kernel.testing"]
+SIGN_IN = """
+    INSERT INTO refresh_tokens (user_id, family, digest, expires_at)
+    VALUES ($1, $2, gen_random_uuid()::text::bytea, now() + interval '1 day')
+"""
 
 
 @pytest.fixture
-def sign_in() -> Callable[[FastAPI, int], dict[str, str]]:
+def sign_in(
+    sql: "asyncpg.Connection[Any]",
+) -> Callable[[FastAPI, int], Awaitable[dict[str, str]]]:
     """How an account signs in: the headers of its requests."""
 
-    def sign_in(app: FastAPI, user_id: int) -> dict[str, str]:
-        token = resources_of(app).get(TokenSigner).issue(user_id)
+    async def sign_in(app: FastAPI, user_id: int) -> dict[str, str]:
+        family = uuid4()
+        await sql.execute(SIGN_IN, user_id, family)
+        token = resources_of(app).get(TokenSigner).issue(user_id, family)
         return {"Authorization": f"Bearer {token}"}
 
     return sign_in

@@ -51,6 +51,7 @@ from .http.router import Router as Router
 from .identity.callers import Admin as Admin
 from .identity.callers import CredentialScheme as CredentialScheme
 from .identity.callers import CurrentUser as CurrentUser
+from .identity.callers import Person as Person
 from .identity.callers import Viewer as Viewer
 from .identity.callers import bearer_scheme as bearer_scheme
 from .identity.callers import header_scheme as header_scheme

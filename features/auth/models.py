@@ -2,10 +2,10 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Boolean, DateTime, String, column, func, table
+from sqlalchemy import BigInteger, Boolean, String, column, func, table
 from sqlmodel import Field, SQLModel
 
-from kernel import Dto, Input, Secret, Table, Text
+from kernel import Dto, Input, Public, Secret, Table, Text
 
 # What sign-in needs of another slice's table, by name: slices share the database, not classes.
 users = table(
@@ -13,22 +13,27 @@ users = table(
     column("id", BigInteger),
     column("email", String),
     column("password_hash", String),
-    column("password_changed_at", DateTime(timezone=True)),
     column("role", String),
     column("is_active", Boolean),
 )
 
 
-class RefreshToken(Table, table=True):
-    """One refresh token, as a digest. Those that came from one sign-in are a family."""
+class SignIn(Table, table=True):
+    """A sign-in: its tokens are good while it is there.
 
-    __tablename__ = "refresh_tokens"
+    They name it by `family`, which nobody can guess. Of its refresh token and of the one before
+    there are digests; `salt` is what made the one of the other.
+    """
+
+    __tablename__ = "refresh_tokens"  # in which each token had a row of its own
 
     user_id: int = Field(foreign_key="users.id", ondelete="CASCADE", sa_type=BigInteger, index=True)
     family: UUID = Field(index=True)
     digest: bytes = Field(unique=True)
+    previous_digest: bytes | None = None
+    salt: bytes | None = None
     expires_at: datetime
-    spent_at: datetime | None = None
+    spent_at: datetime | None = None  # of tokens that the version before has exchanged
 
 
 class SignInAttempt(SQLModel, table=True):
@@ -46,7 +51,6 @@ class SignInAttempt(SQLModel, table=True):
 class Account(Dto):
     id: int
     password_hash: str
-    role: str
 
 
 class RefreshTokenInput(Input):
@@ -58,3 +62,8 @@ class TokenPublic(Dto):
     token_type: Literal["bearer"] = "bearer"  # noqa: S105  # a kind of token, not one
     expires_in: int
     refresh_token: Secret
+
+
+class SignInPublic(Public):
+    expires_at: datetime
+    is_current: bool

@@ -1,10 +1,12 @@
 import asyncio
 import base64
+import hashlib
 import json
 import statistics
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import count
+from uuid import uuid4
 
 import jwt
 import pytest
@@ -18,8 +20,20 @@ RULES = {
     "create_token": "open",
     "refresh_token": "open",
     "sign_out": "open",
+    "list_sign_ins": "person",
+    "end_sign_in": {"like": "owner", "key": 403},
 }
-COSTS = {"create_token": 8}
+COSTS = {
+    "create_token": 8,
+    "refresh_token": 3,
+    "sign_out": 3,
+    "list_sign_ins": 2,
+    "end_sign_in": 5,
+}
+OLD = """
+    INSERT INTO refresh_tokens (user_id, family, digest, spent_at, expires_at)
+    VALUES (1, $1, $2, $3, now() + interval '1 day')
+"""
 PASSWORD = "correct horse battery"
 SECRET = "test" * 8
 NOW = 1_790_000_000
@@ -31,6 +45,12 @@ async def a_refresh_token(caller, number):
     return {"refresh_token": tokens["refresh_token"]}
 
 
+async def a_sign_in(caller):
+    await sign_in(caller, caller.email)
+    return (await caller.get("/auth/sign-ins")).json()["items"][0]["id"]
+
+
+KEYS = {"sign_in_id": a_sign_in}
 SAMPLES = {
     "create_token": lambda caller, number: {"username": caller.email, "password": PASSWORD},
     "refresh_token": a_refresh_token,
@@ -46,10 +66,11 @@ def frozen():
 
 
 @pytest.fixture
-def claims(app):
-    """Those of a good token of the service's, by its name."""
-    name = resources_of(app).slug
-    return {"iss": name, "aud": name, "sub": "1", "iat": NOW, "exp": NOW + 86_400}
+def claims(app, alice):
+    """Those of a good token of the service's, by its name, for a sign-in of Alice's."""
+    name, token = resources_of(app).slug, alice.headers["authorization"].partition(" ")[2]
+    sid = jwt.decode(token, options={"verify_signature": False})["sid"]
+    return {"iss": name, "aud": name, "sub": "1", "sid": sid, "iat": NOW, "exp": NOW + 86_400}
 
 
 def encode(claims, algorithm="HS256", secret=SECRET, headers=None, **changes):
@@ -68,6 +89,16 @@ async def sign_in(client, email="alice@example.com", password=PASSWORD):
 
 async def refresh(client, token):
     return await client.post("/auth/refresh", json={"refresh_token": token})
+
+
+async def status_of_me(client, tokens):
+    bearer = {"Authorization": f"Bearer {tokens['access_token']}"}
+    return (await client.get("/users/me", headers=bearer)).status_code
+
+
+async def later(sql):
+    """So late that a refresh token of before is no longer given again."""
+    await sql.execute("UPDATE refresh_tokens SET updated_at = updated_at - interval '11 seconds'")
 
 
 async def test_the_right_password_gives_a_token_that_is_accepted(client, alice, password):
@@ -110,28 +141,78 @@ async def test_a_refresh_token_is_exchanged_for_new_ones(client, alice):
     assert (await client.get("/users/me", headers=bearer)).json()["id"] == alice.user_id
 
 
-async def test_a_refresh_token_that_is_used_twice_ends_its_family_and_no_other(client, alice, sql):
+async def test_a_refresh_token_that_is_used_again_later_ends_its_sign_in_and_no_other(
+    client, alice, sql
+):
     stolen, other = (await sign_in(client)).json(), (await sign_in(client)).json()
     fresh = (await refresh(client, stolen["refresh_token"])).json()
+    await later(sql)
     again = await refresh(client, stolen["refresh_token"])
     assert (again.status_code, again.headers["www-authenticate"]) == (401, "Bearer")
+    assert await status_of_me(client, fresh) == 401
     assert (await refresh(client, fresh["refresh_token"])).status_code == 401
     assert (await refresh(client, other["refresh_token"])).status_code == 200
 
 
-async def test_of_racing_uses_of_a_refresh_token_at_most_one_succeeds(client, alice, sql):
+async def test_a_refresh_token_of_long_ago_ends_its_sign_in_as_well(client, alice):
+    tokens = [(await sign_in(client)).json()["refresh_token"]]
+    for _ in range(3):
+        tokens.append((await refresh(client, tokens[-1])).json()["refresh_token"])
+    for token in (tokens[0], tokens[-1]):
+        assert (await refresh(client, token)).status_code == 401
+
+
+async def test_whose_answer_was_lost_gets_the_same_refresh_token_again(client, alice, sql):
     token = (await sign_in(client)).json()["refresh_token"]
     answers = await asyncio.gather(*[refresh(client, token) for _ in range(10)])
-    statuses = sorted(answer.status_code for answer in answers)
-    assert statuses == [200] + [401] * 9
+    fresh = {answer.json()["refresh_token"] for answer in answers}
+    assert len(fresh - {token}) == 1
+    assert await sql.fetchval("SELECT count(*) FROM refresh_tokens") == 2  # Alice's own, and this
+    assert {await status_of_me(client, answer.json()) for answer in answers} == {200}
+    assert (await refresh(client, fresh.pop())).status_code == 200
 
 
-@pytest.mark.parametrize("token", ["x", "", "\x00", "\ud800", "x" * 201, None, 7])
+async def test_a_sign_in_is_one_row_for_any_number_of_refreshes(client, alice, sql):
+    token = (await sign_in(client)).json()["refresh_token"]
+    ends = await sql.fetch("SELECT family, expires_at FROM refresh_tokens ORDER BY id")
+    for _ in range(30):
+        token = (await refresh(client, token)).json()["refresh_token"]
+    assert await sql.fetch("SELECT family, expires_at FROM refresh_tokens ORDER BY id") == ends
+
+
+async def test_sign_ins_of_the_version_before_go_on(client, alice, sql):
+    family, tokens = uuid4(), ["spent", "old"]
+    for token, spent_at in zip(tokens, (datetime.now(UTC), None), strict=True):
+        await sql.execute(OLD, family, hashlib.sha256(token.encode()).digest(), spent_at)
+    fresh = (await refresh(client, "old")).json()
+    assert await status_of_me(client, fresh) == 200
+    assert (await refresh(client, fresh["refresh_token"])).status_code == 200
+    assert (await refresh(client, "spent")).status_code == 401
+    assert await status_of_me(client, fresh) == 401
+
+
+@pytest.mark.parametrize(
+    "token",
+    [
+        "x",
+        "",
+        "\x00",
+        "\ud800",
+        "x" * 201,
+        None,
+        7,
+        ".",
+        "x.y",
+        f"{'0' * 32}.y",
+        f"{'0' * 31}\u0661.",
+    ],
+)
 async def test_a_refresh_token_that_is_not_ours_is_refused(client, token):
     body = json.dumps({"refresh_token": token}).encode()
     headers = {"Content-Type": "application/json"}
     answer = await client.post("/auth/refresh", content=body, headers=headers)
-    assert answer.status_code == (401 if token in ("x", "") else 422)
+    is_text = isinstance(token, str) and len(token) <= 200
+    assert answer.status_code == (401 if is_text and token not in ("\x00", "\ud800") else 422)
 
 
 async def test_an_expired_refresh_token_is_refused(client, alice, sql):
@@ -140,21 +221,58 @@ async def test_an_expired_refresh_token_is_refused(client, alice, sql):
     assert (await refresh(client, token)).status_code == 401
 
 
-async def test_signing_out_ends_the_family(client, alice):
-    token = (await sign_in(client)).json()["refresh_token"]
+async def test_signing_out_ends_the_sign_in_and_all_of_its_tokens(client, alice):
+    first = (await sign_in(client)).json()
+    second = (await refresh(client, first["refresh_token"])).json()
     for _ in range(2):
-        answer = await client.post("/auth/logout", json={"refresh_token": token})
+        answer = await client.post("/auth/logout", json={"refresh_token": second["refresh_token"]})
         assert answer.status_code == 204
-    assert (await refresh(client, token)).status_code == 401
+    assert (await refresh(client, second["refresh_token"])).status_code == 401
+    for tokens in (first, second):
+        assert await status_of_me(client, tokens) == 401
 
 
-async def test_a_new_password_ends_the_sign_ins_of_before(client, alice, password):
-    before = (await sign_in(client)).json()["refresh_token"]
+async def test_a_new_password_ends_all_sign_ins_but_the_one_that_changed_it(
+    client, alice, bob, password
+):
+    thief = (await sign_in(client)).json()
     change = {"password": "a new password", "current_password": password}
     assert (await alice.patch("/users/me", json=change)).status_code == 200
-    assert (await refresh(client, before)).status_code == 401
-    after = (await sign_in(client, password="a new password")).json()["refresh_token"]
-    assert (await refresh(client, after)).status_code == 200
+    assert (await refresh(client, thief["refresh_token"])).status_code == 401
+    assert await status_of_me(client, thief) == 401
+    for caller in (alice, bob):
+        assert (await caller.get("/users/me")).status_code == 200
+    after = (await sign_in(client, password="a new password")).json()
+    assert (await refresh(client, after["refresh_token"])).status_code == 200
+
+
+async def test_a_sign_in_ends_for_good_with_its_time(client, alice, sql):
+    tokens = (await sign_in(client)).json()
+    await sql.execute("UPDATE refresh_tokens SET expires_at = now()")
+    assert await status_of_me(client, tokens) == 401
+    assert (await alice.get("/users/me")).status_code == 401
+
+
+async def test_ones_sign_ins_are_listed_and_ended_by_oneself(client, alice, bob):
+    other = (await sign_in(client)).json()
+    page = (await alice.get("/auth/sign-ins")).json()
+    newest, own = page["items"]
+    assert [each["is_current"] for each in page["items"]] == [False, True]
+    assert newest.keys() == {
+        *("id", "created_at", "updated_at", "version", "expires_at", "is_current")
+    }
+    url = f"/auth/sign-ins/{newest['id']}"
+    assert (await bob.get("/auth/sign-ins")).json()["items"][0]["id"] not in (
+        newest["id"],
+        own["id"],
+    )
+    assert (await bob.delete(url)).status_code == 404
+    assert await status_of_me(client, other) == 200
+    assert (await alice.delete(url)).status_code == 204
+    assert await status_of_me(client, other) == 401
+    assert (await refresh(client, other["refresh_token"])).status_code == 401
+    assert (await alice.delete(f"/auth/sign-ins/{own['id']}")).status_code == 204
+    assert (await alice.get("/users/me")).status_code == 401
 
 
 async def test_neither_tokens_nor_passwords_are_in_the_database(client, alice, sql, password):
@@ -281,6 +399,13 @@ async def test_a_token_is_good_until_it_expires_although_it_was_verified(
         lambda claims: encode(claims, sub=None),
         lambda claims: encode(claims, sub="alice"),
         lambda claims: encode(claims, sub="2"),
+        lambda claims: encode(claims, sid=None),
+        lambda claims: encode(claims, sid=uuid4().hex),
+        lambda claims: encode(claims, sid=7),
+        lambda claims: encode(claims, sid="x"),
+        lambda claims: encode(claims, exp=str(NOW + 10)),
+        lambda claims: encode(claims, iat=str(NOW)),
+        lambda claims: encode(claims, iat=float(NOW)),
         lambda claims: encode(claims, sub=str(2**70)),
         lambda claims: encode(claims, sub="\u0661"),
         lambda claims: encode(claims, headers={"typ": "JWT"}),

@@ -1,14 +1,27 @@
 from functools import cache
 from typing import Any, Literal
 
-from sqlalchemy import Select, String, bindparam, func, or_
+from sqlalchemy import Select, String, bindparam, delete, func, or_
 from sqlmodel import col, select
 
-from features.users.models import MeUpdate, User, UserCreate, UserPublic, UserUpdate
-from kernel import Forbidden, NotFound, Page, Pager, PasswordVault, ReadPool, WriteSession, like
+from features.users.models import MeUpdate, User, UserCreate, UserPublic, UserUpdate, sign_ins
+from kernel import (
+    Forbidden,
+    NotFound,
+    Page,
+    Pager,
+    PasswordVault,
+    Principal,
+    ReadPool,
+    WriteSession,
+    like,
+)
 
 Order = Literal["id", "-id", "email", "-email"]
 BY_ID = select(User).where(User.id == bindparam("id"))
+END_OTHERS = delete(sign_ins).where(
+    sign_ins.c.user_id == bindparam("id"), sign_ins.c.family != bindparam("own")
+)
 
 
 @cache
@@ -45,18 +58,29 @@ async def create_user(
 
 
 async def update_me(
-    session: WriteSession, passwords: PasswordVault, user_id: int, data: MeUpdate
+    session: WriteSession, passwords: PasswordVault, me: Principal, data: MeUpdate
 ) -> UserPublic:
-    user = await _find(session, user_id)
-    if "password" in data.model_fields_set:
-        if not await passwords.verify(user.password_hash, data.current_password):
-            raise Forbidden("the current password is not right")
-        user.password_hash = await passwords.hash(data.password)
-        # The sign-ins of before end here: no refresh token outlives the password that it came from.
-        user.password_changed_at = func.now()  # type: ignore[assignment]  # the database's clock
+    user = await _find(session, me.id)
     user.sqlmodel_update(data.model_dump(include={"full_name"}, exclude_unset=True))
+    if "password" in data.model_fields_set:
+        await _change_password(session, passwords, me, user, data)
     await session.flush()
     return UserPublic.model_validate(user)
+
+
+async def _change_password(
+    session: WriteSession, passwords: PasswordVault, me: Principal, user: User, data: MeUpdate
+) -> None:
+    if me.sign_in is None:
+        raise Forbidden("only for a person who has signed in with a password")
+    if not await passwords.verify(user.password_hash, data.current_password):
+        raise Forbidden("the current password is not right")
+    user.password_hash = await passwords.hash(data.password)
+    user.password_changed_at = func.now()  # type: ignore[assignment]  # the database's clock
+    # Behind the user's row, which a sign-in that is under way has to share: what began with the
+    # old password is seen here, or is refused.
+    await session.flush()
+    await session.fetch(END_OTHERS, id=me.id, own=me.sign_in)
 
 
 async def update_user(session: WriteSession, user_id: int, data: UserUpdate) -> UserPublic:

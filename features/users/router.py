@@ -60,7 +60,7 @@ async def update_me(
     data: MeUpdate, me: CurrentUser, passwords: Passwords, session: Session
 ) -> UserPublic:
     """Change one's own name, or one's password by giving the current one too."""
-    return await handlers.update_me(session, passwords, me.id, data)
+    return await handlers.update_me(session, passwords, me, data)
 
 
 @router.get("/{user_id}")

@@ -31,6 +31,7 @@ class Resources:
 
     writer: Writer
     reader: ReadPool
+    primary: ReadPool  # what must not be a replica's word: who calls, and whether they still may
     probe: ReadPool
 
     def __init__(self, name: str, settings: Settings) -> None:

@@ -69,9 +69,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         url = await open_(database_of(settings))
         resources.signing_secret = settings.signing_secret or development().kept_secret()
         resources.writer = await open_(open_writer(url, settings, resources.slug))
-        resources.reader = await open_(open_reader(url, settings, resources.slug))
+        resources.primary = await open_(open_reader(url, settings, resources.slug))
+        resources.reader = resources.primary
         if replica_url := settings.replica_url:
-            replica = open_replica(replica_url, settings, resources.slug, primary=resources.reader)
+            replica = open_replica(replica_url, settings, resources.slug, primary=resources.primary)
             resources.reader = await open_(replica)
         resources.probe = await open_(open_probe(url, settings, resources.slug))
         resources.put(await open_(httpx.AsyncClient(timeout=settings.http_timeout)))

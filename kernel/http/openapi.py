@@ -10,7 +10,7 @@ from fastapi.routing import APIRoute
 from kernel.data.models import Public, ShownOnce
 from kernel.errors import title_of
 from kernel.http.problems import PROBLEM_DETAILS, ErrorForm
-from kernel.identity.callers import RoleCheck, get_principal, get_viewer
+from kernel.identity.callers import RoleCheck, get_person, get_principal, get_viewer
 
 KEEPS = "A key of your own for this write; sent again, it is answered again and not done again."
 KEEPS_NO_SECRET = f"{KEEPS} This answer holds a secret and is not kept: a second time gives 409."
@@ -54,7 +54,13 @@ def dependencies(route: APIRoute) -> set[Any]:
 
 def needs_principal(route: APIRoute) -> bool:
     """Whether only signed-in callers are answered."""
-    return any(call == get_principal or isinstance(call, RoleCheck) for call in dependencies(route))
+    calls = dependencies(route)
+    return get_principal in calls or may_be_forbidden(calls)
+
+
+def may_be_forbidden(calls: set[Any]) -> bool:
+    """Whether some of those who are signed in are refused."""
+    return get_person in calls or any(isinstance(call, RoleCheck) for call in calls)
 
 
 def holds_secret(route: APIRoute) -> bool:
@@ -112,7 +118,7 @@ def declared_errors(route: APIRoute) -> dict[int | str, dict[str, Any]]:
     told = {
         400: is_write(route),
         401: needs_principal(route) or get_viewer in calls,
-        403: any(isinstance(call, RoleCheck) for call in calls),
+        403: may_be_forbidden(calls),
         404: any(part.path_params for part in parts),
         409: is_write(route),
         412: _may_be_conditional(route),

@@ -67,14 +67,15 @@ async def find_principal(request: Request) -> Principal | None:
     """The caller, or None for a request without a valid credential of an active account.
 
     A request with two credentials is a mistake, and has none. The account is looked up anew in each
-    request: a write looks in its own transaction, a read asks the reader.
+    request: a write looks in its own transaction, a read asks the primary, since a replica may not
+    have heard yet that an account or a sign-in has ended.
     """
     found = _credentials(request)
     if len(found) != 1:
         return None
     ((scheme, credential),) = found
     resources = resources_of(request.app)
-    rows: Rows = request.scope.get(SESSION) or resources.reader
+    rows: Rows = request.scope.get(SESSION) or resources.primary
     return await scheme.authenticate(resources, rows, credential)
 
 
@@ -113,6 +114,18 @@ async def get_viewer(request: Request) -> Principal | None:
     return await get_principal(request) if _credentials(request) else None
 
 
+async def get_person(request: Request) -> Principal:
+    """The caller, who has signed in with a password.
+
+    Raises:
+        Forbidden: with an API key, say, which is to make nothing that outlives it.
+    """
+    me = await get_principal(request)
+    if me.sign_in is None:
+        raise Forbidden("only for a person who has signed in with a password")
+    return me
+
+
 @dataclass(frozen=True)
 class RoleCheck:
     """A dependency that lets only callers with one of the roles pass."""
@@ -146,5 +159,6 @@ def require(*roles: str) -> RoleCheck:
 
 require_admin = require(ADMIN)
 CurrentUser = Annotated[Principal, Depends(get_principal)]
+Person = Annotated[Principal, Depends(get_person)]
 Viewer = Annotated[Principal | None, Depends(get_viewer)]
 Admin = Annotated[Principal, Depends(require_admin)]

@@ -1,7 +1,8 @@
 """Who is calling: a `Principal`."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from uuid import UUID
 
 from kernel.data.resources import Resources
 from kernel.data.snapshots import Rows
@@ -11,10 +12,12 @@ ADMIN = "admin"
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The caller: the id of an active account, and its role."""
+    """The caller: the id of an active account, its role and, for a person who has signed in with a
+    password, the sign-in."""
 
     id: int
     role: str
+    sign_in: UUID | None = field(default=None, repr=False)
 
     @property
     def is_admin(self) -> bool:

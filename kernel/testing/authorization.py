@@ -21,11 +21,13 @@ from kernel.testing.walking import Walk, every
 Outcomes = dict[str, Any]
 OPEN = {"nobody": 2, "owner": 2, "other": 2, "admin": 2, "key": 2, "expired": 2, "deactivated": 2}
 SIGNED_IN = OPEN | {"nobody": 401, "expired": 401, "deactivated": 401}
+PERSON = SIGNED_IN | {"key": 403}
 # What each caller gets under a rule: a status, or 2 for any success. `owner` has made the row that
 # the path names, and `key` is an API key of the owner.
 OUTCOMES: dict[str, Outcomes] = {
     "open": OPEN,
     "signed_in": SIGNED_IN,
+    "person": PERSON,
     "owner_or_admin": SIGNED_IN | {"other": 404},
     "owner": SIGNED_IN | {"other": 404, "admin": 404},
     "admin": SIGNED_IN | {"owner": 403, "other": 403, "key": 403},

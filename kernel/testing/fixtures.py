@@ -17,6 +17,7 @@ from kernel.identity.passwords import PasswordVault
 from kernel.logs import JsonFormatter
 from kernel.settings import Settings, SliceSettings
 from kernel.testing.callers import PASSWORD, Caller
+from kernel.testing.hooks import settle
 from kernel.testing.suite import CreateApp
 
 # Six times as fast as TRUNCATE for a few rows; as a replica, it asks no foreign key.
@@ -53,7 +54,7 @@ Connection = asyncpg.Connection
 Serve = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 Mount = Callable[..., AbstractAsyncContextManager[Caller]]
 SignUp = Callable[..., Awaitable[Caller]]
-SignIn = Callable[[FastAPI, int], dict[str, str]]
+SignIn = Callable[[FastAPI, int], dict[str, str] | Awaitable[dict[str, str]]]
 
 
 class Log(logging.Handler):
@@ -187,7 +188,8 @@ def account_columns() -> dict[str, Any]:
 
 @pytest.fixture
 def sign_in() -> SignIn:
-    """How an account signs in: the headers of its requests. The root's `conftest.py` says it."""
+    """How an account signs in: the headers of its requests. The root's `conftest.py` says it, with
+    a function that may be async."""
 
     def sign_in(app: FastAPI, user_id: int) -> dict[str, str]:
         pytest.fail(f"conftest.py has no fixture sign_in, so account {user_id} cannot sign in")
@@ -219,7 +221,7 @@ async def sign_up(
         caller.user_id = await _insert(
             sql, "users", account | {"password_hash": password_hash} | further
         )
-        caller.headers.update(sign_in(app, caller.user_id))
+        caller.headers.update(await settle(sign_in(app, caller.user_id)))
         return caller
 
     yield sign_up

@@ -11,6 +11,7 @@ import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
+from uuid import uuid4
 
 import asyncpg
 import pytest
@@ -229,7 +230,7 @@ async def test_a_service_without_its_database_says_so_and_recovers_by_itself(sou
     async with database() as url, unreachable_database(url) as (way, closed_url):
         options = {"database_url": closed_url, "jwt_secret": SECRET}
         async with serve(source, "--workers", "2", **options) as service:
-            token = TokenSigner(NAME, [SECRET], 900).issue(1)
+            token = TokenSigner(NAME, [SECRET], 900).issue(1, uuid4())
             service.client.headers["Authorization"] = f"Bearer {token}"
             account = {"email": "a@example.com", "full_name": "a", "password": "correct horse"}
             for method, path, body in (

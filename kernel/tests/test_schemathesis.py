@@ -13,7 +13,7 @@ from datetime import date, time
 from itertools import count
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import asyncpg
 import pytest
@@ -47,6 +47,10 @@ TOKENS = """
     SELECT $1, gen_random_uuid(), sha256(('refresh ' || n)::bytea), now() + interval '1 day'
     FROM generate_series(1, 1000) n
 """
+OWN_SIGN_IN = """
+    INSERT INTO refresh_tokens (id, user_id, family, digest, expires_at) OVERRIDING SYSTEM VALUE
+    VALUES ($1, $1, $2, '', now() + interval '1 day')
+"""
 GUARD = f"""
     CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN RAISE 'this row stays' USING ERRCODE = '23503'; END $$;
@@ -64,7 +68,8 @@ COUNT_FROM = """
 """
 APP = create_app(Settings(_env_file=None))
 OPERATIONS = list(operations(APP))
-TOKEN = TokenSigner(NAME, [SECRET], lifetime=3600).issue(TESTER)
+SIGN_IN = UUID(int=4321)
+TOKEN = TokenSigner(NAME, [SECRET], lifetime=3600).issue(TESTER, SIGN_IN)
 _tokens = count(1)
 _rows = json.loads(os.environ.get(ROWS, "{}"))
 
@@ -76,6 +81,7 @@ async def target(tmp_path, database, password_hash):
         async with database() as url:
             sql = await asyncpg.connect(url)
             await sql.execute(ACCOUNT, TESTER, EMAIL, password_hash)
+            await sql.execute(OWN_SIGN_IN, TESTER, SIGN_IN)
             await sql.execute(GUARD)
             options = {"jwt_secret": SECRET, "signup_open": False, "sign_in_failures": 1_000_000}
             async with serve(checkout, database_url=url, log_level="WARNING", **options) as service:

@@ -63,7 +63,8 @@ async def test_a_key_means_another_thing_from_another_caller(alice, bob, client,
 async def test_a_key_outlives_the_token_that_it_came_with(app, alice, sql):
     await alice.post("/peelings", json=SOUP, headers=keyed())
     with time_machine.travel(time.time() + 60):
-        fresh = app.state.resources.get(TokenSigner).issue(alice.user_id)
+        named = await sql.fetchval("SELECT family FROM refresh_tokens")
+        fresh = app.state.resources.get(TokenSigner).issue(alice.user_id, named)
         alice.headers["Authorization"] = f"Bearer {fresh}"
         again = await alice.post("/peelings", json=SOUP, headers=keyed())
     assert again.headers["idempotent-replayed"] == "true"

@@ -2,54 +2,63 @@ import hashlib
 import re
 import time
 from collections import OrderedDict
+from uuid import UUID
 
 import jwt
-from sqlalchemy import bindparam, select
+from sqlalchemy import bindparam, func, select
+from sqlmodel import col
 
-from features.auth.models import users
+from features.auth.models import SignIn, users
 from kernel import Principal, Resources, Rows
 
 KIND = "at+jwt"  # RFC 9068 §2.1
-CLAIMS = ["iss", "aud", "sub", "iat", "exp"]
+CLAIMS = ["iss", "aud", "sub", "sid", "iat", "exp"]
 LONGEST_LIFE = 86_400
+LEEWAY = 30  # seconds by which the clocks of two instances may differ
 CACHED = 10_000
 USER_ID = re.compile("[1-9][0-9]{0,17}")
-ACTIVE = select(users.c.id, users.c.password_hash, users.c.role).where(users.c.is_active)
-ACTIVE_BY_ID = ACTIVE.where(users.c.id == bindparam("id"))
+HEX = re.compile("[0-9a-f]{32}")
+IS_LIVE = (col(SignIn.spent_at).is_(None), col(SignIn.expires_at) > func.now(), users.c.is_active)
+CALLER = (
+    select(users.c.id, users.c.role)
+    .join_from(SignIn, users, col(SignIn.user_id) == users.c.id)
+    .where(col(SignIn.family) == bindparam("sign_in"), users.c.id == bindparam("id"), *IS_LIVE)
+)
 
 
 class TokenSigner:
     """Makes and reads access tokens: JWT (RFC 7519), HS256, `lifetime` in seconds.
 
     The first secret signs; tokens of the others are still good, so that a secret can be replaced.
-    The service is issuer and audience, by its name.
+    The service is issuer and audience, by its name. A token is good while its sign-in is there,
+    which it names in `sid`.
     """
 
     def __init__(self, service: str, secrets: list[str], lifetime: int) -> None:
         self._service, self._secrets = service, secrets
         self.lifetime = lifetime
         # Verifying costs 100 µs; a token that was good stays so until it expires.
-        self._verified: OrderedDict[bytes, tuple[int, int]] = OrderedDict()
+        self._verified: OrderedDict[bytes, tuple[int, UUID, int]] = OrderedDict()
 
-    def issue(self, user_id: int) -> str:
+    def issue(self, user_id: int, sign_in: UUID) -> str:
         now = int(time.time())
         claims = {"iss": self._service, "aud": self._service, "sub": str(user_id)}
-        times = {"iat": now, "exp": now + self.lifetime}
+        times = {"sid": sign_in.hex, "iat": now, "exp": now + self.lifetime}
         return jwt.encode(claims | times, self._secrets[0], "HS256", headers={"typ": KIND})
 
-    def read(self, token: str) -> int | None:
-        """The user's id, or None for a token that is not ours or no longer good."""
+    def read(self, token: str) -> tuple[int, UUID] | None:
+        """The ids of user and sign-in, or None for a token that is not ours or no longer good."""
         digest = hashlib.sha256(token.encode(errors="replace")).digest()
-        user_id, expires = self._verified.get(digest) or self._verify(token)
-        if expires <= time.time():
+        verified = self._verified.get(digest) or self._verify(token)
+        if verified is None or verified[2] <= time.time():
             self._verified.pop(digest, None)
             return None
-        self._verified[digest] = user_id, expires
+        self._verified[digest] = verified
         if len(self._verified) > CACHED:
             self._verified.popitem(last=False)
-        return user_id
+        return verified[:2]
 
-    def _verify(self, token: str) -> tuple[int, int]:
+    def _verify(self, token: str) -> tuple[int, UUID, int] | None:
         for secret in self._secrets:
             try:
                 decoded = jwt.decode_complete(
@@ -58,20 +67,29 @@ class TokenSigner:
                     algorithms=["HS256"],
                     issuer=self._service,
                     audience=self._service,
+                    leeway=LEEWAY,  # `read` has none for the end
                     options={"require": CLAIMS},
                 )
             except (jwt.InvalidTokenError, RecursionError):
                 continue
-            claims = decoded["payload"]
-            is_access_token = decoded["header"].get("typ") == KIND
-            lives_short = claims["exp"] - claims["iat"] <= LONGEST_LIFE
-            if is_access_token and lives_short and USER_ID.fullmatch(claims["sub"]):
-                return int(claims["sub"]), int(claims["exp"])
-        return 0, 0
+            return _named(decoded["payload"]) if decoded["header"].get("typ") == KIND else None
+        return None
+
+
+def _named(claims: dict[str, object]) -> tuple[int, UUID, int] | None:
+    """User, sign-in and end, if they are what this service writes into a token."""
+    match claims:
+        case {"sub": str(user_id), "sid": str(sid), "iat": int(start), "exp": int(end)}:
+            is_ours = end - start <= LONGEST_LIFE and USER_ID.fullmatch(user_id)
+            return (int(user_id), UUID(sid), end) if is_ours and HEX.fullmatch(sid) else None
+    return None
 
 
 async def authenticate_token(resources: Resources, rows: Rows, token: str) -> Principal | None:
     """The kernel's way from a bearer token to its principal."""
-    user_id = resources.get(TokenSigner).read(token)
-    found = await rows.fetch(ACTIVE_BY_ID, id=user_id) if user_id else []
-    return Principal(found[0]["id"], found[0]["role"]) if found else None
+    named = resources.get(TokenSigner).read(token)
+    if named is None:
+        return None
+    user_id, sign_in = named
+    found = await rows.fetch(CALLER, sign_in=sign_in, id=user_id)
+    return Principal(found[0]["id"], found[0]["role"], sign_in) if found else None

@@ -1,55 +1,89 @@
 import hashlib
+import hmac
 import secrets
+from base64 import urlsafe_b64encode
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 from pydantic import SecretStr
-from sqlalchemy import bindparam, delete, func, select, update
+from sqlalchemy import (
+    Interval,
+    LargeBinary,
+    Uuid,
+    bindparam,
+    delete,
+    func,
+    insert,
+    literal,
+    select,
+    update,
+)
 from sqlmodel import col
 
-from features.auth.handlers.access import ACTIVE, TokenSigner
+from features.auth.handlers.access import HEX, IS_LIVE, TokenSigner
 from features.auth.handlers.throttle import Throttle
-from features.auth.models import Account, RefreshToken, TokenPublic, users
+from features.auth.models import Account, SignIn, TokenPublic, users
 from kernel import PasswordVault, Resources, Rows, Unauthorized, WriteSession, open_session
 
-ACTIVE_BY_EMAIL = ACTIVE.where(users.c.email == bindparam("email"))
-token_id = col(RefreshToken.id)
-digest, family = col(RefreshToken.digest), col(RefreshToken.family)
-spent_at, expires_at = col(RefreshToken.spent_at), col(RefreshToken.expires_at)
-SPEND = (
-    update(RefreshToken)
-    .where(
-        digest == bindparam("token"),
-        spent_at.is_(None),
-        expires_at > func.now(),
-        select(users.c.id)
-        .where(
-            users.c.id == col(RefreshToken.user_id),
-            users.c.is_active,
-            # A change of the password ends every sign-in that was made with the old one.
-            users.c.password_changed_at <= col(RefreshToken.created_at),
-        )
-        .exists(),
-    )
-    .values(spent_at=func.now())
-    .returning(col(RefreshToken.user_id), family)
+# For an answer that was lost, and for two tabs that refresh at once.
+GRACE = timedelta(seconds=10)
+ACCOUNT = select(users.c.id, users.c.password_hash).where(
+    users.c.email == bindparam("email"), users.c.is_active
 )
-FAMILY = select(family).where(digest == bindparam("token"))
-SWEEP = delete(RefreshToken).where(expires_at < func.now())
-# Locked in one order, or those who revoke the same family at once would wait in a circle.
-MEMBERS = select(token_id).where(family.in_(FAMILY)).order_by(token_id).with_for_update()
-REVOKE = delete(RefreshToken).where(token_id.in_(MEMBERS))
+family, digest, expires_at = col(SignIn.family), col(SignIn.digest), col(SignIn.expires_at)
+IS_ITS_USER = users.c.id == col(SignIn.user_id)
+# Of the very hash that was verified, in a row that stays as it is until this is committed: a change
+# of the password comes before it, and there is none, or after it, and ends it.
+BEGIN = (
+    insert(SignIn)
+    .from_select(
+        ["user_id", "family", "digest", "expires_at"],
+        select(
+            users.c.id,
+            bindparam("new_family", type_=Uuid),
+            bindparam("token", type_=LargeBinary),
+            func.now() + bindparam("lifetime", type_=Interval),
+        )
+        .where(
+            users.c.id == bindparam("id"),
+            users.c.password_hash == bindparam("verified_hash"),
+            users.c.is_active,
+        )
+        .with_for_update(read=True),
+    )
+    .returning(col(SignIn.id))
+)
+REFRESH = (
+    update(SignIn)
+    .where(digest == bindparam("token"), IS_ITS_USER, *IS_LIVE)
+    .values(
+        previous_digest=digest,
+        digest=bindparam("new_token", type_=LargeBinary),
+        salt=bindparam("new_salt", type_=LargeBinary),
+    )
+    .returning(users.c.id)
+)
+IS_RECENT = col(SignIn.updated_at) > func.now() - literal(GRACE, Interval)
+STATE = (
+    select(users.c.id, col(SignIn.previous_digest), col(SignIn.salt), IS_RECENT.label("is_recent"))
+    .join_from(SignIn, users, IS_ITS_USER)
+    .where(family == bindparam("named"), *IS_LIVE)
+)
+# Tokens of before the sign-in was named in them.
+OLD_FAMILY = select(family).where(digest == bindparam("token"))
+END = delete(SignIn).where(family == bindparam("named")).returning(col(SignIn.user_id))
+SWEEP = delete(SignIn).where(expires_at < func.now())
 
 
 @dataclass(frozen=True)
 class TokenIssuer:
-    """Gives out access tokens and refresh tokens, and takes them back."""
+    """Begins sign-ins, gives out their tokens, and ends them."""
 
     signer: TokenSigner
     throttle: Throttle
     passwords: PasswordVault
-    refresh_lifetime: timedelta
+    lifetime: timedelta
 
     async def sign_in(
         self, rows: Rows, session: WriteSession, email: str, password: SecretStr, address: str
@@ -62,66 +96,97 @@ class TokenIssuer:
         """
         email = email.strip().lower()
         await self.throttle.count(email, address)
-        account = await rows.first(Account, ACTIVE_BY_EMAIL, email=email)
-        # Without an account there is a hash to verify all the same, so that both take as long.
-        matches = await self.passwords.verify(account.password_hash if account else None, password)
-        if account is None or not matches:
-            raise Unauthorized("wrong e-mail address or password")
-        await self.throttle.forgive(session, email, address)
-        if self.passwords.is_outdated(account.password_hash):
-            await self._rehash(session, account.id, password)
-        return await self._issue(session, account.id, uuid4())
+        # A second time, if the hash that was verified has been made anew meanwhile.
+        for _ in range(2):
+            account = await rows.first(Account, ACCOUNT, email=email)
+            # Without an account there is a hash to verify all the same: both take as long.
+            known_hash = account.password_hash if account else None
+            if not await self.passwords.verify(known_hash, password) or account is None:
+                break
+            if tokens := await self._begin(session, account):
+                await self.throttle.forgive(session, email, address)
+                if self.passwords.is_outdated(account.password_hash):
+                    session.after_commit(self._rehash, account, password)
+                return tokens
+        raise Unauthorized("wrong e-mail address or password")
 
     async def refresh(self, session: WriteSession, token: str) -> TokenPublic:
-        """Exchange a refresh token for new tokens; it is spent with that.
+        """Exchange a refresh token for new tokens; the one before it ends with that.
+
+        For a few seconds, it gives the same refresh token again.
 
         Raises:
-            Unauthorized: it is unknown, expired, or spent. Who uses a spent one may be a thief,
-                or the thief's victim, so all of its family end (RFC 9700 §4.14.2).
+            Unauthorized: it is unknown, expired, or was used before. Who uses one again may be a
+                thief, or the thief's victim, so the sign-in ends (RFC 9700 §4.14.2).
         """
-        values = {"token": _digest(token)}
-        connection = await session.connection()
-        spent = (await connection.execute(SPEND, values)).first()
-        if spent is None:
+        named = await _family_of(session, token)
+        if named is None:
+            raise Unauthorized("sign in again")
+        salt = secrets.token_bytes(32)
+        new = _successor(named, token, salt)
+        values = {"token": _digest(token), "new_token": _digest(new), "new_salt": salt}
+        if refreshed := await session.fetch(REFRESH, **values):
+            return self._tokens(refreshed[0]["id"], named, new)
+        state = await session.fetch(STATE, named=named)
+        if state and state[0]["is_recent"] and state[0]["previous_digest"] == _digest(token):
+            return self._tokens(state[0]["id"], named, _successor(named, token, state[0]["salt"]))
+        if state:
             # An UPDATE that waited for another one keeps its lock on the row, though it changed
             # nothing; the independent transaction would wait for it.
             await session.rollback()
             async with open_session() as independent_session:
-                await (await independent_session.connection()).execute(REVOKE, values)
-            raise Unauthorized("sign in again")
-        return await self._issue(session, spent.user_id, spent.family)
+                await independent_session.fetch(END, named=named)
+        raise Unauthorized("sign in again")
 
     async def sign_out(self, session: WriteSession, token: str) -> None:
-        """End the token's family; fine if it has ended already (RFC 7009 §2.2)."""
-        await (await session.connection()).execute(REVOKE, {"token": _digest(token)})
+        """End the sign-in; fine if it has ended already (RFC 7009 §2.2)."""
+        if named := await _family_of(session, token):
+            await session.fetch(END, named=named)
 
-    async def _issue(self, session: WriteSession, user_id: int, family: UUID) -> TokenPublic:
-        secret = secrets.token_urlsafe(32)
-        token = RefreshToken(
-            user_id=user_id,
-            family=family,
-            digest=_digest(secret),
-            expires_at=datetime.now(UTC) + self.refresh_lifetime,
-        )
-        session.add(token)
-        # One token in 256 cleans up after all others, so that no scheduler has to.
-        if token.digest[0] == 0:
-            await (await session.connection()).execute(SWEEP)
-        await session.flush()
+    async def _begin(self, session: WriteSession, account: Account) -> TokenPublic | None:
+        """The tokens of a new sign-in, unless the account has another password by now."""
+        named = uuid4()
+        token = f"{named.hex}.{secrets.token_urlsafe(32)}"
+        values = {"id": account.id, "verified_hash": account.password_hash, "new_family": named}
+        values |= {"token": _digest(token), "lifetime": self.lifetime}
+        if not await session.fetch(BEGIN, **values):
+            return None
+        # One sign-in in 256 cleans up after all others, so that no scheduler has to.
+        if named.bytes[0] == 0:
+            await session.fetch(SWEEP)
+        return self._tokens(account.id, named, token)
+
+    def _tokens(self, user_id: int, named: UUID, refresh_token: str) -> TokenPublic:
         return TokenPublic(
-            access_token=self.signer.issue(user_id),
+            access_token=self.signer.issue(user_id, named),
             expires_in=self.signer.lifetime,
-            refresh_token=secret,
+            refresh_token=refresh_token,
         )
 
-    async def _rehash(self, session: WriteSession, user_id: int, password: SecretStr) -> None:
+    async def _rehash(self, account: Account, password: SecretStr) -> None:
         new = await self.passwords.hash(password)
-        statement = update(users).where(users.c.id == user_id).values(password_hash=new)
-        await (await session.connection()).execute(statement)
+        is_as_verified = users.c.password_hash == account.password_hash
+        statement = update(users).where(users.c.id == account.id, is_as_verified)
+        async with open_session() as session:
+            await (await session.connection()).execute(statement.values(password_hash=new))
 
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
+
+
+def _successor(named: UUID, token: str, salt: bytes) -> str:
+    """The token that follows, which can be told again to whoever has the one before."""
+    secret = hmac.digest(salt, token.encode(), "sha256")
+    return f"{named.hex}.{urlsafe_b64encode(secret).decode().rstrip('=')}"
+
+
+async def _family_of(session: WriteSession, token: str) -> UUID | None:
+    name, dot, _ = token.partition(".")
+    if dot:
+        return UUID(name) if HEX.fullmatch(name) else None
+    found = await session.fetch(OLD_FAMILY, token=_digest(token))
+    return found[0]["family"] if found else None
 
 
 def make_issuer(resources: Resources) -> TokenIssuer:
@@ -137,5 +202,5 @@ def make_issuer(resources: Resources) -> TokenIssuer:
             window=timedelta(seconds=settings.sign_in_window),
         ),
         passwords=resources.get(PasswordVault),
-        refresh_lifetime=timedelta(seconds=settings.refresh_lifetime),
+        lifetime=timedelta(seconds=settings.refresh_lifetime),
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 from statistics import mean
 from tempfile import TemporaryDirectory
 from typing import Any
+from uuid import UUID
 
 import asyncpg
 import httpx
@@ -29,12 +30,20 @@ APP_CPUS, OTHER_CPUS = {0}, {1}
 SCRIPT = Path(__file__).with_name("load.lua")
 TICK = 1e6 / os.sysconf("SC_CLK_TCK")  # µs
 SECRET = "bench" * 8
-OWNER, ADMIN = (TokenSigner("julienne", [SECRET], 86_400).issue(user_id) for user_id in (1, 2))
+OWNER, ADMIN = (
+    TokenSigner("julienne", [SECRET], 86_400).issue(user_id, UUID(int=user_id))
+    for user_id in (1, 2)
+)
 USERS = """
     INSERT INTO users (email, full_name, password_hash, role)
     SELECT 'user' || n || '@example.com', 'User ' || n, 'none',
         CASE n WHEN 2 THEN 'admin' ELSE 'member' END
     FROM generate_series(1, 300) AS n
+"""
+SIGN_INS = """
+    INSERT INTO refresh_tokens (user_id, family, digest, expires_at)
+    SELECT n, lpad(to_hex(n), 32, '0')::uuid, n::text::bytea, now() + interval '1 day'
+    FROM generate_series(1, 2) AS n
 """
 ITEMS = """
     INSERT INTO items (title, description, owner_id)
@@ -86,6 +95,7 @@ async def fill(server_url: str, count: int, step: int) -> Items:
     await upgrade_schema(url)
     async with _connected(url) as connection:
         await connection.execute(USERS)
+        await connection.execute(SIGN_INS)
         await connection.execute(ITEMS, count, step)
         await connection.execute("VACUUM ANALYZE")
         await connection.execute("CHECKPOINT")

@@ -27,6 +27,10 @@ ROUNDS = 20
 TABLES = """
     SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'sign_in_attempts'
 """
+SIGN_IN = """
+    INSERT INTO refresh_tokens (user_id, family, digest, expires_at)
+    VALUES (1, gen_random_uuid(), '', now() + interval '1 day') RETURNING family
+"""
 IN_TRANSACTION = f"""
     SELECT count(*) FROM pg_stat_activity
     WHERE application_name = '{NAME}' AND datname = current_database()
@@ -226,6 +230,7 @@ async def test_a_commit_that_waits_for_a_standby_is_told_as_unknown(settings, tm
         await connection.execute(
             "INSERT INTO users (email, full_name, password_hash) VALUES ('a@b.cd', 'A', '')"
         )
+        sign_in = await connection.fetchval(SIGN_IN)
         await connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
         await connection.execute("SELECT pg_reload_conf()")
         changes = {"database_url": SecretStr(url), "statement_timeout": 0.1}
@@ -235,7 +240,7 @@ async def test_a_commit_that_waits_for_a_standby_is_told_as_unknown(settings, tm
             app.router.lifespan_context(app),
             httpx.AsyncClient(transport=transport, base_url="http://test") as client,
         ):
-            token = app.state.resources.get(TokenSigner).issue(1)
+            token = app.state.resources.get(TokenSigner).issue(1, sign_in)
             client.headers["Authorization"] = f"Bearer {token}"
             answer = await client.post("/keys", json={"name": "unknown"})
             assert is_told_as_unknown(answer)

@@ -1,0 +1,25 @@
+from typing import Any
+
+from sqlalchemy import Select, Uuid, bindparam, func
+from sqlmodel import col, select
+
+from features.auth.models import SignIn, SignInPublic
+from kernel import NotFound, Page, Pager, Principal, ReadPool, WriteSession
+
+expires_at, spent_at = col(SignIn.expires_at), col(SignIn.spent_at)
+IS_CURRENT = col(SignIn.family) == bindparam("current", type_=Uuid)
+OWN: Select[*tuple[Any, ...]] = select(SignIn, IS_CURRENT.label("is_current")).where(
+    SignIn.user_id == bindparam("user_id"), spent_at.is_(None), expires_at > func.now()
+)
+
+
+async def list_sign_ins(primary: ReadPool, me: Principal, pager: Pager) -> Page[SignInPublic]:
+    return await pager.fetch(primary, SignInPublic, OWN, "-id", user_id=me.id, current=me.sign_in)
+
+
+async def end_sign_in(session: WriteSession, me: Principal, sign_in_id: int) -> None:
+    sign_in = await session.get(SignIn, sign_in_id)
+    if sign_in is None or sign_in.user_id != me.id:
+        raise NotFound("sign-in", sign_in_id)
+    await session.delete(sign_in)
+    await session.flush()

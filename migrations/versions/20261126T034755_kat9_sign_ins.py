@@ -1,0 +1,25 @@
+"""sign_ins
+
+Revision ID: 20261126T034755_kat9
+Revises: 0006
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "20261126T034755_kat9"
+down_revision = "0006"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    # A token that is not spent is its sign-in from here on, so all of them go on. The version
+    # before and this one understand each other's rows.
+    op.add_column("refresh_tokens", sa.Column("previous_digest", sa.LargeBinary(), nullable=True))
+    op.add_column("refresh_tokens", sa.Column("salt", sa.LargeBinary(), nullable=True))
+
+
+def downgrade() -> None:
+    op.drop_column("refresh_tokens", "salt")
+    op.drop_column("refresh_tokens", "previous_digest")
