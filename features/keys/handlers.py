@@ -4,11 +4,11 @@ import secrets
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Select, bindparam, func, or_, update
+from sqlalchemy import Select, bindparam, func, insert, or_, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import col, select
 
-from features.keys.models import Key, KeyCreate, KeyCreated, KeyHolder, KeyPublic, users
+from features.keys.models import Key, KeyCreate, KeyCreated, KeyHolder, KeyPublic, sign_ins, users
 from kernel import (
     NotFound,
     Page,
@@ -18,6 +18,7 @@ from kernel import (
     Resources,
     Rows,
     ServiceError,
+    Unauthorized,
     WriteSession,
     open_session,
 )
@@ -35,6 +36,21 @@ HOLDER: Select[*tuple[Any, ...]] = (
         or_(expires.is_(None), expires > func.now()),
     )
 )
+NEW = ("name", "expires_at", "prefix", "digest")
+# While the sign-in is there: whoever ends it waits for this key, or comes first and there is none.
+CREATE = (
+    insert(Key)
+    .from_select(
+        ["user_id", *NEW],
+        select(
+            sign_ins.c.user_id,
+            *(bindparam(f"new_{name}", type_=getattr(Key, name).type) for name in NEW),
+        )
+        .where(sign_ins.c.family == bindparam("sign_in"), sign_ins.c.user_id == bindparam("id"))
+        .with_for_update(read=True, key_share=True),
+    )
+    .returning(Key)
+)
 TOUCH = (
     update(Key).where(col(Key.id) == bindparam("key_id"), IS_STALE).values(last_used_at=func.now())
 )
@@ -50,8 +66,11 @@ async def create_key(
 ) -> KeyCreated:
     kind = f"{service[:3]}_"  # whoever finds a key sees whose it is
     secret = kind + secrets.token_urlsafe(32)
-    own = {"user_id": me.id, "prefix": secret[: len(kind) + 8], "digest": _digest(secret)}
-    key = await session.insert(Key, KeyPublic, **data.model_dump(), **own)
+    own = {"prefix": secret[: len(kind) + 8], "digest": _digest(secret)}
+    values = {f"new_{name}": value for name, value in (data.model_dump() | own).items()}
+    key = await session.first(KeyPublic, CREATE, id=me.id, sign_in=me.sign_in, **values)
+    if key is None:
+        raise Unauthorized("sign in to do this")
     return KeyCreated(**key.model_dump(), key=secret)
 
 

@@ -2,15 +2,16 @@ from datetime import UTC, datetime
 from typing import Self
 
 from pydantic import model_validator
-from sqlalchemy import BigInteger, Boolean, String, column, table
+from sqlalchemy import BigInteger, Boolean, String, Uuid, column, table
 from sqlmodel import Field, SQLModel
 
 from kernel import Dto, Input, Line, Public, Secret, Table, Timestamp
 
-# What a key needs of its user, by name: slices share the database, not classes.
+# What a key needs of its user and who makes it, by name: slices share the database, not classes.
 users = table(
     "users", column("id", BigInteger), column("role", String), column("is_active", Boolean)
 )
+sign_ins = table("refresh_tokens", column("user_id", BigInteger), column("family", Uuid))
 
 
 class KeyBase(SQLModel):

@@ -1,16 +1,28 @@
 from features.keys import handlers
 from features.keys.models import KeyCreate, KeyCreated, KeyPublic
-from kernel import CurrentUser, Id, Page, Paging, Reader, Router, Service, Session, header_scheme
+from kernel import (
+    CurrentUser,
+    Id,
+    Page,
+    Paging,
+    Person,
+    Reader,
+    Router,
+    Service,
+    Session,
+    header_scheme,
+)
 
 router = Router(prefix="/keys", tags=["keys"])
 API_KEY = header_scheme("X-API-Key", handlers.authenticate_key)
 
 
 @router.post("", status_code=201)
-async def create_key(
-    data: KeyCreate, me: CurrentUser, session: Session, service: Service
-) -> KeyCreated:
-    """Make an API key for a machine. `key` is shown here and never again."""
+async def create_key(data: KeyCreate, me: Person, session: Session, service: Service) -> KeyCreated:
+    """Make an API key for a machine. `key` is shown here and never again.
+
+    Only a person can, who has signed in; a key makes no other.
+    """
     return await handlers.create_key(session, me, data, service.slug)
 
 

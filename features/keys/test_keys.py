@@ -4,11 +4,18 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 RULES = {
-    "create_key": "signed_in",
+    "create_key": "person",
     "list_keys": "signed_in",
     "delete_key": "owner",
 }
 COSTS = {"create_key": 4, "list_keys": 2}
+
+
+SLOW_KEYS = """
+    CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS
+        $$ BEGIN PERFORM pg_sleep(0.5); RETURN NEW; END $$;
+    CREATE TRIGGER wait BEFORE INSERT ON api_keys FOR EACH ROW EXECUTE FUNCTION wait()
+"""
 
 
 @pytest.fixture
@@ -117,6 +124,23 @@ async def test_the_last_use_is_noted_at_most_once_a_minute(client, alice, key, s
     await sql.execute("UPDATE api_keys SET last_used_at = now() - interval '2 minutes'")
     await client.patch("/users/me", json={}, headers=using(key))
     assert await last_use() > first
+
+
+async def test_a_key_makes_no_key(client, alice, key, sql):
+    answer = await client.post("/keys", json={"name": "Robot"}, headers=using(key))
+    assert (answer.status_code, answer.json()["error"]) == (403, "forbidden")
+    assert await sql.fetchval("SELECT count(*) FROM api_keys") == 1
+
+
+async def test_no_key_outlives_the_end_of_the_sign_in_that_was_making_it(client, alice, sql):
+    """The thief's request has been let in when the sign-in ends."""
+    await sql.execute(SLOW_KEYS)
+    making = asyncio.create_task(alice.post("/keys", json={"name": "Robot"}))
+    await asyncio.sleep(0.2)
+    ended = await sql.execute("DELETE FROM refresh_tokens")  # waits
+    kept = await sql.fetchval("SELECT count(*) FROM api_keys")
+    await sql.execute("DROP FUNCTION wait CASCADE")
+    assert ((await making).status_code, ended, kept) == (201, "DELETE 1", 1)
 
 
 async def test_someone_elses_key_is_not_found(bob, admin, key):

@@ -4,7 +4,7 @@ from typing import Any, Literal
 from sqlalchemy import Select, String, bindparam, delete, func, or_
 from sqlmodel import col, select
 
-from features.users.models import MeUpdate, User, UserCreate, UserPublic, UserUpdate, sign_ins
+from features.users.models import MeUpdate, User, UserCreate, UserPublic, UserUpdate, keys, sign_ins
 from kernel import (
     Forbidden,
     NotFound,
@@ -22,6 +22,7 @@ BY_ID = select(User).where(User.id == bindparam("id"))
 END_OTHERS = delete(sign_ins).where(
     sign_ins.c.user_id == bindparam("id"), sign_ins.c.family != bindparam("own")
 )
+END_KEYS = delete(keys).where(keys.c.user_id == bindparam("id"))
 
 
 @cache
@@ -81,6 +82,8 @@ async def _change_password(
     # old password is seen here, or is refused.
     await session.flush()
     await session.fetch(END_OTHERS, id=me.id, own=me.sign_in)
+    if not data.keep_keys:
+        await session.fetch(END_KEYS, id=me.id)
 
 
 async def update_user(session: WriteSession, user_id: int, data: UserUpdate) -> UserPublic:

@@ -10,6 +10,7 @@ from kernel import Email, Input, Line, Password, Public, Table, one_of, search_i
 Role = Literal["member", "admin"]
 # What ends with a password, by name: slices share the database, not classes.
 sign_ins = table("refresh_tokens", column("user_id", BigInteger), column("family", Uuid))
+keys = table("api_keys", column("user_id", BigInteger))
 
 
 class UserBase(SQLModel):
@@ -52,6 +53,7 @@ class MeUpdate(Input):
             "dependentRequired": {
                 "password": ["current_password"],
                 "current_password": ["password"],
+                "keep_keys": ["password"],
             }
         }
     )
@@ -59,11 +61,15 @@ class MeUpdate(Input):
     full_name: Line = Field(default=None, max_length=100)
     password: Password = Field(default=None)
     current_password: Password = Field(default=None)
+    keep_keys: bool = False
 
     @model_validator(mode="after")
     def _new_password_needs_the_current(self) -> Self:
-        if ("password" in self.model_fields_set) != ("current_password" in self.model_fields_set):
+        given = self.model_fields_set
+        if ("password" in given) != ("current_password" in given):
             raise ValueError("password and current_password should be given together")
+        if "keep_keys" in given and "password" not in given:
+            raise ValueError("keep_keys should be given with a password")
         return self
 
 

@@ -59,7 +59,10 @@ async def get_me(me: CurrentUser, reader: Reader) -> UserPublic:
 async def update_me(
     data: MeUpdate, me: CurrentUser, passwords: Passwords, session: Session
 ) -> UserPublic:
-    """Change one's own name, or one's password by giving the current one too."""
+    """Change one's own name, or one's password by giving the current one too.
+
+    A new password ends one's other sign-ins, and one's API keys unless `keep_keys` is true.
+    """
     return await handlers.update_me(session, passwords, me, data)
 
 

@@ -145,6 +145,28 @@ async def test_a_new_password_needs_the_current_one(alice, client, password):
         assert (await client.post("/auth/token", data=form)).status_code == status
 
 
+@pytest.mark.parametrize(("keep", "status"), [({}, 401), ({"keep_keys": True}, 200)])
+async def test_a_new_password_ends_the_keys_unless_they_are_to_be_kept(
+    alice, bob, client, password, keep, status
+):
+    keys = [
+        (await each.post("/keys", json={"name": "Robot"})).json()["key"] for each in (alice, bob)
+    ]
+    change = {"password": "a new password", "current_password": password} | keep
+    assert (await alice.patch("/users/me", json=change)).status_code == 200
+    for key, expected in zip(keys, (status, 200), strict=True):
+        answer = await client.get("/users/me", headers={"X-API-Key": key})
+        assert answer.status_code == expected
+
+
+async def test_a_key_changes_no_password(alice, client, password):
+    key = (await alice.post("/keys", json={"name": "Robot"})).json()["key"]
+    change = {"password": "a new password", "current_password": password}
+    answer = await client.patch("/users/me", json=change, headers={"X-API-Key": key})
+    assert (answer.status_code, answer.json()["error"]) == (403, "forbidden")
+    assert (await alice.patch("/users/me", json={"keep_keys": True})).status_code == 422
+
+
 @pytest.mark.parametrize(
     "body",
     [{"role": "admin"}, {"is_active": False}, {"email": "x@example.com"}, {"full_name": None}],

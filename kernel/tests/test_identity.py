@@ -85,6 +85,24 @@ async def test_no_refresh_outlives_a_logout_that_it_raced(client, alice, sql, ro
     assert await sql.fetchval("SELECT count(*) FROM refresh_tokens") == 1  # Alice's own
 
 
+async def test_no_key_of_a_thief_outlives_a_change_of_the_password(client, alice, sql):
+    old, new = PASSWORD, NEW
+    for round_ in range(10):
+        thief = (await sign_in(client, old)).json()
+        headers = {"Authorization": f"Bearer {thief['access_token']}"}
+
+        async def make(headers=headers):
+            while (await client.post("/keys", json={"name": "K"}, headers=headers)).is_success:
+                pass
+
+        thieves = [asyncio.create_task(make()) for _ in range(3)]
+        await asyncio.sleep(0.002 * round_)
+        assert (await change_password(alice, old, new)).status_code == 200
+        await asyncio.gather(*thieves)
+        assert await sql.fetchval("SELECT count(*) FROM api_keys") == 0
+        old, new = new, old
+
+
 async def test_a_password_that_two_change_at_once_is_one_of_theirs(client, alice):
     answers = await asyncio.gather(
         *[change_password(alice, PASSWORD, f"pass phrase {n}") for n in range(4)]
