@@ -56,6 +56,7 @@ from .identity.callers import Viewer as Viewer
 from .identity.callers import bearer_scheme as bearer_scheme
 from .identity.callers import header_scheme as header_scheme
 from .identity.callers import require as require
+from .identity.events import security_event as security_event
 from .identity.passwords import Password as Password
 from .identity.passwords import PasswordVault as PasswordVault
 from .identity.principal import Principal as Principal

@@ -17,8 +17,8 @@ ARGUMENTS = "kernel.arguments"
 @dataclass(slots=True)
 class RequestContext:
     """One request: the app that it came to, its id, what it has cost so far (durations in seconds),
-    who it is for, which row in which version its answer is about, the `Link` that the answer has,
-    and the unit of work under way."""
+    who it is for, from which address, which row in which version its answer is about, the `Link`
+    that the answer has, and the unit of work under way."""
 
     app: Any = None
     request_id: str = field(default_factory=lambda: os.urandom(16).hex())
@@ -26,6 +26,7 @@ class RequestContext:
     queries: int = 0
     database_time: float = 0.0
     user_id: int | None = None
+    client: str | None = None
     row_id: int | None = None
     version: int | None = None
     link: str | None = None

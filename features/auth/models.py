@@ -2,8 +2,8 @@ from datetime import datetime
 from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Boolean, String, column, func, table
-from sqlmodel import Field, SQLModel
+from sqlalchemy import BigInteger, Boolean, String, column, table
+from sqlmodel import Field
 
 from kernel import Dto, Input, Public, Secret, Table, Text
 
@@ -34,18 +34,6 @@ class SignIn(Table, table=True):
     salt: bytes | None = None
     expires_at: datetime
     spent_at: datetime | None = None  # of tokens that the version before has exchanged
-
-
-class SignInAttempt(SQLModel, table=True):
-    """How often a sign-in failed of late, for an account or from an address (`digest`)."""
-
-    __tablename__ = "sign_in_attempts"
-
-    digest: bytes = Field(primary_key=True)
-    failures: int = Field(default=1, sa_column_kwargs={"server_default": "1"})
-    since: datetime = Field(
-        default=None, index=True, sa_column_kwargs={"server_default": func.now()}
-    )
 
 
 class Account(Dto):

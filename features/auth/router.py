@@ -2,7 +2,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import Depends, FastAPI
 from fastapi.security import OAuth2PasswordRequestForm
 from pydantic import SecretStr
 
@@ -41,16 +41,14 @@ Issuer = Annotated[TokenIssuer, Depends(opened(TokenIssuer))]
 
 @router.post("/token", responses={status: error_response(status) for status in (401, 429)})
 async def create_token(
-    request: Request,
     form: Annotated[OAuth2PasswordRequestForm, Depends()],
     issuer: Issuer,
     service: Service,
     session: Session,
 ) -> TokenPublic:
     """Sign in: `username` is the e-mail address (RFC 6749 §4.3)."""
-    address = request.client.host if request.client else ""
     password = SecretStr(form.password)
-    return await issuer.sign_in(service.primary, session, form.username, password, address)
+    return await issuer.sign_in(service.primary, session, form.username, password)
 
 
 @router.post("/refresh", responses={401: error_response(401)})

@@ -1,10 +1,19 @@
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Select, String, bindparam, delete, func, or_
 from sqlmodel import col, select
 
-from features.users.models import MeUpdate, User, UserCreate, UserPublic, UserUpdate, keys, sign_ins
+from features.users.models import (
+    Account,
+    MeUpdate,
+    User,
+    UserCreate,
+    UserPublic,
+    UserUpdate,
+    keys,
+    sign_ins,
+)
 from kernel import (
     Forbidden,
     NotFound,
@@ -22,7 +31,13 @@ BY_ID = select(User).where(User.id == bindparam("id"))
 END_OTHERS = delete(sign_ins).where(
     sign_ins.c.user_id == bindparam("id"), sign_ins.c.family != bindparam("own")
 )
+NOT_RIGHT = "the current password is not right"
 END_KEYS = delete(keys).where(keys.c.user_id == bindparam("id"))
+
+
+class NewPassword(NamedTuple):
+    current_hash: str
+    hash: str
 
 
 @cache
@@ -59,31 +74,52 @@ async def create_user(
 
 
 async def update_me(
-    session: WriteSession, passwords: PasswordVault, me: Principal, data: MeUpdate
+    primary: ReadPool,
+    session: WriteSession,
+    passwords: PasswordVault,
+    me: Principal,
+    data: MeUpdate,
 ) -> UserPublic:
+    # Before the transaction begins: no connection is held while a password is hashed.
+    new = await _new_password(primary, passwords, me, data)
     user = await _find(session, me.id)
     user.sqlmodel_update(data.model_dump(include={"full_name"}, exclude_unset=True))
-    if "password" in data.model_fields_set:
-        await _change_password(session, passwords, me, user, data)
+    if new:
+        await _change_password(session, me, user, new)
+        if not data.keep_keys:
+            await session.fetch(END_KEYS, id=me.id)
     await session.flush()
     return UserPublic.model_validate(user)
 
 
-async def _change_password(
-    session: WriteSession, passwords: PasswordVault, me: Principal, user: User, data: MeUpdate
-) -> None:
+async def _new_password(
+    primary: ReadPool, passwords: PasswordVault, me: Principal, data: MeUpdate
+) -> NewPassword | None:
+    """The hash of the new password, and the one of the current password that was given."""
+    if "password" not in data.model_fields_set:
+        return None
     if me.sign_in is None:
         raise Forbidden("only for a person who has signed in with a password")
-    if not await passwords.verify(user.password_hash, data.current_password):
-        raise Forbidden("the current password is not right")
-    user.password_hash = await passwords.hash(data.password)
+    account = await primary.first(Account, BY_ID, id=me.id)
+    if account is None:
+        raise NotFound("user", me.id)
+    current, current_hash = data.current_password, account.password_hash
+    if not await passwords.check(account.email, me.id, current_hash, current):
+        raise Forbidden(NOT_RIGHT)
+    return NewPassword(current_hash, await passwords.hash(data.password))
+
+
+async def _change_password(
+    session: WriteSession, me: Principal, user: User, new: NewPassword
+) -> None:
+    if user.password_hash != new.current_hash:
+        raise Forbidden(NOT_RIGHT)
+    user.password_hash = new.hash
     user.password_changed_at = func.now()  # type: ignore[assignment]  # the database's clock
     # Behind the user's row, which a sign-in that is under way has to share: what began with the
     # old password is seen here, or is refused.
     await session.flush()
     await session.fetch(END_OTHERS, id=me.id, own=me.sign_in)
-    if not data.keep_keys:
-        await session.fetch(END_KEYS, id=me.id)
 
 
 async def update_user(session: WriteSession, user_id: int, data: UserUpdate) -> UserPublic:

@@ -1,11 +1,11 @@
 from datetime import datetime
 from typing import Literal, Self
 
-from pydantic import ConfigDict, model_validator
+from pydantic import ConfigDict, SecretStr, model_validator
 from sqlalchemy import BigInteger, CheckConstraint, String, Uuid, column, func, table, text
 from sqlmodel import Field, SQLModel
 
-from kernel import Email, Input, Line, Password, Public, Table, one_of, search_index
+from kernel import Dto, Email, Input, Line, Password, Public, Table, one_of, search_index
 
 Role = Literal["member", "admin"]
 # What ends with a password, by name: slices share the database, not classes.
@@ -60,7 +60,7 @@ class MeUpdate(Input):
 
     full_name: Line = Field(default=None, max_length=100)
     password: Password = Field(default=None)
-    current_password: Password = Field(default=None)
+    current_password: SecretStr = Field(default=None, max_length=1024)
     keep_keys: bool = False
 
     @model_validator(mode="after")
@@ -77,6 +77,11 @@ class UserUpdate(Input):
     full_name: Line = Field(default=None, max_length=100)
     role: Role = Field(default=None)
     is_active: bool = Field(default=None)
+
+
+class Account(Dto):
+    email: str
+    password_hash: str
 
 
 class UserPublic(UserBase, Public):

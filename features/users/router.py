@@ -55,15 +55,15 @@ async def get_me(me: CurrentUser, reader: Reader) -> UserPublic:
     return await handlers.get_user(reader, me.id)
 
 
-@router.patch("/me", responses={403: error_response(403)})
+@router.patch("/me", responses={status: error_response(status) for status in (403, 429)})
 async def update_me(
-    data: MeUpdate, me: CurrentUser, passwords: Passwords, session: Session
+    data: MeUpdate, me: CurrentUser, service: Service, passwords: Passwords, session: Session
 ) -> UserPublic:
     """Change one's own name, or one's password by giving the current one too.
 
     A new password ends one's other sign-ins, and one's API keys unless `keep_keys` is true.
     """
-    return await handlers.update_me(session, passwords, me, data)
+    return await handlers.update_me(service.primary, session, passwords, me, data)
 
 
 @router.get("/{user_id}")

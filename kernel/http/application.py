@@ -1,9 +1,11 @@
 """A service: the app that the slices are mounted on, and what is open while it runs."""
 
 import gc
+import hashlib
 import os
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from threading import RLock
 
 import httpx
@@ -22,6 +24,7 @@ from kernel.http.openapi import operation_id
 from kernel.http.problems import install_error_handlers
 from kernel.identity.callers import Credentials, CredentialScheme
 from kernel.identity.passwords import PasswordVault
+from kernel.identity.throttle import Throttle
 from kernel.logs import configure_logging
 from kernel.settings import Settings, load_settings
 
@@ -76,10 +79,21 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             resources.reader = await open_(replica)
         resources.probe = await open_(open_probe(url, settings, resources.slug))
         resources.put(await open_(httpx.AsyncClient(timeout=settings.http_timeout)))
-        resources.put(PasswordVault())
+        resources.put(PasswordVault(throttle=_throttle(resources)))
         # What lives as long as the process need not be searched for garbage again and again.
         gc.freeze()
         yield
+
+
+def _throttle(resources: Resources) -> Throttle:
+    settings = resources.settings
+    # The secret of before as long as there is one: instances that still sign with it count, too.
+    secret = settings.old_signing_secret or resources.signing_secret
+    return Throttle(
+        key=hashlib.sha256(b"throttle" + secret.encode()).digest(),
+        most_failures=settings.sign_in_failures,
+        window=timedelta(seconds=settings.sign_in_window),
+    )
 
 
 def app_on_demand(create_app: Callable[[Settings], FastAPI]) -> Callable[[str], FastAPI]:

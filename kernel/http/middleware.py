@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kernel.context import HEADER_NAMES, RequestContext, enter_context, leave_context
+from kernel.http.clients import client_of
 from kernel.http.problems import WRONG, failure_response
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -27,7 +28,7 @@ class RequestMiddleware:
         self.max_body_bytes = max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        context = RequestContext(scope.get("app"))
+        context = RequestContext(scope.get("app"), client=client_of(scope))
         if scope["type"] != "http":
             token = enter_context(context)
             try:
@@ -129,6 +130,7 @@ class _Exchange:
             "ms": round((time.perf_counter() - self.context.started) * 1e3, 1),
             "queries": self.context.queries,
             "user_id": self.context.user_id,
+            "client": self.context.client,
         }
         # Not logger.info(), which looks through the stack for its caller.
         record = logging.LogRecord(logger.name, logging.INFO, "", 0, "request", None, None)

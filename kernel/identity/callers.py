@@ -9,6 +9,7 @@ from fastapi.security import APIKeyHeader, OAuth2PasswordBearer
 
 from kernel.context import HEADER_NAMES, PRINCIPAL, SESSION, current_context
 from kernel.data.resources import resources_of
+from kernel.data.session import WriteSession
 from kernel.data.snapshots import Rows
 from kernel.errors import Forbidden, Unauthorized
 from kernel.identity.principal import ADMIN, Authenticator, Principal
@@ -67,15 +68,18 @@ async def find_principal(request: Request) -> Principal | None:
     """The caller, or None for a request without a valid credential of an active account.
 
     A request with two credentials is a mistake, and has none. The account is looked up anew in each
-    request: a write looks in its own transaction, a read asks the primary, since a replica may not
-    have heard yet that an account or a sign-in has ended.
+    request, on the primary, since a replica may not have heard yet that an account or a sign-in has
+    ended. A write that has begun looks in its own transaction; another one begins behind this, and
+    holds no connection while it hashes a password, say.
     """
     found = _credentials(request)
     if len(found) != 1:
         return None
     ((scheme, credential),) = found
     resources = resources_of(request.app)
-    rows: Rows = request.scope.get(SESSION) or resources.primary
+    session: WriteSession | None = request.scope.get(SESSION)
+    has_begun = session is not None and session.unit.holds_connection
+    rows: Rows = session if session is not None and has_begun else resources.primary
     return await scheme.authenticate(resources, rows, credential)
 
 

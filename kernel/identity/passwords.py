@@ -10,6 +10,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from pydantic import AfterValidator, Field, SecretStr
 
 from kernel.data.models import STORABLE, storable
+from kernel.identity.throttle import Throttle
 
 MAX_LENGTH = 128
 
@@ -20,7 +21,8 @@ class PasswordVault:
     At most `parallel` hashes run at once, each with 19 MiB (OWASP Password Storage Cheat Sheet).
     """
 
-    def __init__(self, parallel: int = 2) -> None:
+    def __init__(self, parallel: int = 2, throttle: Throttle | None = None) -> None:
+        self._throttle = throttle
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
         # What no password has hashed to, but costs as much to verify.
         salt, tag = (b64encode(secrets.token_bytes(n)).decode().rstrip("=") for n in (16, 32))
@@ -30,6 +32,23 @@ class PasswordVault:
     async def hash(self, password: SecretStr) -> str:
         secret = password.get_secret_value()
         return await to_thread.run_sync(self._hasher.hash, secret, limiter=self._limiter)
+
+    async def check(
+        self, email: str, user_id: int | None, password_hash: str | None, password: SecretStr
+    ) -> bool:
+        """Whether a caller has given the account's password; what is wrong counts, for the account
+        and the caller's address. Without a hash: False, at the same cost.
+
+        Raises:
+            TooManyRequests: it was wrong too often of late.
+        """
+
+        async def verify() -> bool:
+            return await self.verify(password_hash, password)
+
+        if self._throttle is None:
+            return await verify()
+        return await self._throttle.guard(email, user_id, verify)
 
     async def verify(self, password_hash: str | None, password: SecretStr) -> bool:
         """Whether the password was the hashed one. Without a hash: False, at the same cost."""

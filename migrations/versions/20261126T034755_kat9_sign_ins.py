@@ -19,7 +19,17 @@ def upgrade() -> None:
     op.add_column("refresh_tokens", sa.Column("previous_digest", sa.LargeBinary(), nullable=True))
     op.add_column("refresh_tokens", sa.Column("salt", sa.LargeBinary(), nullable=True))
 
+    op.add_column(
+        "sign_in_attempts",
+        sa.Column("pending", sa.Integer(), server_default="0", nullable=False),
+    )
+    op.add_column(
+        "sign_in_attempts", sa.Column("succeeded_at", sa.DateTime(timezone=True), nullable=True)
+    )
+
 
 def downgrade() -> None:
+    op.drop_column("sign_in_attempts", "succeeded_at")
+    op.drop_column("sign_in_attempts", "pending")
     op.drop_column("refresh_tokens", "salt")
     op.drop_column("refresh_tokens", "previous_digest")

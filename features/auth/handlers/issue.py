@@ -22,7 +22,6 @@ from sqlalchemy import (
 from sqlmodel import col
 
 from features.auth.handlers.access import HEX, IS_LIVE, TokenSigner
-from features.auth.handlers.throttle import Throttle
 from features.auth.models import Account, SignIn, TokenPublic, users
 from kernel import PasswordVault, Resources, Rows, Unauthorized, WriteSession, open_session
 
@@ -81,12 +80,11 @@ class TokenIssuer:
     """Begins sign-ins, gives out their tokens, and ends them."""
 
     signer: TokenSigner
-    throttle: Throttle
     passwords: PasswordVault
     lifetime: timedelta
 
     async def sign_in(
-        self, rows: Rows, session: WriteSession, email: str, password: SecretStr, address: str
+        self, rows: Rows, session: WriteSession, email: str, password: SecretStr
     ) -> TokenPublic:
         """Exchange a password for tokens.
 
@@ -95,16 +93,15 @@ class TokenIssuer:
             TooManyRequests: it failed too often of late.
         """
         email = email.strip().lower()
-        await self.throttle.count(email, address)
         # A second time, if the hash that was verified has been made anew meanwhile.
         for _ in range(2):
             account = await rows.first(Account, ACCOUNT, email=email)
             # Without an account there is a hash to verify all the same: both take as long.
-            known_hash = account.password_hash if account else None
-            if not await self.passwords.verify(known_hash, password) or account is None:
+            user_id, known_hash = (account.id, account.password_hash) if account else (None, None)
+            is_right = await self.passwords.check(email, user_id, known_hash, password)
+            if account is None or not is_right:
                 break
             if tokens := await self._begin(session, account):
-                await self.throttle.forgive(session, email, address)
                 if self.passwords.is_outdated(account.password_hash):
                     session.after_commit(self._rehash, account, password)
                 return tokens
@@ -196,11 +193,6 @@ def make_issuer(resources: Resources) -> TokenIssuer:
     secrets = [secret, old] if old else [secret]
     return TokenIssuer(
         signer=TokenSigner(resources.slug, secrets, settings.jwt_lifetime),
-        throttle=Throttle(
-            key=hashlib.sha256(b"throttle" + secret.encode()).digest(),
-            most_failures=settings.sign_in_failures,
-            window=timedelta(seconds=settings.sign_in_window),
-        ),
         passwords=resources.get(PasswordVault),
         lifetime=timedelta(seconds=settings.refresh_lifetime),
     )

@@ -1,0 +1,38 @@
+"""The client's address: one for each client, however it is written."""
+
+import re
+from functools import lru_cache
+from ipaddress import IPv6Address, IPv6Network, ip_address
+
+from starlette.types import Scope
+
+UNKNOWN = "unknown"
+NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052 §2.1
+WITH_PORT = re.compile(r"\[([^\]]*)\](?::\d+)?|([\d.]+):\d+")
+
+
+def client_of(scope: Scope) -> str:
+    """The address that the server believes, or `unknown`, which is one client for all."""
+    client = scope.get("client")
+    return normal_address(client[0]) if client else UNKNOWN
+
+
+@lru_cache(maxsize=4096)
+def normal_address(text: str) -> str:
+    """The address without port and zone; of IPv4 within IPv6, that of IPv4.
+
+    A proxy may say anything, so what is no address is `unknown`.
+    """
+    text = text.strip()[:100]
+    if written := WITH_PORT.fullmatch(text):
+        text = written[1] or written[2] or ""
+    try:
+        address = ip_address(text.partition("%")[0])
+    except ValueError:
+        return UNKNOWN
+    if isinstance(address, IPv6Address):
+        if address.ipv4_mapped:
+            return str(address.ipv4_mapped)
+        if address in NAT64:
+            return str(ip_address(address.packed[-4:]))
+    return str(address)
