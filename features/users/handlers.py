@@ -10,6 +10,7 @@ from features.users.models import (
     User,
     UserCreate,
     UserPublic,
+    UserSummary,
     UserUpdate,
     keys,
     sign_ins,
@@ -26,7 +27,7 @@ from kernel import (
     like,
 )
 
-Order = Literal["id", "-id", "email", "-email"]
+Order = Literal["id", "-id", "full_name", "-full_name", "email", "-email"]
 BY_ID = select(User).where(User.id == bindparam("id"))
 END_OTHERS = delete(sign_ins).where(
     sign_ins.c.user_id == bindparam("id"), sign_ins.c.family != bindparam("own")
@@ -41,16 +42,27 @@ class NewPassword(NamedTuple):
 
 
 @cache
-def _listed(searched: bool, by_activity: bool) -> Select[*tuple[Any, ...]]:
+def _listed(sees_all: bool, searched: bool, by_activity: bool) -> Select[*tuple[Any, ...]]:
     users = select(User)
     if searched:
         pattern = bindparam("pattern", type_=String)
-        users = users.where(or_(col(User.email).ilike(pattern), col(User.full_name).ilike(pattern)))
+        names = [User.full_name, User.email] if sees_all else [User.full_name]
+        users = users.where(or_(*(col(name).ilike(pattern) for name in names)))
     return users.where(User.is_active == bindparam("is_active")) if by_activity else users
 
 
-async def get_user(reader: ReadPool, user_id: int) -> UserPublic:
-    user = await reader.first(UserPublic, BY_ID, id=user_id)
+async def get_me(reader: ReadPool, me: Principal) -> UserPublic:
+    user = await reader.first(UserPublic, BY_ID, id=me.id)
+    if user is None:
+        raise NotFound("user", me.id)
+    return user
+
+
+async def get_user(reader: ReadPool, me: Principal, user_id: int) -> UserPublic | UserSummary:
+    kind: type[UserPublic | UserSummary] = UserSummary
+    if me.is_admin or me.id == user_id:
+        kind = UserPublic
+    user = await reader.first(kind, BY_ID, id=user_id)
     if user is None:
         raise NotFound("user", user_id)
     return user
@@ -59,10 +71,20 @@ async def get_user(reader: ReadPool, user_id: int) -> UserPublic:
 async def list_users(
     reader: ReadPool, pager: Pager, q: str | None, is_active: bool | None, order: Order
 ) -> Page[UserPublic]:
-    users = _listed(q is not None, is_active is not None)
+    users = _listed(True, q is not None, is_active is not None)
     pattern = {} if q is None else {"pattern": like(q)}
     activity = {} if is_active is None else {"is_active": is_active}
     return await pager.fetch(reader, UserPublic, users, order, **pattern, **activity)
+
+
+async def list_summaries(
+    reader: ReadPool, pager: Pager, q: str | None, is_active: bool | None, order: Order
+) -> Page[UserSummary]:
+    if is_active is not None or order.endswith("email"):
+        raise Forbidden("is_active, and the order of addresses, are only for the role admin")
+    pattern = {} if q is None else {"pattern": like(q)}
+    users = _listed(False, q is not None, False)
+    return await pager.fetch(reader, UserSummary, users, order, **pattern)
 
 
 async def create_user(

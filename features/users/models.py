@@ -85,5 +85,14 @@ class Account(Dto):
 
 
 class UserPublic(UserBase, Public):
+    """An account, for its owner and for admins."""
+
     role: Role
     is_active: bool
+
+
+class UserSummary(Dto):
+    """An account, for all others."""
+
+    id: int
+    full_name: str

@@ -2,7 +2,7 @@ from fastapi import Depends, Request
 
 from features.users import handlers
 from features.users.handlers import Order
-from features.users.models import MeUpdate, UserCreate, UserPublic, UserUpdate
+from features.users.models import MeUpdate, UserCreate, UserPublic, UserSummary, UserUpdate
 from kernel import (
     Admin,
     CurrentUser,
@@ -38,21 +38,23 @@ async def create_user(data: UserCreate, passwords: Passwords, session: Session) 
     return await handlers.create_user(session, passwords, data)
 
 
-@router.get("")
-async def list_users(
-    _: CurrentUser,
+@router.get("", responses={403: error_response(403)})
+async def list_users(  # noqa: PLR0913, PLR0917  # parameters of the query
+    me: CurrentUser,
     reader: Reader,
     paging: Paging,
     q: Search = None,
     is_active: bool | None = None,
     order: Order = "id",
-) -> Page[UserPublic]:
-    return await handlers.list_users(reader, paging, q, is_active, order)
+) -> Page[UserPublic] | Page[UserSummary]:
+    """Admins see, search and order by all; others by names, without `is_active`."""
+    list_ = handlers.list_users if me.is_admin else handlers.list_summaries
+    return await list_(reader, paging, q, is_active, order)
 
 
 @router.get("/me")
 async def get_me(me: CurrentUser, reader: Reader) -> UserPublic:
-    return await handlers.get_user(reader, me.id)
+    return await handlers.get_me(reader, me)
 
 
 @router.patch("/me", responses={status: error_response(status) for status in (403, 429)})
@@ -67,8 +69,9 @@ async def update_me(
 
 
 @router.get("/{user_id}")
-async def get_user(user_id: Id, _: CurrentUser, reader: Reader) -> UserPublic:
-    return await handlers.get_user(reader, user_id)
+async def get_user(user_id: Id, me: CurrentUser, reader: Reader) -> UserPublic | UserSummary:
+    """All of an account for its owner and for admins; for others, whose it is."""
+    return await handlers.get_user(reader, me, user_id)
 
 
 @router.patch("/{user_id}")

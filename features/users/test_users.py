@@ -103,24 +103,46 @@ async def test_an_address_is_one_address_in_each_unicode_form(client):
     assert (await client.post("/users", json=CAROL | {"email": punycode})).status_code == 409
 
 
-async def test_users_are_listed_searched_and_filtered(alice, bob, admin):
+async def names(caller, **params):
+    page = (await caller.get("/users", params=params)).json()
+    return [user["full_name"] for user in page["items"]]
+
+
+async def test_an_admin_lists_searches_and_filters_users_by_all(alice, bob, admin):
     await admin.patch(f"/users/{bob.user_id}", json={"is_active": False})
-
-    async def names(**params):
-        page = (await alice.get("/users", params=params)).json()
-        return [user["full_name"] for user in page["items"]]
-
-    assert await names() == ["Alice", "Bob", "Admin"]
-    assert await names(order="-email") == ["Bob", "Alice", "Admin"]
-    assert await names(q="ALI") == ["Alice"]
-    assert await names(is_active=False) == ["Bob"]
-    assert await names(q="@example", is_active=True, limit=1) == ["Alice"]
+    assert await names(admin) == ["Alice", "Bob", "Admin"]
+    assert await names(admin, order="-email") == ["Bob", "Alice", "Admin"]
+    assert await names(admin, order="full_name") == ["Admin", "Alice", "Bob"]
+    assert await names(admin, q="ALI") == ["Alice"]
+    assert await names(admin, is_active=False) == ["Bob"]
+    assert await names(admin, q="@example", is_active=True, limit=1) == ["Alice"]
 
 
-async def test_any_caller_can_read_a_user(alice, bob):
-    answer = await alice.get(f"/users/{bob.user_id}")
-    assert (answer.status_code, answer.json()["full_name"]) == (200, "Bob")
+async def test_a_member_sees_of_others_who_they_are_and_nothing_else(alice, bob, admin):
+    expected = [
+        {"id": caller.user_id, "full_name": name}
+        for caller, name in ((alice, "Alice"), (bob, "Bob"), (admin, "Admin"))
+    ]
+    assert (await alice.get("/users")).json() == {"items": expected, "next_cursor": None}
+    assert (await alice.get(f"/users/{bob.user_id}")).json() == expected[1]
     assert (await alice.get("/users/999")).json()["message"] == "user 999 not found"
+    everything = await alice.get("/users/me")
+    assert everything.json().keys() > {"email", "role", "is_active", "version"}
+    for caller in (alice, admin):
+        answer = await caller.get(f"/users/{alice.user_id}")
+        assert answer.json() == everything.json()
+
+
+async def test_a_member_searches_and_orders_by_what_a_member_sees(alice, bob, admin):
+    assert await names(alice, q="o") == ["Bob"]
+    assert await names(alice, q="@example") == []
+    assert await names(alice, order="-full_name", limit=2) == ["Bob", "Alice"]
+    for params in ({"order": "email"}, {"order": "-email"}, {"is_active": True}):
+        answer = await alice.get("/users", params=params)
+        assert (answer.status_code, answer.json()["error"]) == (403, "forbidden")
+    cursor = (await admin.get("/users", params={"order": "email", "limit": 1})).json()
+    params = {"order": "id", "cursor": cursor["next_cursor"]}
+    assert (await alice.get("/users", params=params)).status_code == 422
 
 
 async def test_me_is_the_caller(alice):
