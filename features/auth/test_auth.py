@@ -6,6 +6,7 @@ import statistics
 import time
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from unicodedata import normalize
 from uuid import uuid4
 
 import jwt
@@ -106,6 +107,43 @@ async def test_the_right_password_gives_a_token_that_is_accepted(client, alice, 
     assert (token["token_type"], token["expires_in"]) == ("bearer", 900)
     bearer = {"Authorization": f"Bearer {token['access_token']}"}
     assert (await client.get("/users/me", headers=bearer)).json()["id"] == alice.user_id
+
+
+@pytest.mark.parametrize(
+    ("email", "spelling"),
+    [
+        ("Jos\u00e9@example.com", "JOSE\u0301@Example.com"),
+        ("jose\u0301@example.com", " jos\u00e9@example.com "),
+        ("carol@b\u00fccher.example", "Carol@XN--BCHER-KVA.example"),
+        ("carol@xn--bcher-kva.example", "carol@bu\u0308cher.example"),
+    ],
+)
+async def test_who_signs_up_in_one_spelling_signs_in_in_the_other(client, email, spelling):
+    account = {"email": email, "full_name": "C", "password": PASSWORD}
+    assert (await client.post("/users", json=account)).status_code == 201
+    for given in (email, spelling, email.upper()):
+        assert (await sign_in(client, given)).status_code == 200
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+async def test_a_password_is_one_password_in_each_unicode_form(client, sql, form):
+    given = normalize(form, "p\u00e2ss\u00e9 compos\u00e9")
+    account = {"email": "c@example.com", "full_name": "C", "password": given}
+    assert (await client.post("/users", json=account)).status_code == 201
+    for other in ("NFC", "NFD"):
+        answer = await sign_in(client, "c@example.com", normalize(other, given))
+        assert answer.status_code == 200
+    # The version before made the hash of what was given.
+    await sql.execute("UPDATE users SET password_hash = $1", PasswordHasher().hash(given))
+    assert (await sign_in(client, "c@example.com", given)).status_code == 200
+
+
+@pytest.mark.parametrize("length", [129, 513, 150_000])
+async def test_a_long_password_in_many_marks_costs_nothing(client, alice, length):
+    started = time.perf_counter()
+    marks = "\u0301\u0323" * (length // 2)
+    assert (await sign_in(client, password=f"a{marks}")).status_code == 401
+    assert time.perf_counter() - started < 1
 
 
 async def test_an_unknown_address_and_a_wrong_password_get_the_same_answer(client, alice, password):
@@ -360,6 +398,13 @@ async def test_a_token_signed_with_the_secret_of_before_is_still_good(serve, ali
 async def test_a_good_token_of_our_own_making_is_accepted(client, alice, frozen, claims):
     answer = await client.get("/users/me", headers={"Authorization": f"Bearer {encode(claims)}"})
     assert answer.status_code == 200
+
+
+async def test_an_instance_whose_clock_is_ahead_signs_in_as_well(client, alice, frozen, claims):
+    for seconds, status in ((20, 200), (40, 401)):
+        ahead = encode(claims, iat=NOW + seconds, exp=NOW + 900)
+        answer = await client.get("/users/me", headers={"Authorization": f"Bearer {ahead}"})
+        assert (answer.status_code, seconds) == (status, seconds)
 
 
 async def test_a_token_is_good_until_it_expires_although_it_was_verified(

@@ -53,6 +53,7 @@ async def test_a_created_user_is_an_active_member_and_its_password_stays_secret(
         {"full_name": "x" * 101},
         {"password": "seven77"},
         {"password": "x" * 129},
+        {"password": "\u0958" * 65},  # 130 characters, composed
         {"password": "NUL \x00 in it"},
         {"password": "carol@EXAMPLE.com"},
         {"role": "admin"},

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from typing import Annotated, Any, Self, get_args
+from unicodedata import normalize
 
 from email_validator import EmailNotValidError, validate_email
 from pydantic import (
@@ -140,11 +141,12 @@ def _not_blank(value: str) -> str:
 
 def _normal_email(value: str) -> str:
     try:
-        address = validate_email(value, check_deliverability=False)
+        address = validate_email(value.strip(), check_deliverability=False)
     except EmailNotValidError:
         # The library's messages repeat parts of the address.
         raise ValueError("should be an e-mail address") from None
-    return address.normalized.lower()
+    # Small letters of a composed text may be no composed text (RFC 6532 §3.1).
+    return normalize("NFC", address.normalized.lower())
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,8 @@ Email = Annotated[
     AfterValidator(_normal_email),
     WithJsonSchema({"type": "string", "format": "email", "maxLength": 254}),
 ]
-"""An address, at most 254 characters (RFC 5321 §4.5.3.1.3), normalised and in lower case."""
+"""An address, at most 254 characters (RFC 5321 §4.5.3.1.3), normalised: no blanks around it, small
+letters, composed (NFC), the domain as Unicode (IDNA). `TypeAdapter(Email)` gives the same."""
 
 Secret = Annotated[str, ShownOnce()]
 """A token or key in an answer."""

@@ -3,6 +3,7 @@
 import secrets
 from base64 import b64encode
 from typing import Annotated
+from unicodedata import normalize
 
 from anyio import CapacityLimiter, to_thread
 from argon2 import PasswordHasher
@@ -13,6 +14,7 @@ from kernel.data.models import STORABLE, storable
 from kernel.identity.throttle import Throttle
 
 MAX_LENGTH = 128
+MOST_GIVEN = 4 * MAX_LENGTH  # a composed character is made of four others at most
 
 
 class PasswordVault:
@@ -30,7 +32,7 @@ class PasswordVault:
         self._limiter = CapacityLimiter(parallel)
 
     async def hash(self, password: SecretStr) -> str:
-        secret = password.get_secret_value()
+        secret = _normal(password.get_secret_value())
         return await to_thread.run_sync(self._hasher.hash, secret, limiter=self._limiter)
 
     async def check(
@@ -52,12 +54,15 @@ class PasswordVault:
 
     async def verify(self, password_hash: str | None, password: SecretStr) -> bool:
         """Whether the password was the hashed one. Without a hash: False, at the same cost."""
-        secret = password.get_secret_value()
-        if len(secret) > MAX_LENGTH:
+        given = password.get_secret_value()
+        if len(given) > MOST_GIVEN or len(secret := _normal(given)) > MAX_LENGTH:
             return False
-        return await to_thread.run_sync(
-            self._matches, password_hash or self._nobodys, secret, limiter=self._limiter
-        )
+        for form in {secret: None, given: None}:  # hashes of before were made of what was given
+            if await to_thread.run_sync(
+                self._matches, password_hash or self._nobodys, form, limiter=self._limiter
+            ):
+                return True
+        return False
 
     def is_outdated(self, password_hash: str) -> bool:
         """Whether the parameters have risen since this hash was made."""
@@ -70,8 +75,14 @@ class PasswordVault:
             return False
 
 
+def _normal(password: str) -> str:
+    """One text for what looks and is typed the same (RFC 8265 §4.2.2)."""
+    return normalize("NFC", password)
+
+
 def _storable(password: SecretStr) -> SecretStr:
-    storable(password.get_secret_value())
+    if len(_normal(storable(password.get_secret_value()))) > MAX_LENGTH:
+        raise ValueError(f"should have at most {MAX_LENGTH} characters")
     return password
 
 

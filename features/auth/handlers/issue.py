@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID, uuid4
 
-from pydantic import SecretStr
+from pydantic import SecretStr, TypeAdapter, ValidationError
 from sqlalchemy import (
     Interval,
     LargeBinary,
@@ -23,13 +23,14 @@ from sqlmodel import col
 
 from features.auth.handlers.access import HEX, IS_LIVE, TokenSigner
 from features.auth.models import Account, SignIn, TokenPublic, users
-from kernel import PasswordVault, Resources, Rows, Unauthorized, WriteSession, open_session
+from kernel import Email, PasswordVault, Resources, Rows, Unauthorized, WriteSession, open_session
 
 # For an answer that was lost, and for two tabs that refresh at once.
 GRACE = timedelta(seconds=10)
 ACCOUNT = select(users.c.id, users.c.password_hash).where(
     users.c.email == bindparam("email"), users.c.is_active
 )
+ADDRESS = TypeAdapter[str](Email)
 family, digest, expires_at = col(SignIn.family), col(SignIn.digest), col(SignIn.expires_at)
 IS_ITS_USER = users.c.id == col(SignIn.user_id)
 # Of the very hash that was verified, in a row that stays as it is until this is committed: a change
@@ -92,7 +93,7 @@ class TokenIssuer:
             Unauthorized: no such account, or not its password; nobody learns which.
             TooManyRequests: it failed too often of late.
         """
-        email = email.strip().lower()
+        email = _normal(email)
         # A second time, if the hash that was verified has been made anew meanwhile.
         for _ in range(2):
             account = await rows.first(Account, ACCOUNT, email=email)
@@ -166,6 +167,13 @@ class TokenIssuer:
         statement = update(users).where(users.c.id == account.id, is_as_verified)
         async with open_session() as session:
             await (await session.connection()).execute(statement.values(password_hash=new))
+
+
+def _normal(email: str) -> str:
+    try:
+        return ADDRESS.validate_python(email)
+    except ValidationError:
+        return email.lower()[:100]  # nobody's, but it counts
 
 
 def _digest(token: str) -> bytes:
