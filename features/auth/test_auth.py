@@ -25,7 +25,7 @@ RULES = {
     "end_sign_in": {"like": "owner", "key": 403},
 }
 COSTS = {
-    "create_token": 10,
+    "create_token": 11,
     "refresh_token": 3,
     "sign_out": 3,
     "list_sign_ins": 2,

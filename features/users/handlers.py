@@ -1,10 +1,12 @@
 from functools import cache
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 from sqlalchemy import Select, String, bindparam, delete, func, or_
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 
 from features.users.models import (
+    NOT_THE_EMAIL,
     Account,
     MeUpdate,
     User,
@@ -12,10 +14,12 @@ from features.users.models import (
     UserPublic,
     UserSummary,
     UserUpdate,
+    is_email,
     keys,
     sign_ins,
 )
 from kernel import (
+    Conflict,
     Forbidden,
     NotFound,
     Page,
@@ -23,6 +27,7 @@ from kernel import (
     PasswordVault,
     Principal,
     ReadPool,
+    Unprocessable,
     WriteSession,
     like,
 )
@@ -32,13 +37,15 @@ BY_ID = select(User).where(User.id == bindparam("id"))
 END_OTHERS = delete(sign_ins).where(
     sign_ins.c.user_id == bindparam("id"), sign_ins.c.family != bindparam("own")
 )
+ADMINS = (
+    select(User.id)
+    .where(User.role == "admin", col(User.is_active))
+    .order_by(col(User.id))
+    .with_for_update(key_share=True)
+)
+STILL_OWNS = "the user still owns rows: delete them first, or deactivate the account"
 NOT_RIGHT = "the current password is not right"
 END_KEYS = delete(keys).where(keys.c.user_id == bindparam("id"))
-
-
-class NewPassword(NamedTuple):
-    current_hash: str
-    hash: str
 
 
 @cache
@@ -103,22 +110,25 @@ async def update_me(
     data: MeUpdate,
 ) -> UserPublic:
     # Before the transaction begins: no connection is held while a password is hashed.
-    new = await _new_password(primary, passwords, me, data)
+    account = await _verified(primary, passwords, me, data)
+    new_hash = await passwords.hash(data.password) if "password" in data.model_fields_set else None
     user = await _find(session, me.id)
-    user.sqlmodel_update(data.model_dump(include={"full_name"}, exclude_unset=True))
-    if new:
-        await _change_password(session, me, user, new)
+    if account and user.password_hash != account.password_hash:
+        raise Forbidden(NOT_RIGHT)
+    user.sqlmodel_update(data.model_dump(include={"full_name", "email"}, exclude_unset=True))
+    if new_hash:
+        await _change_password(session, me, user, new_hash)
         if not data.keep_keys:
             await session.fetch(END_KEYS, id=me.id)
     await session.flush()
     return UserPublic.model_validate(user)
 
 
-async def _new_password(
+async def _verified(
     primary: ReadPool, passwords: PasswordVault, me: Principal, data: MeUpdate
-) -> NewPassword | None:
-    """The hash of the new password, and the one of the current password that was given."""
-    if "password" not in data.model_fields_set:
+) -> Account | None:
+    """The account, if its password was given."""
+    if "current_password" not in data.model_fields_set:
         return None
     if me.sign_in is None:
         raise Forbidden("only for a person who has signed in with a password")
@@ -128,15 +138,13 @@ async def _new_password(
     current, current_hash = data.current_password, account.password_hash
     if not await passwords.check(account.email, me.id, current_hash, current):
         raise Forbidden(NOT_RIGHT)
-    return NewPassword(current_hash, await passwords.hash(data.password))
+    if "password" in data.model_fields_set and is_email(data.password, account.email):
+        raise Unprocessable(NOT_THE_EMAIL)
+    return account
 
 
-async def _change_password(
-    session: WriteSession, me: Principal, user: User, new: NewPassword
-) -> None:
-    if user.password_hash != new.current_hash:
-        raise Forbidden(NOT_RIGHT)
-    user.password_hash = new.hash
+async def _change_password(session: WriteSession, me: Principal, user: User, new_hash: str) -> None:
+    user.password_hash = new_hash
     user.password_changed_at = func.now()  # type: ignore[assignment]  # the database's clock
     # Behind the user's row, which a sign-in that is under way has to share: what began with the
     # old password is seen here, or is refused.
@@ -146,14 +154,34 @@ async def _change_password(
 
 async def update_user(session: WriteSession, user_id: int, data: UserUpdate) -> UserPublic:
     user = await _find(session, user_id)
-    user.sqlmodel_update(data.model_dump(exclude_unset=True))
+    changes = data.model_dump(exclude_unset=True)
+    if changes.get("role", "admin") != "admin" or not changes.get("is_active", True):
+        await _require_another_admin(session, user)
+    user.sqlmodel_update(changes)
     await session.flush()
     return UserPublic.model_validate(user)
 
 
 async def delete_user(session: WriteSession, user_id: int) -> None:
-    await session.delete(await _find(session, user_id))
-    await session.flush()
+    user = await _find(session, user_id)
+    await _require_another_admin(session, user)
+    await session.delete(user)
+    try:
+        await session.flush()
+    except IntegrityError as error:
+        raise Conflict(STILL_OWNS) from error
+
+
+async def _require_another_admin(session: WriteSession, user: User) -> None:
+    """Lock the active admins, so that of two who end each other one comes second.
+
+    Raises:
+        Conflict: the user is the last one.
+    """
+    if user.role == "admin" and user.is_active:
+        admins = [row["id"] for row in await session.fetch(ADMINS)]
+        if admins == [user.id]:
+            raise Conflict("the last active admin has to stay one")
 
 
 async def _find(session: WriteSession, user_id: int) -> User:

@@ -1,7 +1,8 @@
 from datetime import datetime
 from typing import Literal, Self
 
-from pydantic import ConfigDict, SecretStr, model_validator
+from pydantic import ConfigDict, SecretStr, TypeAdapter, ValidationError, model_validator
+from pydantic.config import JsonDict
 from sqlalchemy import BigInteger, CheckConstraint, String, Uuid, column, func, table, text
 from sqlmodel import Field, SQLModel
 
@@ -37,39 +38,50 @@ class User(UserBase, Table, table=True):
     is_active: bool = Field(default=True, sa_column_kwargs={"server_default": text("true")})
 
 
+NOT_THE_EMAIL = "password should not be the e-mail address"
+
+
+def normal_email(text: str) -> str | None:
+    """The address in the form in which it is stored, or None for what is none."""
+    try:
+        return TypeAdapter[str](Email).validate_python(text)
+    except ValidationError:
+        return None
+
+
+def is_email(password: SecretStr, email: str) -> bool:
+    return password.get_secret_value().strip().lower() == email
+
+
 class UserCreate(UserBase, Input):
     password: Password
 
     @model_validator(mode="after")
     def _password_is_not_the_email(self) -> Self:
-        if self.password.get_secret_value().lower() == self.email:
-            raise ValueError("password should not be the e-mail address")
+        if is_email(self.password, self.email):
+            raise ValueError(NOT_THE_EMAIL)
         return self
 
 
+# What needs what, of what one may change of oneself.
+NEEDS = {"email": "current_password", "password": "current_password", "keep_keys": "password"}
+DEPENDENT: JsonDict = {name: [needed] for name, needed in NEEDS.items()}
+
+
 class MeUpdate(Input):
-    model_config = ConfigDict(
-        json_schema_extra={
-            "dependentRequired": {
-                "password": ["current_password"],
-                "current_password": ["password"],
-                "keep_keys": ["password"],
-            }
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"dependentRequired": DEPENDENT})
 
     full_name: Line = Field(default=None, max_length=100)
+    email: Email = Field(default=None, max_length=254)
     password: Password = Field(default=None)
     current_password: SecretStr = Field(default=None, max_length=1024)
     keep_keys: bool = False
 
     @model_validator(mode="after")
-    def _new_password_needs_the_current(self) -> Self:
-        given = self.model_fields_set
-        if ("password" in given) != ("current_password" in given):
-            raise ValueError("password and current_password should be given together")
-        if "keep_keys" in given and "password" not in given:
-            raise ValueError("keep_keys should be given with a password")
+    def _what_is_needed_is_there(self) -> Self:
+        for name, needed in NEEDS.items():
+            if name in self.model_fields_set and needed not in self.model_fields_set:
+                raise ValueError(f"{name} needs {needed}")
         return self
 
 

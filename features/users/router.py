@@ -61,7 +61,7 @@ async def get_me(me: CurrentUser, reader: Reader) -> UserPublic:
 async def update_me(
     data: MeUpdate, me: CurrentUser, service: Service, passwords: Passwords, session: Session
 ) -> UserPublic:
-    """Change one's own name, or one's password by giving the current one too.
+    """Change one's own name or, by giving the current password too, one's address or password.
 
     A new password ends one's other sign-ins, and one's API keys unless `keep_keys` is true.
     """

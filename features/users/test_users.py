@@ -56,6 +56,9 @@ async def test_a_created_user_is_an_active_member_and_its_password_stays_secret(
         {"password": "\u0958" * 65},  # 130 characters, composed
         {"password": "NUL \x00 in it"},
         {"password": "carol@EXAMPLE.com"},
+        {"password": "trustno1"},
+        {"password": " Trustno1 "},
+        {"password": "1234567890"},
         {"role": "admin"},
         {"is_active": False},
         {"id": 7},
@@ -168,6 +171,29 @@ async def test_a_new_password_needs_the_current_one(alice, client, password):
         assert (await client.post("/auth/token", data=form)).status_code == status
 
 
+async def test_a_new_address_needs_the_current_password(alice, bob, client, password):
+    change = {"email": " NEW@Example.com", "current_password": password}
+    wrong = await alice.patch("/users/me", json=change | {"current_password": "not this one"})
+    assert (wrong.status_code, wrong.json()["error"]) == (403, "forbidden")
+    key = (await alice.post("/keys", json={"name": "Robot"})).json()["key"]
+    machine = await client.patch("/users/me", json=change, headers={"X-API-Key": key})
+    assert machine.status_code == 403
+    assert (await alice.patch("/users/me", json=change)).json()["email"] == "new@example.com"
+    for email, status in (("new@example.com", 200), ("alice@example.com", 401)):
+        form = {"username": email, "password": password}
+        assert (await client.post("/auth/token", data=form)).status_code == status
+    taken = await bob.patch("/users/me", json=change)
+    assert (taken.status_code, taken.json()["fields"]) == (409, ["email"])
+
+
+@pytest.mark.parametrize("new", ["qwerty123", "alice@example.com", "Alice@Example.com "])
+async def test_a_new_password_is_held_to_the_rule_of_the_first_one(alice, client, password, new):
+    change = {"password": new, "current_password": password}
+    assert (await alice.patch("/users/me", json=change)).status_code == 422
+    form = {"username": "alice@example.com", "password": password}
+    assert (await client.post("/auth/token", data=form)).status_code == 200
+
+
 @pytest.mark.parametrize(("keep", "status"), [({}, 401), ({"keep_keys": True}, 200)])
 async def test_a_new_password_ends_the_keys_unless_they_are_to_be_kept(
     alice, bob, client, password, keep, status
@@ -194,7 +220,7 @@ async def test_a_key_changes_no_password(alice, client, password):
     "body",
     [{"role": "admin"}, {"is_active": False}, {"email": "x@example.com"}, {"full_name": None}],
 )
-async def test_one_cannot_change_ones_own_role_activity_or_address(alice, body):
+async def test_one_cannot_change_ones_own_role_or_activity_nor_the_address_just_so(alice, body):
     before = (await alice.get("/users/me")).json()
     assert (await alice.patch("/users/me", json=body)).status_code == 422
     assert (await alice.get("/users/me")).json() == before
@@ -208,6 +234,34 @@ async def test_an_admin_changes_roles_and_activity(admin, bob):
     ).status_code == 200
     assert (await admin.get("/users/me")).status_code == 401
     assert (await bob.patch("/users/999", json={"role": "member"})).status_code == 404
+
+
+@pytest.mark.parametrize("end", [{"role": "member"}, {"is_active": False}, None])
+async def test_the_last_active_admin_stays_one(admin, alice, sign_up, end):
+    async def end_admin(caller):
+        url = f"/users/{admin.user_id}"
+        return await (caller.patch(url, json=end) if end else caller.delete(url))
+
+    former = await sign_up("Former", "admin", is_active=False)
+    refused = await end_admin(admin)
+    assert (refused.status_code, refused.json()["error"]) == (409, "conflict")
+    assert (await admin.patch(f"/users/{admin.user_id}", json={"full_name": "A"})).is_success
+    assert (await admin.delete(f"/users/{former.user_id}")).status_code == 204
+    other = await sign_up("Other", "admin")
+    assert (await end_admin(other)).is_success
+
+
+async def test_of_two_admins_who_end_each_other_one_stays(sign_up, sql):
+    active = "SELECT count(*) FROM users WHERE role = 'admin' AND is_active"
+    for number in range(10):
+        one, two = [await sign_up(f"{name} {number}", "admin") for name in ("One", "Two")]
+        answers = await asyncio.gather(
+            one.patch(f"/users/{two.user_id}", json={"is_active": False}),
+            two.patch(f"/users/{one.user_id}", json={"role": "member"}),
+        )
+        assert any(answer.is_success for answer in answers)
+        assert await sql.fetchval(active) == 1
+        await sql.execute("UPDATE users SET is_active = false")
 
 
 @pytest.fixture
@@ -224,6 +278,7 @@ async def test_an_admin_deletes_a_user_whom_nothing_refers_to(admin, alice, bob,
     assert (await alice.get("/users/me")).status_code == 401
     refused = await admin.delete(f"/users/{bob.user_id}")
     assert (refused.status_code, refused.json()["error"]) == (409, "conflict")
+    assert refused.json()["message"].startswith("the user still owns rows")
 
 
 async def test_administration_is_not_for_members(alice, bob):

@@ -2,6 +2,8 @@
 
 import secrets
 from base64 import b64encode
+from functools import cache
+from pathlib import Path
 from typing import Annotated
 from unicodedata import normalize
 
@@ -80,14 +82,25 @@ def _normal(password: str) -> str:
     return normalize("NFC", password)
 
 
-def _storable(password: SecretStr) -> SecretStr:
-    if len(_normal(storable(password.get_secret_value()))) > MAX_LENGTH:
+@cache
+def _common_passwords() -> frozenset[str]:
+    lines = Path(__file__).with_name("common_passwords.txt").read_text().splitlines()
+    return frozenset(line for line in lines if line[0] != "#")
+
+
+def _new_password(password: SecretStr) -> SecretStr:
+    text = _normal(storable(password.get_secret_value()))
+    if len(text) > MAX_LENGTH:
         raise ValueError(f"should have at most {MAX_LENGTH} characters")
+    # NIST SP 800-63B-4 §3.1.1.2: what many have chosen is guessed first.
+    if text.strip().casefold() in _common_passwords():
+        raise ValueError("should not be one that many people have")
     return password
 
 
 Password = Annotated[
     SecretStr,
     Field(min_length=8, max_length=MAX_LENGTH, json_schema_extra=STORABLE.json_schema_extra),
-    AfterValidator(_storable),
+    AfterValidator(_new_password),
 ]
+"""A new password: 8 to 128 characters, and none of the most common ones."""

@@ -3,18 +3,16 @@ import hmac
 import secrets
 from base64 import urlsafe_b64encode
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 from pydantic import SecretStr, TypeAdapter, ValidationError
 from sqlalchemy import (
     Interval,
     LargeBinary,
-    Uuid,
     bindparam,
     delete,
     func,
-    insert,
     literal,
     select,
     update,
@@ -23,7 +21,16 @@ from sqlmodel import col
 
 from features.auth.handlers.access import HEX, IS_LIVE, TokenSigner
 from features.auth.models import Account, SignIn, TokenPublic, users
-from kernel import Email, PasswordVault, Resources, Rows, Unauthorized, WriteSession, open_session
+from kernel import (
+    Email,
+    PasswordVault,
+    Public,
+    Resources,
+    Rows,
+    Unauthorized,
+    WriteSession,
+    open_session,
+)
 
 # For an answer that was lost, and for two tabs that refresh at once.
 GRACE = timedelta(seconds=10)
@@ -33,26 +40,13 @@ ACCOUNT = select(users.c.id, users.c.password_hash).where(
 ADDRESS = TypeAdapter[str](Email)
 family, digest, expires_at = col(SignIn.family), col(SignIn.digest), col(SignIn.expires_at)
 IS_ITS_USER = users.c.id == col(SignIn.user_id)
-# Of the very hash that was verified, in a row that stays as it is until this is committed: a change
-# of the password comes before it, and there is none, or after it, and ends it.
-BEGIN = (
-    insert(SignIn)
-    .from_select(
-        ["user_id", "family", "digest", "expires_at"],
-        select(
-            users.c.id,
-            bindparam("new_family", type_=Uuid),
-            bindparam("token", type_=LargeBinary),
-            func.now() + bindparam("lifetime", type_=Interval),
-        )
-        .where(
-            users.c.id == bindparam("id"),
-            users.c.password_hash == bindparam("verified_hash"),
-            users.c.is_active,
-        )
-        .with_for_update(read=True),
-    )
-    .returning(col(SignIn.id))
+# The very hash that was verified, in a row that stays as it is until this is committed: a change of
+# the password comes before it, and there is no sign-in, or after it, and ends it.
+IS_STILL = (
+    select(users.c.id)
+    .where(users.c.id == bindparam("id"), users.c.password_hash == bindparam("verified_hash"))
+    .where(users.c.is_active)
+    .with_for_update(read=True)
 )
 REFRESH = (
     update(SignIn)
@@ -145,10 +139,12 @@ class TokenIssuer:
         """The tokens of a new sign-in, unless the account has another password by now."""
         named = uuid4()
         token = f"{named.hex}.{secrets.token_urlsafe(32)}"
-        values = {"id": account.id, "verified_hash": account.password_hash, "new_family": named}
-        values |= {"token": _digest(token), "lifetime": self.lifetime}
-        if not await session.fetch(BEGIN, **values):
+        verified = {"id": account.id, "verified_hash": account.password_hash}
+        if not await session.fetch(IS_STILL, **verified):
             return None
+        row = {"user_id": account.id, "family": named, "digest": _digest(token)}
+        expires_at = datetime.now(UTC) + self.lifetime
+        await session.insert(SignIn, Public, **row, expires_at=expires_at)
         # One sign-in in 256 cleans up after all others, so that no scheduler has to.
         if named.bytes[0] == 0:
             await session.fetch(SWEEP)
