@@ -21,6 +21,7 @@ from kernel import (
     Unauthorized,
     WriteSession,
     open_session,
+    security_event,
 )
 
 MINUTE = timedelta(minutes=1)
@@ -71,6 +72,7 @@ async def create_key(
     key = await session.first(KeyPublic, CREATE, id=me.id, sign_in=me.sign_in, **values)
     if key is None:
         raise Unauthorized("sign in to do this")
+    session.after_commit(security_event, "key_made", me.id)
     return KeyCreated(**key.model_dump(), key=secret)
 
 
@@ -80,6 +82,7 @@ async def delete_key(session: WriteSession, me: Principal, key_id: int) -> None:
         raise NotFound("key", key_id)
     await session.delete(key)
     await session.flush()
+    session.after_commit(security_event, "key_deleted", me.id)
 
 
 async def authenticate_key(_: Resources, rows: Rows, secret: str) -> Principal | None:

@@ -30,6 +30,7 @@ from kernel import (
     Unprocessable,
     WriteSession,
     like,
+    security_event,
 )
 
 Order = Literal["id", "-id", "full_name", "-full_name", "email", "-email"]
@@ -44,6 +45,7 @@ ADMINS = (
     .with_for_update(key_share=True)
 )
 STILL_OWNS = "the user still owns rows: delete them first, or deactivate the account"
+EVENTS = {"role": "role_changed", "is_active": "activity_changed"}
 NOT_RIGHT = "the current password is not right"
 END_KEYS = delete(keys).where(keys.c.user_id == bindparam("id"))
 
@@ -116,6 +118,8 @@ async def update_me(
     if account and user.password_hash != account.password_hash:
         raise Forbidden(NOT_RIGHT)
     user.sqlmodel_update(data.model_dump(include={"full_name", "email"}, exclude_unset=True))
+    if "email" in data.model_fields_set:
+        session.after_commit(security_event, "email_changed", me.id)
     if new_hash:
         await _change_password(session, me, user, new_hash)
         if not data.keep_keys:
@@ -150,6 +154,7 @@ async def _change_password(session: WriteSession, me: Principal, user: User, new
     # old password is seen here, or is refused.
     await session.flush()
     await session.fetch(END_OTHERS, id=me.id, own=me.sign_in)
+    session.after_commit(security_event, "password_changed", me.id)
 
 
 async def update_user(session: WriteSession, user_id: int, data: UserUpdate) -> UserPublic:
@@ -159,6 +164,8 @@ async def update_user(session: WriteSession, user_id: int, data: UserUpdate) -> 
         await _require_another_admin(session, user)
     user.sqlmodel_update(changes)
     await session.flush()
+    for name in changes.keys() & EVENTS.keys():
+        session.after_commit(security_event, EVENTS[name], user_id)
     return UserPublic.model_validate(user)
 
 
@@ -170,6 +177,7 @@ async def delete_user(session: WriteSession, user_id: int) -> None:
         await session.flush()
     except IntegrityError as error:
         raise Conflict(STILL_OWNS) from error
+    session.after_commit(security_event, "user_deleted", user_id)
 
 
 async def _require_another_admin(session: WriteSession, user: User) -> None:

@@ -30,6 +30,7 @@ from kernel import (
     Unauthorized,
     WriteSession,
     open_session,
+    security_event,
 )
 
 # For an answer that was lost, and for two tabs that refresh at once.
@@ -128,12 +129,14 @@ class TokenIssuer:
             await session.rollback()
             async with open_session() as independent_session:
                 await independent_session.fetch(END, named=named)
+            security_event("refresh_token_reused", state[0]["id"])
         raise Unauthorized("sign in again")
 
     async def sign_out(self, session: WriteSession, token: str) -> None:
         """End the sign-in; fine if it has ended already (RFC 7009 §2.2)."""
-        if named := await _family_of(session, token):
-            await session.fetch(END, named=named)
+        named = await _family_of(session, token)
+        for ended in await session.fetch(END, named=named) if named else ():
+            session.after_commit(security_event, "sign_in_ended", ended["user_id"])
 
     async def _begin(self, session: WriteSession, account: Account) -> TokenPublic | None:
         """The tokens of a new sign-in, unless the account has another password by now."""
@@ -145,6 +148,7 @@ class TokenIssuer:
         row = {"user_id": account.id, "family": named, "digest": _digest(token)}
         expires_at = datetime.now(UTC) + self.lifetime
         await session.insert(SignIn, Public, **row, expires_at=expires_at)
+        session.after_commit(security_event, "signed_in", account.id)
         # One sign-in in 256 cleans up after all others, so that no scheduler has to.
         if named.bytes[0] == 0:
             await session.fetch(SWEEP)

@@ -4,7 +4,7 @@ from sqlalchemy import Select, Uuid, bindparam, func
 from sqlmodel import col, select
 
 from features.auth.models import SignIn, SignInPublic
-from kernel import NotFound, Page, Pager, Principal, ReadPool, WriteSession
+from kernel import NotFound, Page, Pager, Principal, ReadPool, WriteSession, security_event
 
 expires_at, spent_at = col(SignIn.expires_at), col(SignIn.spent_at)
 IS_CURRENT = col(SignIn.family) == bindparam("current", type_=Uuid)
@@ -23,3 +23,4 @@ async def end_sign_in(session: WriteSession, me: Principal, sign_in_id: int) -> 
         raise NotFound("sign-in", sign_in_id)
     await session.delete(sign_in)
     await session.flush()
+    session.after_commit(security_event, "sign_in_ended", me.id)
