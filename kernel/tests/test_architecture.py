@@ -259,7 +259,7 @@ def test_a_slice_has_the_rooms_of_a_slice_and_no_other(name):
 
 # Sign-in, rotation and tokens are one subject, and so is an account: its owner's, the admins' and
 # the operator's.
-LARGER_SLICES = {"auth": 320, "users": 350}
+LARGER_SLICES = {"auth": 320, "users": 360}
 
 
 def code_lines(text: str) -> int:

@@ -7,16 +7,7 @@ from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
 from pydantic import SecretStr, TypeAdapter, ValidationError
-from sqlalchemy import (
-    Interval,
-    LargeBinary,
-    bindparam,
-    delete,
-    func,
-    literal,
-    select,
-    update,
-)
+from sqlalchemy import Interval, LargeBinary, bindparam, delete, func, literal, select, update
 from sqlmodel import col
 
 from features.auth.handlers.access import HEX, IS_LIVE, TokenSigner
@@ -43,12 +34,12 @@ family, digest, expires_at = col(SignIn.family), col(SignIn.digest), col(SignIn.
 IS_ITS_USER = users.c.id == col(SignIn.user_id)
 # The very hash that was verified, in a row that stays as it is until this is committed: a change of
 # the password comes before it, and there is no sign-in, or after it, and ends it.
-IS_STILL = (
-    select(users.c.id)
-    .where(users.c.id == bindparam("id"), users.c.password_hash == bindparam("verified_hash"))
-    .where(users.c.is_active)
-    .with_for_update(read=True)
+IS_AS_VERIFIED = (
+    users.c.id == bindparam("id"),
+    users.c.password_hash == bindparam("verified_hash"),
 )
+IS_STILL = select(users.c.id).where(*IS_AS_VERIFIED, users.c.is_active).with_for_update(read=True)
+REHASH = update(users).where(*IS_AS_VERIFIED).values(password_hash=bindparam("new_hash"))
 REFRESH = (
     update(SignIn)
     .where(digest == bindparam("token"), IS_ITS_USER, *IS_LIVE)
@@ -142,8 +133,7 @@ class TokenIssuer:
         """The tokens of a new sign-in, unless the account has another password by now."""
         named = uuid4()
         token = f"{named.hex}.{secrets.token_urlsafe(32)}"
-        verified = {"id": account.id, "verified_hash": account.password_hash}
-        if not await session.fetch(IS_STILL, **verified):
+        if not await session.fetch(IS_STILL, id=account.id, verified_hash=account.password_hash):
             return None
         row = {"user_id": account.id, "family": named, "digest": _digest(token)}
         expires_at = datetime.now(UTC) + self.lifetime
@@ -154,19 +144,15 @@ class TokenIssuer:
             await session.fetch(SWEEP)
         return self._tokens(account.id, named, token)
 
-    def _tokens(self, user_id: int, named: UUID, refresh_token: str) -> TokenPublic:
-        return TokenPublic(
-            access_token=self.signer.issue(user_id, named),
-            expires_in=self.signer.lifetime,
-            refresh_token=refresh_token,
-        )
+    def _tokens(self, user_id: int, named: UUID, token: str) -> TokenPublic:
+        access, seconds = self.signer.issue(user_id, named), self.signer.lifetime
+        return TokenPublic(access_token=access, expires_in=seconds, refresh_token=token)
 
     async def _rehash(self, account: Account, password: SecretStr) -> None:
         new = await self.passwords.hash(password)
-        is_as_verified = users.c.password_hash == account.password_hash
-        statement = update(users).where(users.c.id == account.id, is_as_verified)
+        values = {"id": account.id, "verified_hash": account.password_hash, "new_hash": new}
         async with open_session() as session:
-            await (await session.connection()).execute(statement.values(password_hash=new))
+            await session.fetch(REHASH, **values)
 
 
 def _normal(email: str) -> str:
@@ -196,11 +182,8 @@ async def _family_of(session: WriteSession, token: str) -> UUID | None:
 
 def make_issuer(resources: Resources) -> TokenIssuer:
     """The issuer that the settings describe."""
-    settings, secret = resources.settings, resources.signing_secret
-    old = settings.old_signing_secret
-    secrets = [secret, old] if old else [secret]
-    return TokenIssuer(
-        signer=TokenSigner(resources.slug, secrets, settings.jwt_lifetime),
-        passwords=resources.get(PasswordVault),
-        lifetime=timedelta(seconds=settings.refresh_lifetime),
-    )
+    settings = resources.settings
+    secrets = [each for each in (resources.signing_secret, settings.old_signing_secret) if each]
+    signer = TokenSigner(resources.slug, secrets, settings.jwt_lifetime)
+    lifetime = timedelta(seconds=settings.refresh_lifetime)
+    return TokenIssuer(signer, resources.get(PasswordVault), lifetime)
