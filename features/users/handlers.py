@@ -2,7 +2,6 @@ from functools import cache
 from typing import Any, Literal
 
 from sqlalchemy import Select, String, bindparam, delete, func, or_
-from sqlalchemy.exc import IntegrityError
 from sqlmodel import col, select
 
 from features.users.models import (
@@ -44,7 +43,6 @@ ADMINS = (
     .order_by(col(User.id))
     .with_for_update(key_share=True)
 )
-STILL_OWNS = "the user still owns rows: delete them first, or deactivate the account"
 EVENTS = {"role": "role_changed", "is_active": "activity_changed"}
 NOT_RIGHT = "the current password is not right"
 END_KEYS = delete(keys).where(keys.c.user_id == bindparam("id"))
@@ -173,10 +171,7 @@ async def delete_user(session: WriteSession, user_id: int) -> None:
     user = await _find(session, user_id)
     await _require_another_admin(session, user)
     await session.delete(user)
-    try:
-        await session.flush()
-    except IntegrityError as error:
-        raise Conflict(STILL_OWNS) from error
+    await session.flush()
     session.after_commit(security_event, "user_deleted", user_id)
 
 

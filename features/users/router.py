@@ -81,4 +81,5 @@ async def update_user(user_id: Id, data: UserUpdate, _: Admin, session: Session)
 
 @router.delete("/{user_id}", status_code=204)
 async def delete_user(user_id: Id, _: Admin, session: Session) -> None:
+    """Delete an account. One that owns rows is a 409: delete these first, or deactivate it."""
     await handlers.delete_user(session, user_id)

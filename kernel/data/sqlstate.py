@@ -54,10 +54,12 @@ LOCK_NOT_AVAILABLE = "55P03"
 # With serialization failure and deadlock.
 CONTENTION = {"40001", "40P01", LOCK_NOT_AVAILABLE}
 NOT_NULL_VIOLATION, UNIQUE_VIOLATION, CHECK_VIOLATION = "23502", "23505", "23514"
+FOREIGN_KEY_VIOLATION = "23503"
 DIVISION_BY_ZERO, SYNTAX_ERROR = "22012", "42601"
 # The server's functions in which 21000 is about two of the rows that a statement was given.
 GIVEN_TWICE = {"ExecOnConflictUpdate", "ExecMergeMatched"}
 INSERTED_COLUMNS = re.compile(r"\s*insert\s+into\s+[^()]+\(([^)]*)\)", re.IGNORECASE)
+DELETION = re.compile(r"\s*delete\b", re.IGNORECASE)
 WORD = re.compile(r"\w+")
 
 
@@ -176,6 +178,8 @@ def _refusal(error: BaseException, code: str, inputs: frozenset[str] | None) -> 
     if code == UNIQUE_VIOLATION and table is not None and _is_made(table, fields, error):
         return None
     words = message.format(fields=" and ".join(fields) or "a value")
+    if code == FOREIGN_KEY_VIOLATION and DELETION.match(statement_of(error) or ""):
+        words = f"rows of {getattr(error, 'table_name', None)} still refer to it"
     headers = {"Retry-After": "1"} if code in CONTENTION else None
     return kind(words, headers=headers, **({"fields": fields} if fields else {}))
 

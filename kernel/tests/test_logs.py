@@ -45,6 +45,7 @@ async def test_a_request_is_one_access_line(alice, lines):
         "status": 201,
         "queries": 2,
         "user_id": alice.user_id,
+        "client": "127.0.0.1",
     }
 
 

@@ -82,6 +82,7 @@ async def database_that_is(why, settings, free_port):
             yield f"postgresql://app:wrong-secret@127.0.0.1:{port}/app"
 
 
+CAROL = {"email": "carol@example.com", "full_name": "Carol", "password": "correct horse battery"}
 CAUSES = {
     "wrong password": (
         "28P01",
@@ -106,7 +107,7 @@ async def test_the_cause_of_an_outage_is_logged_once_for_each_pool(
         serve(database_url=SecretStr(url), connect_timeout=0.2) as client,
     ):
         answers = [await client.get("/users/me", headers=KEY) for _ in range(10)]
-        answers += [await client.post("/keys", headers=KEY, json={}) for _ in range(5)]
+        answers += [await client.post("/users", json=CAROL) for _ in range(5)]
         answers += [await client.get("/readyz") for _ in range(5)]
     for each in answers:
         assert (each.status_code, each.json()["reason"]) == (503, "unreachable")

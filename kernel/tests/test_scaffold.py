@@ -179,8 +179,8 @@ LONG = "a" * 39
         ("remove ../users --force", "no slice"),
         ("remove users/../keys --force", "no slice"),
         ("remove users --force", "features/keys/models.py:"),
-        ("remove keys --force", "service.py:"),
-        ("remove auth --force", "service.py"),
+        ("remove keys --force", "features/users/models.py:"),
+        ("remove auth --force", "features/keys/models.py:"),
         ("remove health --force", "Dockerfile:"),
     ],
 )

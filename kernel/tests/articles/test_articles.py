@@ -26,7 +26,7 @@ RULES = {
     "list_tags": "signed_in",
 }
 KEYS = {"slug": "article.slug"}
-COSTS = {"preview_article": 3, "tag_article": 7, "untag_article": 6}
+COSTS = {"preview_article": 1, "tag_article": 7, "untag_article": 6}
 
 
 async def publish(caller, url):

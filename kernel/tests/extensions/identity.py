@@ -16,7 +16,7 @@ from typing import Annotated
 from fastapi import Depends
 
 from features.ledger.models import LedgerPublic
-from kernel import Principal, Router, require
+from kernel import Person, Principal, Router, require
 
 router = Router(prefix="/ledger", tags=["ledger"])
 Clerk = Annotated[Principal, Depends(require("accountant", "admin"))]
@@ -31,6 +31,11 @@ async def get_ledger(_: Clerk) -> LedgerPublic:
 @router.put("/closing")
 async def close_ledger(_: Accountant) -> LedgerPublic:
     return LedgerPublic(is_open=False)
+
+
+@router.put("/signature")
+async def sign_ledger(_: Person, __: Clerk) -> LedgerPublic:
+    return LedgerPublic(is_open=False)
 """,
     "test_ledger.py": """\
 import pytest
@@ -38,6 +43,7 @@ import pytest
 RULES = {
     "get_ledger": {"like": "admin", "accountant": 2},
     "close_ledger": {"like": "admin", "admin": 403, "accountant": 2},
+    "sign_ledger": {"like": "admin", "accountant": 2},
 }
 SKIPS = {"close_ledger": "what is walked with an admin's requests is not for admins"}
 
@@ -56,6 +62,14 @@ async def test_an_admin_is_not_an_accountant_unsaid(carol, admin, alice):
     answers = [await each.put("/ledger/closing") for each in (carol, admin, alice)]
     assert [answer.status_code for answer in answers] == [200, 403, 403]
     assert answers[1].json()["message"] == "only for the role accountant"
+
+
+async def test_a_clerk_signs_in_person(carol, client):
+    key = (await carol.post("/keys", json={"name": "Robot"})).json()["key"]
+    machine = {"X-API-Key": key}
+    assert (await client.get("/ledger", headers=machine)).status_code == 200
+    assert (await client.put("/ledger/signature", headers=machine)).status_code == 403
+    assert (await carol.put("/ledger/signature")).status_code == 200
 
 
 async def test_an_admin_makes_a_member_an_accountant(admin, alice):
