@@ -1,6 +1,8 @@
 import asyncio
+from unicodedata import normalize
 
 import pytest
+from argon2 import PasswordHasher
 
 RULES = {
     "create_user": "open",
@@ -85,6 +87,37 @@ async def test_a_password_is_taken_as_it_is(client):
         assert (await client.post("/auth/token", data=form)).status_code == 200
         form["password"] = password.strip() + "?"
         assert (await client.post("/auth/token", data=form)).status_code == 401
+
+
+async def sign_in(client, email, password):
+    return await client.post("/auth/token", data={"username": email, "password": password})
+
+
+@pytest.mark.parametrize(
+    ("email", "spelling"),
+    [
+        ("Jos\u00e9@example.com", "JOSE\u0301@Example.com"),
+        ("jose\u0301@example.com", " jos\u00e9@example.com "),
+        ("carol@b\u00fccher.example", "Carol@XN--BCHER-KVA.example"),
+        ("carol@xn--bcher-kva.example", "carol@bu\u0308cher.example"),
+    ],
+)
+async def test_who_signs_up_in_one_spelling_signs_in_in_the_other(client, email, spelling):
+    assert (await client.post("/users", json=CAROL | {"email": email})).status_code == 201
+    for given in (email, spelling, email.upper()):
+        assert (await sign_in(client, given, CAROL["password"])).status_code == 200
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+async def test_a_password_is_one_password_in_each_unicode_form(client, sql, form):
+    given = normalize(form, "p\u00e2ss\u00e9 compos\u00e9")
+    assert (await client.post("/users", json=CAROL | {"password": given})).status_code == 201
+    for other in ("NFC", "NFD"):
+        answer = await sign_in(client, "carol@example.com", normalize(other, given))
+        assert answer.status_code == 200
+    # The version before made the hash of what was given.
+    await sql.execute("UPDATE users SET password_hash = $1", PasswordHasher().hash(given))
+    assert (await sign_in(client, "carol@example.com", given)).status_code == 200
 
 
 async def test_of_racing_sign_ups_with_one_address_exactly_one_succeeds(client):

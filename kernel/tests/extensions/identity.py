@@ -33,7 +33,7 @@ async def close_ledger(_: Accountant) -> LedgerPublic:
     return LedgerPublic(is_open=False)
 
 
-@router.put("/signature")
+@router.post("/signature")
 async def sign_ledger(_: Person, __: Clerk) -> LedgerPublic:
     return LedgerPublic(is_open=False)
 """,
@@ -68,8 +68,8 @@ async def test_a_clerk_signs_in_person(carol, client):
     key = (await carol.post("/keys", json={"name": "Robot"})).json()["key"]
     machine = {"X-API-Key": key}
     assert (await client.get("/ledger", headers=machine)).status_code == 200
-    assert (await client.put("/ledger/signature", headers=machine)).status_code == 403
-    assert (await carol.put("/ledger/signature")).status_code == 200
+    assert (await client.post("/ledger/signature", headers=machine)).status_code == 403
+    assert (await carol.post("/ledger/signature")).status_code == 200
 
 
 async def test_an_admin_makes_a_member_an_accountant(admin, alice):
