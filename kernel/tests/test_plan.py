@@ -27,8 +27,8 @@ OPERATIONS = list(operations(APP))
 CALLS = {
     "GET /livez": 128,
     "GET /users/me": 225,
-    "GET /users?limit=20": 241,
-    "POST /keys": 440,
+    "GET /users?limit=20": 275,  # of two forms, FastAPI finds the one
+    "POST /keys": 585,  # with the line of a security event
 }
 
 
