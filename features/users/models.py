@@ -71,6 +71,8 @@ class UserUpdate(Input):
     is_active: bool = Field(default=None)
 
 
-class UserPublic(UserBase, Public):
+class UserPublic(Public):
+    email: str = Field(schema_extra={"json_schema_extra": {"format": "email"}})
+    full_name: str
     role: Role
     is_active: bool
