@@ -11,7 +11,7 @@ from typing import TextIO
 from asyncpg import PostgresError
 from asyncpg.exceptions import ClientConfigurationError
 from pydantic_core import PydanticSerializationError, to_json
-from sqlalchemy.exc import InvalidRequestError, PendingRollbackError
+from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, StatementError
 
 from kernel.context import current_context
 from kernel.driver_errors import PoolTimeout, driver_error, is_unsendable, sqlstate, statement_of
@@ -89,9 +89,14 @@ def describe(error: BaseException, *, full: bool = False) -> str:
     values that it was about."""
     chain, seen = [], set[int]()
     link: BaseException | None = error
+    refused: object = None
     while link is not None and id(link) not in seen:
         seen.add(id(link))
-        chain.append("".join(traceback.format_tb(link.__traceback__)) + summarize(link, full=full))
+        # What is told of a value that SQLAlchemy could not process has the value in it.
+        is_told = full or link is not refused or isinstance(link, InvalidRequestError)
+        words = summarize(link, full=full) if is_told else type(link).__qualname__
+        chain.append("".join(traceback.format_tb(link.__traceback__)) + words)
+        refused = link.orig if isinstance(link, StatementError) else None
         if isinstance(link, BaseExceptionGroup):
             chain += [describe(part, full=full) for part in link.exceptions]
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)

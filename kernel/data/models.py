@@ -21,6 +21,8 @@ from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, column, fun
 from sqlalchemy.orm import declared_attr
 from sqlmodel import Field, SQLModel
 
+from kernel.fast.rows import BARE
+
 # Migrations name constraints, so the names have to be the same everywhere; this is set before any
 # table's class exists (Alembic manual, "The Importance of Naming Constraints").
 SQLModel.metadata.naming_convention = {
@@ -73,6 +75,9 @@ class Dto(SQLModel):
         return object.__new__(cls)
 
     __init__ = BaseModel.__init__
+
+
+BARE.add(Dto.__new__)
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,11 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 from pydantic_core import to_json
-from sqlalchemy import Select, bindparam, tuple_
+from sqlalchemy import Integer, Select, bindparam, tuple_
 
 from kernel.context import current_context
 from kernel.data.snapshots import Rows
 from kernel.errors import Unprocessable
-from kernel.fast.rows import read
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -61,8 +60,8 @@ class Pager:
         """
         place = self._open(order)
         query = _keyset(statement, order, bool(place))
-        found = await rows.fetch(query, limit=self.limit + 1, **place, **values)
-        items = read(model, found[: self.limit])
+        found = await rows.all(model, query, limit=self.limit + 1, **place, **values)
+        items = found[: self.limit]
         cursor = self._seal(order, items[-1]) if len(found) > self.limit else None
         if cursor:
             self._link(cursor)
@@ -127,7 +126,9 @@ def _keyset(
     else:
         statement = statement.order_by(key, row_id)
         beyond = place > behind
-    return (statement.where(beyond) if after else statement).limit(bindparam("limit"))
+    return (statement.where(beyond) if after else statement).limit(
+        bindparam("limit", type_=Integer)
+    )
 
 
 def like(text: str | None) -> str | None:

@@ -1,12 +1,12 @@
 """`WriteSession`: the unit of work of a write, a SQLAlchemy session that also speaks plain asyncpg.
 
-It connects when it is first used, and its transaction begins then. Queries and inserts go straight
-to asyncpg, compiled once, like those of `Reader`; changes of rows go through the ORM, on the same
-connection and in the same transaction. In a request, the boundary commits it and it ends there;
-`open_session()` gives one for work beside a request or after it.
+It connects when it is first used, and its transaction begins then. Queries and inserts of plain
+types go straight to asyncpg, compiled once, like those of `Reader`; others and changes of rows go
+through SQLAlchemy, on the same connection and in the same transaction. In a request, the boundary
+commits it and it ends there; `open_session()` gives one for work beside a request or after it.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
@@ -18,20 +18,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from kernel.data.driver import Connection
+from kernel.data.execution import execute, run_plan
 from kernel.data.models import Table
 from kernel.data.orm import ROLLED_BACK, Ended, UnitConnection, UnitSession
 from kernel.data.snapshots import Rows
 from kernel.data.sqlstate import is_answered, is_ours, unavailability
 from kernel.data.unit_of_work import UnitOfWork
 from kernel.errors import OutcomeUnknown
+from kernel.fast.inserts import insert_plan, insert_statement, insert_values
+from kernel.fast.records import Record
 from kernel.fast.rows import read
-from kernel.fast.statements import (
-    bind_values,
-    compile_insert,
-    compile_statement,
-    own_value,
-    type_mistake,
-)
+from kernel.fast.statements import bind, plan_of
 
 M = TypeVar("M", bound=BaseModel)
 P = ParamSpec("P")
@@ -51,21 +48,34 @@ class WriteSession(AsyncSession, Rows):
         )
         self.unit = unit
 
-    async def fetch(self, statement: ClauseElement, /, **values: Any) -> list[asyncpg.Record]:
-        """Run the statement, with its bindparams' values.
+    async def fetch(self, statement: ClauseElement, /, **values: Any) -> Sequence[Record]:
+        """Run the statement, with its bindparams' values. Its rows have the form of asyncpg's
+        records.
 
         Raises:
             TypeError: a value is missing, of the wrong type, or for no parameter of the statement.
         """
-        sql, parameters = compile_statement(statement)
-        return await self._run(sql, bind_values(parameters, values), [*parameters])
+        plain = bind(plan_of(statement), values)
+        raw = await self._begin()
+        if plain:
+            return await run_plan(raw, *plain)
+        return await execute(raw, await self.unit.join(), statement, values)
 
     async def insert(self, table: type[Table], model: type[M], /, **values: Any) -> M:
-        """Insert a row, and give it back as the DTO, in one round trip (INSERT … RETURNING)."""
-        sql, columns = compile_insert(table, model, tuple(values))
-        arguments = [own_value(each, values) for each in columns]
-        names = [each.name for each in columns]
-        return read(model, await self._run(sql, arguments, names))[0]
+        """Insert a row, and give it back as the DTO, in one round trip (INSERT … RETURNING).
+
+        Raises:
+            TypeError: a value is for no column, or of the wrong type.
+        """
+        keyed = insert_values(table, values)
+        plain = bind(insert_plan(table, model, frozenset(keyed)), keyed)
+        raw = await self._begin()
+        if plain:
+            records = await run_plan(raw, *plain)
+        else:
+            statement = insert_statement(table, model).values(keyed)
+            records = await execute(raw, await self.unit.join(), statement, {})
+        return read(model, records)[0]
 
     async def connection(self, *args: Any, **options: Any) -> AsyncConnection:
         """SQLAlchemy's connection, in this transaction; it is closed with the unit of work."""
@@ -133,12 +143,3 @@ class WriteSession(AsyncSession, Rows):
                 await self.flush()
             await super().connection()
         return await self.unit.begin()
-
-    async def _run(self, sql: str, values: list[Any], names: list[str]) -> list[asyncpg.Record]:
-        raw = await self._begin()
-        try:
-            return await raw.run(sql, *values)
-        except asyncpg.DataError as error:
-            if mistake := type_mistake(error, values, names):
-                raise mistake from error
-            raise

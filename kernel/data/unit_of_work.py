@@ -95,8 +95,7 @@ class UnitOfWork:
         """SQLAlchemy's connection, in the transaction, which begins if it has not."""
         raw = await self.begin()
         if self._joined is None:
-            _, engine, pool = self._link or await self._take()
-            self._joined = SyncConnection(engine, connection=pool.connect())
+            self._joined = (self._link or await self._take()).connect()
         if not self._joined.in_transaction():
             adapted: Any = self._joined.connection.dbapi_connection
             adapted._transaction = raw.outermost

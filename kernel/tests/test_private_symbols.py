@@ -144,7 +144,10 @@ SYMBOLS = [
     Row(
         "sqlalchemy.util: the bridge between coroutines and plain functions",
         ("await_", "greenlet_spawn"),
-        ("kernel/data/engine.py", "kernel/data/orm.py", "kernel/data/unit_of_work.py"),
+        (
+            *("kernel/data/engine.py", "kernel/data/execution.py", "kernel/data/orm.py"),
+            "kernel/data/unit_of_work.py",
+        ),
         "SQLAlchemy's session asks the unit of work, and the other way round",
         (SAVEPOINT,),
     ),
@@ -158,7 +161,7 @@ SYMBOLS = [
     Row(
         "sqlalchemy.Connection(engine, connection=...)",
         ("SyncConnection", "connection"),
-        ("kernel/data/unit_of_work.py",),
+        ("kernel/data/links.py",),
         "SQLAlchemy's connection over one that the kernel has pooled",
         (SAVEPOINT,),
     ),
@@ -186,11 +189,11 @@ SYMBOLS = [
         ("test_errors.py::test_each_refusal_of_the_database_has_its_answer",),
     ),
     Row(
-        "sqlalchemy.ColumnDefault",
-        ("arg", "is_callable"),
-        ("kernel/fast/statements.py",),
-        "`session.insert` sends the defaults that Python makes",
-        ("test_rows.py::test_what_is_inserted_is_what_the_driver_takes",),
+        "sqlalchemy's SQLCompiler: what it knows of a statement's columns and parameters",
+        ("_result_columns", "binds", "params", "expanding", "literal_execute", "callable"),
+        ("kernel/data/execution.py", "kernel/fast/statements.py"),
+        "a statement of plain types runs on asyncpg itself",
+        ("test_statements.py::test_a_query_gives_the_same_on_each_way",),
     ),
     Row(
         "asyncpg.transaction.Transaction",
@@ -247,11 +250,14 @@ SYMBOLS = [
         ("test_rows.py::test_all_that_an_instance_has_is_set",),
     ),
     Row(
-        "pydantic.BaseModel.__pydantic_decorators__",
-        ("__pydantic_decorators__",),
+        "pydantic.BaseModel.__pydantic_core_schema__",
+        ("__pydantic_core_schema__", "custom_init", "model-fields", "model-field", "nullable"),
         ("kernel/fast/rows.py",),
-        "a DTO with rules of its own is validated",
-        ("test_rows.py::test_a_dto_with_rules_keeps_to_them",),
+        "a DTO is validated unless its schema is that of plain types",
+        (
+            "test_rows.py::test_a_dto_that_asks_for_more_than_plain_types_is_validated",
+            "test_rows.py::test_a_dto_of_plain_types_is_not",
+        ),
     ),
 ]
 # What only the libraries have: wherever it is, it has to be in the table for that file.
@@ -275,6 +281,8 @@ DOCUMENTED: dict[str, set[str] | None] = {
         [
             "sqlalchemy.pool",
             "sqlalchemy.schema",
+            "sqlalchemy.sql.visitors",
+            "sqlalchemy.types",
             "sqlmodel",
             "starlette.exceptions",
             "starlette.requests",
