@@ -7,13 +7,13 @@ from itertools import product
 from typing import Annotated
 
 import pytest
-from fastapi import BackgroundTasks, Depends, Form, Header, Query, Security
+from fastapi import BackgroundTasks, Depends, FastAPI, Form, Header, Query, Security
 from fastapi.responses import PlainTextResponse
 from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel
 
 from kernel.fast import planning
-from kernel.fast.planning import Unplanned, steps_of
+from kernel.fast.planning import NeedsFastAPI, steps_of
 from kernel.http.router import Router
 from kernel.settings import Settings
 from kernel.testing.operations import operations
@@ -72,7 +72,7 @@ def planned():
     """The operations that go the short way."""
     found = set()
     for context in iter_route_contexts(APP.routes):
-        with suppress(Unplanned, AttributeError):
+        with suppress(NeedsFastAPI, AttributeError):
             steps_of(context)
             found |= {f"{method} {context.path_format}" for method in context.methods}
     walked = [each for each in OPERATIONS if not isinstance(each.hook("SKIPS"), str)]
@@ -137,9 +137,9 @@ async def secured(_: Annotated[None, Security(nothing, scopes=["x"])]) -> None: 
 )
 def test_what_asks_for_more_goes_fastapis_way(endpoint):
     router = Router()
-    router.post("/")(endpoint)
-    (context,) = iter_route_contexts(router.routes)
-    with pytest.raises(Unplanned):
+    router.post("/x")(endpoint)
+    (context,) = mounted(router)
+    with pytest.raises(NeedsFastAPI):
         steps_of(context)
 
 
@@ -160,27 +160,55 @@ def test_what_asks_for_more_goes_fastapis_way(endpoint):
 )
 def test_an_answer_in_a_form_of_its_own_goes_fastapis_way(options):
     router = Router()
-    router.get("/")(gives_a_name)
+    router.get("/plain")(gives_a_name)
     router.get("/own", **options)(gives_a_name)
-    plain, own = iter_route_contexts(router.routes)
+    plain, own = mounted(router)
     assert steps_of(plain)
-    with pytest.raises(Unplanned):
+    with pytest.raises(NeedsFastAPI):
         steps_of(own)
 
 
-def test_what_a_later_fastapi_adds_goes_fastapis_way_where_it_is_used(monkeypatch):
+NOVELTIES = {
+    "operation": lambda context: context._route_context,
+    "endpoint": lambda context: context.dependant,
+    "dependency": lambda context: context.dependant.dependencies[0],
+    "path": lambda context: context.dependant.path_params[0],
+    "query": lambda context: context.dependant.query_params[0],
+    "query's info": lambda context: context.dependant.query_params[0].field_info,
+    "body": lambda context: context.body_field,
+    "body's info": lambda context: context.body_field.field_info,
+    "answer": lambda context: context.response_field,
+}
+
+
+@pytest.mark.parametrize("part_of", NOVELTIES.values(), ids=NOVELTIES)
+def test_what_a_later_fastapi_adds_goes_fastapis_way_where_it_is_used(monkeypatch, part_of):
+    """It has an attribute more, which is the same for all operations but one."""
+    plain, own = part_of(planning.PLAINEST), None
     router = Router()
-    router.get("/")(gives_a_name)
-    (context,) = iter_route_contexts(router.routes)
-    monkeypatch.setattr(planning.PLAIN_ROUTE, "novelty", None, raising=False)
-    monkeypatch.setattr(planning, "OPTIONS", {*planning.OPTIONS, "novelty"})
-    for novelty in (None, True):
-        context.original_route.novelty = novelty
-        if novelty is None:
-            assert steps_of(context)
-        else:
-            with pytest.raises(Unplanned):
-                steps_of(context)
+    router.post("/{part}")(takes_all_that_is_known)
+    (context,) = mounted(router)
+    known = planning._attributes
+    monkeypatch.setattr(
+        planning, "_attributes", lambda it: known(it) | {"novelty": it is own and it is not plain}
+    )
+    assert steps_of(context)
+    own = part_of(context)
+    with pytest.raises(NeedsFastAPI, match="novelty"):
+        steps_of(context)
+
+
+async def takes_all_that_is_known(
+    part: str, data: dict[str, str], _: Annotated[None, Depends(nothing)], q: int | None = None
+) -> list[str]:
+    return [part, data["x"], str(q)]
+
+
+def mounted(router):
+    app = FastAPI()
+    app.router.routes.clear()
+    app.include_router(router)
+    return [*iter_route_contexts(app.routes)]
 
 
 class Named(BaseModel):

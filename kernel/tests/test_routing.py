@@ -118,7 +118,6 @@ async def test_what_cannot_be_planned_for_another_reason_is_told_and_answered(
 ):
     router = Router()
     router.get("/x")(tells_where_it_is)
-    monkeypatch.delattr(planning, "validator_of")
     monkeypatch.setattr(planning, "Step", None)
     assert await ask(router, "GET", "/x") == (200, '"http://test/x"')
     assert [record.levelname for record in caplog.records] == ["WARNING"]
