@@ -9,14 +9,10 @@ here, of a later FastAPI too, sends its operation FastAPI's own way.
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
-from enum import Enum
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
-from uuid import UUID
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends
+from fastapi._compat import is_scalar_field
 from fastapi.dependencies.models import (
     Dependant,
     _is_async_gen_callable,
@@ -49,8 +45,6 @@ FIELD_INFO = {
     *("_attributes_set", "_qualifiers", "_complete", "_original_annotation"),
     *("_original_assignment", "_final"),
 }
-# What is one text of the request, unlike a list or a model.
-SCALARS = {NoneType, str, int, float, bool, Decimal, UUID, date, datetime, time, timedelta}
 BODY = 2
 # The path's values, the query's, and the body by its name.
 Sources = tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]
@@ -194,22 +188,9 @@ def _parameter(field: Any, info: Any, source: int) -> Parameter:
     location: tuple[str, ...] = ("body",)
     if source != BODY:
         location = (info.in_.value, field.alias)
-        if not _is_scalar(info.annotation) or deepcopy(info.default) is not info.default:
+        if not is_scalar_field(field) or deepcopy(info.default) is not info.default:
             raise NeedsFastAPI("a parameter that is no single text, or has a mutable default")
     if info.validation_alias not in {None, field.alias}:
         raise NeedsFastAPI("a parameter of several names")
     validate = field._type_adapter.validator.validate_python
     return Parameter(field, field.name, field.alias, source, location, validate, info.default)
-
-
-def _is_scalar(annotation: Any) -> bool:
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _is_scalar(get_args(annotation)[0])
-    if origin in {Union, UnionType}:
-        return all(map(_is_scalar, get_args(annotation)))
-    if isinstance(annotation, type) and issubclass(annotation, Enum):
-        return SCALARS.issuperset(
-            base for base in annotation.__mro__ if base is not object and not issubclass(base, Enum)
-        )
-    return origin is Literal or annotation in SCALARS
