@@ -54,7 +54,7 @@ SYMBOLS = [
     Row(
         "FastAPI's telemetry in the scope",
         (
-            *("fastapi.telemetry", "fastapi.telemetry._api", "tracer", "_route_selected"),
+            *("fastapi.telemetry", "tracer", "_route_selected"),
             "_validation_failed",
         ),
         ("kernel/fast/plan.py", "kernel/fast/routing.py"),
@@ -82,6 +82,7 @@ SYMBOLS = [
         (
             *("dependant", "body_field", "response_field", "response_model", "methods", "app"),
             *("status_code", "path_regex", "path_format", "responses", "openapi_extra"),
+            "response_fields",
         ),
         (
             *("kernel/fast/plan.py", "kernel/fast/planning.py", "kernel/fast/routing.py"),
@@ -302,7 +303,9 @@ DOCUMENTED: dict[str, set[str] | None] = {
     "fastapi.encoders": {"jsonable_encoder"},
     "fastapi.routing": {"APIRoute", "APIWebSocketRoute"},
     "sqlmodel.ext.asyncio.session": {"AsyncSession"},
-    "starlette.convertors": {"Convertor", "register_url_convertor"},
+    "starlette.convertors": {
+        *("Convertor", "PathConvertor", "StringConvertor", "register_url_convertor"),
+    },
     "starlette.routing": {"Host", "Mount", "Route", "WebSocketRoute"},
 }
 # Private attributes of our own, used on another instance.
