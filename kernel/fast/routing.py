@@ -45,7 +45,11 @@ TEXTS = {IdConvertor, PathConvertor, StringConvertor}
 
 def with_plain_ids(path: str, endpoint: Callable[..., Any]) -> str:
     """The path, with its whole numbers marked as ids."""
-    for name, parameter in signature(endpoint, eval_str=True).parameters.items():
+    try:
+        parameters = signature(endpoint, eval_str=True).parameters
+    except NameError:  # a name for type checkers alone, which FastAPI can do without
+        parameters = signature(endpoint).parameters
+    for name, parameter in parameters.items():
         if int in (parameter.annotation, *get_args(parameter.annotation)[:1]):
             path = path.replace(f"{{{name}}}", f"{{{name}:id}}")
     return path

@@ -2,6 +2,7 @@
 
 import sys
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from itertools import product
 from typing import Annotated
@@ -124,6 +125,10 @@ async def with_a_form(why: Annotated[str, Form()]) -> None: ...
 def in_a_thread() -> None: ...
 async def nothing() -> None: ...
 async def of_the_function(_: Annotated[None, Depends(nothing, scope="function")]) -> None: ...
+async def at_a_time(at: datetime = datetime(2026, 1, 1, tzinfo=UTC)) -> None: ...
+async def of_two_names(q: Annotated[str, Query(alias="a", validation_alias="b")] = "") -> None: ...
+async def made_anew(_: Annotated[None, Depends(nothing, use_cache=False)]) -> None: ...
+async def by_few(_: Annotated[None, Depends(nothing, max_concurrency=1)]) -> None: ...
 async def secured(_: Annotated[None, Security(nothing, scopes=["x"])]) -> None: ...
 
 
@@ -131,7 +136,7 @@ async def secured(_: Annotated[None, Security(nothing, scopes=["x"])]) -> None: 
     "endpoint",
     [
         *(in_background, with_a_header, with_a_list, with_a_form, in_a_thread),
-        *(of_the_function, secured),
+        *(of_the_function, secured, at_a_time, of_two_names, made_anew, by_few),
     ],
 )
 def test_what_asks_for_more_goes_fastapis_way(endpoint):
@@ -154,6 +159,8 @@ def test_what_asks_for_more_goes_fastapis_way(endpoint):
         {"response_class": PlainTextResponse},
         {"response_model": None},
         {"max_body_size": 10},
+        {"max_body_size": 0},
+        {"response_model_include": set()},
     ],
     ids=str,
 )

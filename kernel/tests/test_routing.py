@@ -5,7 +5,7 @@ from functools import partial
 
 import httpx
 import pytest
-from fastapi import APIRouter, FastAPI, Request, WebSocket
+from fastapi import APIRouter, Depends, FastAPI, Request, WebSocket
 from fastapi.exceptions import ResponseValidationError
 from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
@@ -13,10 +13,11 @@ from fastapi.telemetry import get_telemetry_data
 from pydantic import BaseModel
 from starlette.routing import Match, Route
 
-from kernel.fast import planning
+from kernel.fast import planning, routing
 from kernel.fast.routing import Switchboard
 from kernel.fast.switches import OFF
 from kernel.http.router import Router
+from kernel.testing import switches
 from kernel.testing.switches import needs
 from kernel.tests.production.instruments import MeterProvider, TracerProvider
 
@@ -289,6 +290,45 @@ async def test_the_first_route_that_matches_answers(ask, add, expected):
 def same(answer):
     status, text = answer
     return status, text.replace("short", "long")
+
+
+async def test_a_path_that_ends_with_a_line_break_is_its_routes(ask):
+    """A pattern's `$` stands before it, too."""
+    router = Router()
+    router.get("/x")(says_one)
+    router.get("/{x}")(says_two)
+    for is_short in (True, False):
+        assert await ask(router, "GET", "/x%0A", is_short) == (200, '"one"')
+        assert await ask(router, "GET", "/y%0A", is_short) == (200, '"two"')
+
+
+@pytest.mark.parametrize("layer", ["plan", "switchboard"])
+async def test_a_layer_that_is_off_is_not_gone_through(ask, monkeypatch, layer):
+    app = FastAPI()
+    app.include_router(ways())
+    for off in (set(), {layer}, set()):
+        monkeypatch.setattr(routing, "OFF", off)
+        assert await ask(None, "GET", "/way", app=app) == (LONG if off else SHORT)
+
+
+def test_a_layer_that_is_not_there_cannot_be_turned_off(pytestconfig, monkeypatch):
+    monkeypatch.setattr(pytestconfig.option, "without", "plan,plane")
+    with pytest.raises(pytest.UsageError, match="no plane"):
+        switches.pytest_configure(pytestconfig)
+
+
+WHERE = Depends(tells_where_it_is)
+
+
+async def knows_no_such_name(x: str, y: "Nowhere" = WHERE) -> str:  # noqa: F821  # what it is about
+    return x
+
+
+async def test_an_annotation_may_be_for_type_checkers_alone(ask):
+    router = Router()
+    router.get("/x/{x}")(knows_no_such_name)
+    router.get("/x", name="tells_where_it_is")(tells_where_it_is)
+    assert await ask(router, "GET", "/x/1") == (200, '"1"')
 
 
 async def says_one() -> str:
