@@ -64,7 +64,9 @@ class _Candidate:
         matches = self.route.matches if self.is_api else context.matches
         self.is_known = getattr(matches, "__func__", None) in KNOWN_MATCHES
         convertors = {type(each) for each in getattr(context, "param_convertors", {}).values()}
-        self.is_plain = self.is_known and self.is_api and convertors <= TEXTS
+        # Without methods, it takes any.
+        is_plain = self.is_known and self.is_api and convertors <= TEXTS
+        self.is_plain = is_plain and bool(context.methods)
         if self.is_plain:
             self.pattern: re.Pattern[str] = context.path_regex
             self.methods: set[str] = context.methods or set()

@@ -141,8 +141,10 @@ async def secured(_: Annotated[None, Security(nothing, scopes=["x"])]) -> None: 
 )
 def test_what_asks_for_more_goes_fastapis_way(endpoint):
     router = Router()
-    router.post("/x")(endpoint)
-    (context,) = mounted(router)
+    router.post("/plain", status_code=204)(nothing)
+    router.post("/x", status_code=204)(endpoint)
+    plain, context = mounted(router)
+    assert steps_of(plain)
     with pytest.raises(NeedsFastAPI):
         steps_of(context)
 

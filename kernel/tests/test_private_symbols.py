@@ -74,7 +74,7 @@ SYMBOLS = [
         "an operation as it is mounted, with the options of the routers around it; what is mounted",
         (
             *(PLANNED, COUNTED),
-            "test_routing.py::test_what_is_mounted_while_the_service_runs_is_found",
+            "test_routing.py::test_a_route_that_is_added_before_another_is_found",
         ),
     ),
     Row(

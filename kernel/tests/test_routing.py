@@ -223,6 +223,12 @@ def wild(path="/{tenant}", method="GET", make=Router):
     return router
 
 
+def of_any_method():
+    router = Router(generate_unique_id_function=lambda route: route.name)
+    router.api_route("/way", methods=[])(which_way)
+    return router
+
+
 def choosy():
     return wild("/way", make=partial(APIRouter, route_class=Choosy))
 
@@ -253,6 +259,7 @@ NEIGHBOURS = {
         lambda app: app.router.routes.append(Route("/way", starlettes, methods=[])),
         (200, "starlette"),
     ),
+    "an operation of any method": (lambda app: app.include_router(of_any_method()), LONG),
     "a choosy route": (lambda app: app.include_router(choosy()), LONG),
     "a choosy router": (lambda app: app.include_router(ChoosyRouter()), LONG),
     "a choosy router in another": (lambda app: app.include_router(nested(ChoosyRouter())), LONG),
@@ -364,6 +371,18 @@ async def test_what_is_mounted_while_the_service_runs_is_found(ask):
     assert await says() == "starlette"
     app.router.routes.clear()
     assert await says() == '{"detail":"Not Found"}'
+
+
+async def test_a_route_that_is_added_before_another_is_found(ask):
+    app, first, inner, second = FastAPI(), Router(), Router(), Router()
+    first.include_router(inner)
+    app.include_router(first)
+    app.include_router(second)
+    for path, router in (("/x", first), ("/y", inner)):
+        second.get(path)(says_one)
+        assert await ask(None, "GET", path, app=app) == (200, '"one"')
+        router.get(path)(says_two)
+        assert await ask(None, "GET", path, app=app) == (200, '"two"')
 
 
 async def test_a_router_may_be_replaced_by_its_like(ask):
