@@ -14,12 +14,13 @@ without them. The latter two are to be equal to the byte, the first but for what
 """
 
 from typing import Any
-from warnings import catch_warnings
 
 import httpx
 import pytest
 from fastapi import APIRouter, FastAPI
+from fastapi.routing import iter_route_contexts
 
+from kernel.fast.planning import NeedsFastAPI, steps_of
 from kernel.fast.switches import OFF
 from kernel.http.application import build_app
 from kernel.http.openapi import operation_id
@@ -207,11 +208,10 @@ VOLATILE = {"x-request-id", "server-timing", "date"}
 async def apps(settings):
     """Plain FastAPI, the service, and the service that goes without its short ways."""
     made = []
-    with catch_warnings():
-        for make in (None, Router, Router):
-            app = build_app(settings, name="Documented", version="1") if make else plain_app()
-            mount(app, make or APIRouter)
-            made.append(app)
+    for make in (None, Router, Router):
+        app = build_app(settings, name="Documented", version="1") if make else plain_app()
+        mount(app, make or APIRouter)
+        made.append(app)
     _, short, long = made
     async with short.router.lifespan_context(short), long.router.lifespan_context(long):
         yield made
@@ -229,8 +229,8 @@ def plain_app():
     )
 
 
-async def ask(app, method, path, **options):
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+async def ask(app, method, path, root_path="", **options):
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False, root_path=root_path)
     async with httpx.AsyncClient(transport=transport) as client:
         return await client.request(method, f"http://test{path}", **options)
 
@@ -264,6 +264,35 @@ async def test_the_service_answers_as_fastapi_does(ask_all, method, path, option
         assert told(short) == told(plain)
     if expected == plain.status_code:
         assert short.headers.keys() - ADDED == plain.headers.keys() - ADDED
+
+
+async def test_behind_a_prefix_it_answers_the_same(apps):
+    for path in GETS:
+        # All three, as some of the operations remember what they were asked.
+        plain, short, long = [await ask(app, "GET", f"/api{path}", "/api") for app in apps]
+        assert [exactly(short), path] == [exactly(long), path]
+        if f"GET {path}" not in OWN_ANSWERS:
+            assert [short.status_code, path] == [plain.status_code, path]
+            assert short.status_code >= 400 or told(short) == told(plain)
+
+
+async def test_head_is_get_without_a_body(apps):
+    for app in apps[1:]:
+        for path in ("/path/text/a", "/answer/filtered", "/path/number/0"):
+            get, head = await ask(app, "GET", path), await ask(app, "HEAD", path)
+            assert (head.status_code, head.content) == (get.status_code, b"")
+            assert head.headers.keys() == get.headers.keys()
+
+
+def test_many_of_these_operations_have_a_short_way(apps):
+    ways = {"short": 0, "long": 0}
+    for context in iter_route_contexts(apps[1].routes):
+        try:
+            ways["short"] += bool(steps_of(context))
+        except (NeedsFastAPI, AttributeError):
+            ways["long"] += 1
+    assert ways["short"] > 60
+    assert ways["long"] > 60
 
 
 @pytest.mark.parametrize("path", ["/socket/room?q=7", "/socket/room?q=x", "/socket"])
