@@ -11,7 +11,6 @@ from typing import Any
 HEADER_NAMES = "kernel.header_names"
 SESSION = "kernel.session"
 PRINCIPAL = "kernel.principal"
-ARGUMENTS = "kernel.arguments"
 
 
 @dataclass(slots=True)

@@ -107,10 +107,13 @@ def _configure_logging(settings: Settings) -> None:
     configure_logging(settings.log_level, full=settings.env == "dev")
 
 
-def _telemetry() -> TelemetryConfig | None:
+def _telemetry() -> TelemetryConfig:
     """FastAPI's OpenTelemetry where an `OTEL_…` variable asks for it; it takes the SDK.
 
-    Otherwise it is off, or it would look for its providers in each request.
+    Otherwise it is off, or it would look for its providers in each request. A request is one span:
+    those of FastAPI's own steps would need these steps, and so end the short way.
     """
     asked = any(name.startswith(("OTEL_", "FASTAPI_OTEL_")) for name in os.environ)
-    return None if asked else {"tracing": False, "metrics": False, "logs": False}
+    if asked:
+        return {"operation_spans": False}
+    return {"tracing": False, "metrics": False, "logs": False}

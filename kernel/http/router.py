@@ -7,6 +7,7 @@ a dependency, after its `yield`, happens when the client already has its 201.)
 
 from collections.abc import Callable
 from functools import cached_property
+from inspect import isfunction
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
@@ -16,6 +17,7 @@ from starlette.types import ASGIApp
 from kernel.context import current_context
 from kernel.data.driver import Isolation
 from kernel.fast.plan import Handler, Plan
+from kernel.fast.planning import NeedsFastAPI
 from kernel.fast.routing import with_plain_ids
 from kernel.http.bodies import with_checked_body
 from kernel.http.openapi import (
@@ -49,12 +51,15 @@ class BoundaryRoute(APIRoute):
     def get_route_handler(self) -> Handler:
         return self._within(super().get_route_handler(), is_planned=False)
 
-    def plan(self, context: RouteContext) -> ASGIApp:
+    def short_way(self, context: RouteContext) -> ASGIApp:
         """The short way through the operation as it is mounted.
 
         Raises:
-            Unplanned: it needs all of FastAPI.
+            NeedsFastAPI: it is not known to be equal.
         """
+        has_own_methods = any(isfunction(getattr(type(self), name, None)) for name in vars(self))
+        if "is_plain" not in vars(type(self)) or has_own_methods:
+            raise NeedsFastAPI("a route class of its own")
         plan = Plan(context)
         return plan.app(self._within(plan.run, is_planned=True))
 
@@ -83,7 +88,8 @@ class Router(APIRouter):
     instead of PostgreSQL's "read_committed"; `retries` is how often a write is run again when
     somebody was in its way (0 for what must not run twice). An operation may have its own:
     `@router.post("/payments", retries=0)`. `errors` is the form of its failures, if it is not the
-    house's; `lifespan` opens what the slice needs itself, before the first request.
+    house's; `lifespan` opens what the slice needs itself, before the first request. A `route_class`
+    has its own ways around the boundary.
     """
 
     def __init__(
@@ -92,10 +98,11 @@ class Router(APIRouter):
         isolation: Isolation | None = None,
         retries: int = RETRIES,
         errors: ErrorForm = PROBLEM_DETAILS,
+        route_class: type[APIRoute] = APIRoute,
         **options: Any,
     ) -> None:
-        route_class = type("BoundaryRoute", (BoundaryRoute,), {"errors": errors})
-        super().__init__(route_class=route_class, redirect_slashes=False, **options)
+        bounded = _bounded(route_class, errors)
+        super().__init__(route_class=bounded, redirect_slashes=False, **options)
         self._isolation, self._retries = isolation, retries
 
     def add_api_route(
@@ -131,6 +138,15 @@ class Router(APIRouter):
 
     def delete(self, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
         return self.api_route(path, methods=["DELETE"], **options)
+
+
+def _bounded(route_class: type[APIRoute], errors: ErrorForm) -> type[APIRoute]:
+    """The route class with the boundary inside of it."""
+    if issubclass(BoundaryRoute, route_class):
+        return type("BoundaryRoute", (BoundaryRoute,), {"errors": errors, "is_plain": True})
+    is_bounded = issubclass(route_class, BoundaryRoute)
+    bases = (route_class,) if is_bounded else (route_class, BoundaryRoute)
+    return type(route_class.__name__, bases, {"errors": errors})
 
 
 def _read(handler: Handler) -> Handler:

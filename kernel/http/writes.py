@@ -60,7 +60,7 @@ class Write:
     async def run(self, request: Request) -> Response:
         # A plan has read what its operation declares.
         is_read = self._is_planned and self._route.body_field is not None
-        replay = Replay(request, is_read=is_read)
+        first, replay = request, Replay(request, is_read=is_read)
         try:
             for attempt in range(self._route.retries + 1):
                 if attempt:
@@ -76,6 +76,8 @@ class Write:
                     self._raise_unless_retryable(error, request, is_last=is_last)
             raise AssertionError("unreachable")
         finally:
+            # Handlers of errors are given the first, and may ask for what was read of it.
+            vars(first).update(vars(request))
             replay.close()
 
     def _raise_unless_retryable(self, error: Exception, request: Request, *, is_last: bool) -> None:

@@ -53,26 +53,36 @@ SYMBOLS = [
     ),
     Row(
         "FastAPI's telemetry in the scope",
-        ("fastapi.telemetry",),
-        ("kernel/fast/routing.py",),
-        "a request that is traced goes FastAPI's way, which names the route",
-        ("test_routing.py::test_a_trace_names_the_route",),
+        (
+            *("fastapi.telemetry", "tracer", "_route_selected"),
+            "_validation_failed",
+        ),
+        ("kernel/fast/plan.py", "kernel/fast/routing.py"),
+        "a trace says the same of a request on each way",
+        ("test_routing.py::test_a_trace_says_the_same_on_each_way",),
     ),
     Row(
         "fastapi.routing.RouteContext",
-        ("iter_route_contexts", "RouteContext", "original_route"),
+        (
+            *("iter_route_contexts", "RouteContext", "original_route", "_route_context"),
+            *("original_router", "_routes_version", "_extract_endpoint_context"),
+        ),
         (
             *("kernel/fast/plan.py", "kernel/fast/planning.py", "kernel/fast/routing.py"),
             *("kernel/http/docs.py", "kernel/http/problems.py", "kernel/http/router.py"),
         ),
-        "an operation as it is mounted, with the options of the routers around it",
-        (PLANNED, COUNTED),
+        "an operation as it is mounted, with the options of the routers around it; what is mounted",
+        (
+            *(PLANNED, COUNTED),
+            "test_routing.py::test_a_route_that_is_added_before_another_is_found",
+        ),
     ),
     Row(
         "fastapi.routing.APIRoute: what it has read of its options and its endpoint",
         (
             *("dependant", "body_field", "response_field", "response_model", "methods", "app"),
             *("status_code", "path_regex", "path_format", "responses", "openapi_extra"),
+            "response_fields",
         ),
         (
             *("kernel/fast/plan.py", "kernel/fast/planning.py", "kernel/fast/routing.py"),
@@ -89,7 +99,8 @@ SYMBOLS = [
         "fastapi.dependencies.models.Dependant",
         (
             *("path_params", "query_params", "header_params", "body_params", "dependencies"),
-            *("Dependant", "call", "name", "use_cache", "request_param_name"),
+            *("Dependant", "call", "name", "request_param_name", "http_connection_param_name"),
+            *("_is_async_gen_callable", "_is_coroutine_callable", "_is_gen_callable"),
         ),
         ("kernel/fast/planning.py", "kernel/http/openapi.py"),
         "a plan's steps, and what an operation's signature tells OpenAPI",
@@ -97,7 +108,7 @@ SYMBOLS = [
     ),
     Row(
         "fastapi's ModelField",
-        ("name", "alias", "field_info", "validate"),
+        ("name", "alias", "field_info", "validate", "_type_adapter", "is_scalar_field"),
         (
             *("kernel/fast/plan.py", "kernel/fast/planning.py", "kernel/http/openapi.py"),
             "kernel/http/router.py",
@@ -116,10 +127,14 @@ SYMBOLS = [
     ),
     Row(
         "starlette.routing.Router",
-        ("middleware_stack", "app"),
-        ("kernel/fast/routing.py", "kernel/http/application.py"),
-        "the switchboard stands where the router's own middleware does",
-        (COUNTED,),
+        ("middleware_stack", "app", "get_route_path", "wrap_app_handling_exceptions"),
+        ("kernel/fast/plan.py", "kernel/fast/routing.py", "kernel/http/application.py"),
+        "the switchboard stands where the router's own middleware does, and errors are handled",
+        (
+            COUNTED,
+            "test_routing.py::test_the_short_way_is_taken_behind_a_prefix",
+            "test_plan.py::test_an_error_handler_may_read_the_body",
+        ),
     ),
     Row(
         "Starlette's keys in the scope",
@@ -136,10 +151,13 @@ SYMBOLS = [
     ),
     Row(
         "starlette.routing.BaseRoute.matches",
-        ("matches", "Match"),
-        ("kernel/http/problems.py",),
-        "which methods a path has, for Allow",
-        ("test_errors.py::test_a_wrong_method_is_told_all_the_right_ones",),
+        ("matches", "Match", "BaseRoute"),
+        ("kernel/fast/routing.py", "kernel/http/problems.py"),
+        "which methods a path has, for Allow; which routes are in the way of others",
+        (
+            "test_errors.py::test_a_wrong_method_is_told_all_the_right_ones",
+            "test_routing.py::test_the_first_route_that_matches_answers",
+        ),
     ),
     Row(
         "sqlalchemy.util: the bridge between coroutines and plain functions",
@@ -290,9 +308,13 @@ DOCUMENTED: dict[str, set[str] | None] = {
     ),
     **dict.fromkeys(["starlette.responses", "starlette.types"]),
     "alembic.script.revision": {"MultipleHeads"},
-    "fastapi.routing": {"APIRoute"},
+    "fastapi.encoders": {"jsonable_encoder"},
+    "fastapi.routing": {"APIRoute", "APIWebSocketRoute"},
     "sqlmodel.ext.asyncio.session": {"AsyncSession"},
-    "starlette.convertors": {"Convertor", "register_url_convertor"},
+    "starlette.convertors": {
+        *("Convertor", "PathConvertor", "StringConvertor", "register_url_convertor"),
+    },
+    "starlette.routing": {"Host", "Mount", "Route", "WebSocketRoute"},
 }
 # Private attributes of our own, used on another instance.
 OWN = {"_of_slices"}
