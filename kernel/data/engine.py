@@ -113,6 +113,8 @@ def _before_statement(
     connection: SyncConnection, cursor: Any, statement: str, _: Any, context: Any, __: bool
 ) -> None:
     raw = _raw(connection)
+    if raw.watcher is not None:
+        await_(raw.watcher(raw, statement))
     raw.begin_statement(statement)
     raw.started = time.perf_counter()
     raw.cursors.discard(cursor)

@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import asyncpg
 from pydantic import BaseModel
-from sqlalchemy import ClauseElement, event
+from sqlalchemy import ClauseElement, event, func
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -23,7 +23,9 @@ from kernel.data.orm import ROLLED_BACK, Ended, UnitConnection, UnitSession
 from kernel.data.snapshots import Rows
 from kernel.data.sqlstate import is_answered, is_ours, unavailability
 from kernel.data.unit_of_work import UnitOfWork
-from kernel.errors import OutcomeUnknown
+from kernel.data.version_counter import counting_up
+from kernel.data.versions import SeenVersions
+from kernel.errors import NotFound, OutcomeUnknown
 from kernel.fast.rows import read
 from kernel.fast.statements import (
     bind_values,
@@ -50,6 +52,7 @@ class WriteSession(AsyncSession, Rows):
             info={"unit": unit},
         )
         self.unit = unit
+        self.seen: SeenVersions | None = None
 
     async def fetch(self, statement: ClauseElement, /, **values: Any) -> list[asyncpg.Record]:
         """Run the statement, with its bindparams' values.
@@ -58,7 +61,13 @@ class WriteSession(AsyncSession, Rows):
             TypeError: a value is missing, of the wrong type, or for no parameter of the statement.
         """
         sql, parameters = compile_statement(statement)
-        return await self._run(sql, bind_values(parameters, values), [*parameters])
+        arguments = bind_values(parameters, values)
+        if self.seen is None:
+            return await self._run(sql, arguments, [*parameters])
+        await self.seen.before_change(statement, values)
+        records = await self._run(sql, arguments, [*parameters])
+        self.seen.note_records(statement, records)
+        return records
 
     async def insert(self, table: type[Table], model: type[M], /, **values: Any) -> M:
         """Insert a row, and give it back as the DTO, in one round trip (INSERT … RETURNING)."""
@@ -66,6 +75,24 @@ class WriteSession(AsyncSession, Rows):
         arguments = [own_value(each, values) for each in columns]
         names = [each.name for each in columns]
         return read(model, await self._run(sql, arguments, names))[0]
+
+    async def touch(self, row: Table | type[Table], key: Any = None) -> None:
+        """Count a change of a row whose children have changed: its version goes up by one, and
+        `updated_at` is now. `touch(order)`, or `touch(Order, order_id)`.
+
+        Raises:
+            NotFound: the table has no row of this key.
+        """
+        if isinstance(row, type):
+            known: Table | None = self.identity_map.get(self.identity_key(row, key))
+            if known is None:
+                if not await self.fetch(counting_up(row), key=key):
+                    raise NotFound(row.__name__.lower(), key)
+                return
+            row = known
+        self.add(row)
+        row.updated_at = func.now()  # type: ignore[assignment]  # the database's clock
+        await self.flush()
 
     async def connection(self, *args: Any, **options: Any) -> AsyncConnection:
         """SQLAlchemy's connection, in this transaction; it is closed with the unit of work."""

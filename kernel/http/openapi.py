@@ -57,6 +57,11 @@ def needs_principal(route: APIRoute) -> bool:
     return any(call == get_principal or isinstance(call, RoleCheck) for call in dependencies(route))
 
 
+def asks_for_caller(route: APIRoute) -> bool:
+    """Whether the caller is asked for, or may be known."""
+    return needs_principal(route) or get_viewer in dependencies(route)
+
+
 def holds_secret(route: APIRoute) -> bool:
     """Whether the answer has a field that is marked `ShownOnce`."""
     fields = getattr(route.response_model, "model_fields", {}).values()
