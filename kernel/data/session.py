@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import asyncpg
 from pydantic import BaseModel
-from sqlalchemy import ClauseElement, event, func
+from sqlalchemy import ClauseElement, Update, event, func
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -62,11 +62,15 @@ class WriteSession(AsyncSession, Rows):
         """
         sql, parameters = compile_statement(statement)
         arguments = bind_values(parameters, values)
-        if self.seen is None:
-            return await self._run(sql, arguments, [*parameters])
-        await self.seen.before_change(statement, values)
+        if self.seen is not None:
+            await self.seen.before_change(statement, values)
         records = await self._run(sql, arguments, [*parameters])
-        self.seen.note_records(statement, records)
+        if self.seen is not None:
+            self.seen.note_records(statement, records)
+        if isinstance(statement, Update):
+            self.sync_session.info.setdefault("written", set()).add(
+                getattr(statement.table, "name", "")
+            )
         return records
 
     async def insert(self, table: type[Table], model: type[M], /, **values: Any) -> M:

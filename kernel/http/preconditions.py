@@ -25,7 +25,7 @@ from kernel.data.versions import SeenVersions
 from kernel.errors import PreconditionFailed
 
 TAG = re.compile(r'(?:W/)?("[!#-~\x80-\xff]*")')
-VERSION = re.compile(r'"(\d+)(?:-[0-9a-f]*)?"')
+VERSION = re.compile(r'"(\d+)(?:-[0-9a-f]+)?"')
 STALE = "the row has changed since it was read"
 NAMELESS = "this URL names no row whose version could be compared; If-Match: * is fine"
 

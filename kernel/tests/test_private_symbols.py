@@ -126,7 +126,7 @@ SYMBOLS = [
         ("path_params", "router", "route", "endpoint", "state"),
         (
             *("kernel/fast/routing.py", "kernel/http/attempts.py", "kernel/http/middleware.py"),
-            "kernel/http/problems.py",
+            *("kernel/http/answer_headers.py", "kernel/http/problems.py"),
         ),
         "requests know their route on the short way too; an attempt begins with the first state",
         (
@@ -144,7 +144,10 @@ SYMBOLS = [
     Row(
         "sqlalchemy.util: the bridge between coroutines and plain functions",
         ("await_", "greenlet_spawn"),
-        ("kernel/data/engine.py", "kernel/data/orm.py", "kernel/data/unit_of_work.py"),
+        (
+            *("kernel/data/engine.py", "kernel/data/orm.py", "kernel/data/unit_of_work.py"),
+            "kernel/data/versions.py",
+        ),
         "SQLAlchemy's session asks the unit of work, and the other way round",
         (SAVEPOINT,),
     ),
@@ -282,6 +285,7 @@ DOCUMENTED: dict[str, set[str] | None] = {
     ),
     **dict.fromkeys(["starlette.responses", "starlette.types"]),
     "alembic.script.revision": {"MultipleHeads"},
+    "sqlalchemy.orm.attributes": {"set_committed_value"},
     "fastapi.routing": {"APIRoute"},
     "sqlmodel.ext.asyncio.session": {"AsyncSession"},
     "starlette.convertors": {"Convertor", "register_url_convertor"},

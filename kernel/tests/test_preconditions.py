@@ -1,0 +1,566 @@
+"""Tags identify answers; If-Match compares the version of the row that the URL names."""
+
+import asyncio
+from typing import Annotated
+
+import pytest
+from fastapi import BackgroundTasks, Path, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+from sqlalchemy import bindparam, delete, text, update
+from sqlmodel import col, select
+
+from kernel import (
+    CurrentUser,
+    Dto,
+    Id,
+    NotFound,
+    Public,
+    Reader,
+    Router,
+    Session,
+    Viewer,
+)
+from kernel.tests.articles.models import Section
+from kernel.tests.peelings.models import Peeling, PeelingPublic
+
+router = Router(prefix="/ways", tags=["ways"])
+PEELINGS = "/ways/peelings/{peeling_id}"
+Slug = Annotated[str, Path(max_length=120)]
+called = []
+
+
+class Crate(Public):
+    """A row with rows of another table in it, and a count of them."""
+
+    title: str
+    sections: list[str]
+    count: int
+
+
+class Nothing(Dto):
+    text: str = "done"
+
+
+BY_ID = select(Peeling).where(col(Peeling.id) == bindparam("id"))
+RENAME = update(Peeling).where(col(Peeling.id) == bindparam("key")).values(title=bindparam("new"))
+RENAMED = RENAME.returning(*Peeling.__table__.c)
+
+
+async def shown(session, peeling_id):
+    found = await session.first(PeelingPublic, BY_ID, id=peeling_id)
+    if found is None:
+        raise NotFound("peeling", peeling_id)
+    return found
+
+
+async def by_orm(session, peeling_id):
+    peeling = await session.get(Peeling, peeling_id)
+    if peeling is None:
+        raise NotFound("peeling", peeling_id)
+    peeling.title = "new"
+    await session.flush()
+
+
+async def by_orm_unflushed(session, peeling_id):
+    (await session.get(Peeling, peeling_id)).title = "new"
+
+
+async def by_bulk(session, peeling_id):
+    await session.exec(update(Peeling).where(col(Peeling.id) == peeling_id).values(title="new"))
+
+
+async def by_bulk_of_loaded(session, peeling_id):
+    peeling = await session.get(Peeling, peeling_id)
+    await session.exec(update(Peeling).where(col(Peeling.id) == peeling_id).values(title="newer"))
+    peeling.title = "new"
+    await session.flush()
+
+
+async def by_key_of_bulk(session, peeling_id):
+    version = (await session.get(Peeling, peeling_id)).version
+    values = {"id": peeling_id, "version": version, "title": "new"}
+    await session.exec(update(Peeling), params=[values])
+
+
+async def by_fetch(session, peeling_id):
+    await session.fetch(RENAMED, key=peeling_id, new="new")
+
+
+async def by_fetch_of_loaded(session, peeling_id):
+    peeling = await session.get(Peeling, peeling_id)
+    await session.fetch(RENAMED, key=peeling_id, new="newer")
+    peeling.title = "new"
+    await session.flush()
+
+
+async def by_connection(session, peeling_id):
+    await (await session.connection()).execute(RENAME, {"key": peeling_id, "new": "new"})
+
+
+async def by_sql(session, peeling_id):
+    sql = text("UPDATE peelings SET title = 'new' WHERE id = :id")
+    await session.exec(sql, params={"id": peeling_id})
+
+
+async def by_driver_sql(session, peeling_id):
+    sql = f"UPDATE peelings SET title = 'new' WHERE id = {peeling_id}"
+    await (await session.connection()).exec_driver_sql(sql)
+
+
+async def by_driver(session, peeling_id):
+    async with session.driver_connection() as connection:
+        await connection.execute("UPDATE peelings SET title = 'new' WHERE id = $1", peeling_id)
+
+
+async def by_driver_returning(session, peeling_id):
+    async with session.driver_connection() as connection:
+        sql = "UPDATE peelings SET title = 'new' WHERE id = $1 RETURNING id"
+        await connection.fetchval(sql, peeling_id)
+
+
+async def in_a_savepoint(session, peeling_id):
+    async with session.begin_nested():
+        await by_bulk(session, peeling_id)
+
+
+async def behind_a_savepoint(session, peeling_id):
+    savepoint = await session.begin_nested()
+    await by_orm(session, peeling_id)
+    await savepoint.rollback()
+    await by_bulk(session, peeling_id)
+
+
+async def behind_a_rollback(session, peeling_id):
+    await by_bulk(session, peeling_id)
+    await session.rollback()
+    await by_bulk(session, peeling_id)
+
+
+async def twice(session, peeling_id):
+    await by_orm(session, peeling_id)
+    await by_bulk(session, peeling_id)
+    await by_sql(session, peeling_id)
+
+
+async def with_its_own_version(session, peeling_id):
+    peeling = await session.get(Peeling, peeling_id)
+    peeling.version, peeling.title = 77, "new"
+    await session.flush()
+
+
+async def of_many(session, peeling_id):
+    await session.exec(update(Peeling).values(title="new"))
+
+
+async def by_upsert(session, peeling_id):
+    sql = text(
+        "INSERT INTO peelings (id, title, owner_id) OVERRIDING SYSTEM VALUE"
+        " SELECT id, title, owner_id FROM peelings WHERE id = :id"
+        " ON CONFLICT (id) DO UPDATE SET title = 'new'"
+    )
+    await session.exec(sql, params={"id": peeling_id})
+
+
+async def by_touch_and_bulk(session, peeling_id):
+    await session.touch(Peeling, peeling_id)
+    await by_bulk(session, peeling_id)
+
+
+WAYS = {
+    way.__name__: way
+    for way in (
+        *(by_orm, by_orm_unflushed, by_bulk, by_bulk_of_loaded, by_key_of_bulk, by_fetch),
+        *(by_fetch_of_loaded, by_connection, by_sql, by_driver_sql, by_driver, by_upsert),
+        *(by_driver_returning, in_a_savepoint, behind_a_savepoint, behind_a_rollback, twice),
+        *(with_its_own_version, of_many, by_touch_and_bulk),
+    )
+}
+
+
+async def change(way: str, peeling_id: int, session: Session) -> Nothing:
+    await WAYS[way](session, peeling_id)
+    return Nothing()
+
+
+for method in ("POST", "PATCH", "PUT"):
+
+    @router.api_route("/{way}/peelings/{peeling_id}", methods=[method], name=f"change_{method}")
+    async def change_named(way: str, peeling_id: Id, me: CurrentUser, session: Session) -> Nothing:
+        return await change(way, peeling_id, session)
+
+    @router.api_route("/{way}/basket/{peeling_id}", methods=[method], name=f"basket_{method}")
+    async def change_elsewhere(
+        way: str, peeling_id: Id, me: CurrentUser, session: Session
+    ) -> PeelingPublic:
+        await shown(session, peeling_id)  # the path does not say which table it is
+        await WAYS[way](session, peeling_id)
+        return await shown(session, peeling_id)
+
+
+@router.patch("/mine/{way}")
+async def change_mine(way: str, me: CurrentUser, session: Session) -> PeelingPublic:
+    """The row is named by nothing in the path."""
+    await WAYS[way](session, 1)
+    return await shown(session, 1)
+
+
+@router.delete("/peelings/{peeling_id}", status_code=204)
+async def delete_by_bulk(peeling_id: Id, me: CurrentUser, session: Session) -> None:
+    await session.exec(delete(Peeling).where(col(Peeling.id) == peeling_id))
+
+
+@router.post("/peelings/{peeling_id}/others")
+async def change_others(peeling_id: Id, me: CurrentUser, session: Session) -> Nothing:
+    """An action that changes only rows of another table, one of them with the same id."""
+    sections = await session.exec(select(Section))
+    for section in sections:
+        section.heading = "new"
+    await session.flush()
+    return Nothing()
+
+
+@router.post("/peelings/{peeling_id}/nothing")
+async def change_nothing(peeling_id: Id, me: CurrentUser, session: Session) -> Nothing:
+    return Nothing()
+
+
+@router.post("/peelings/{peeling_id}/failing")
+async def fail(peeling_id: Id, me: CurrentUser, session: Session) -> Nothing:
+    await by_bulk(session, peeling_id)
+    raise NotFound("nothing", 0)
+
+
+@router.post("/peelings/{peeling_id}/sections", status_code=201)
+async def add_section(peeling_id: Id, me: CurrentUser, session: Session) -> Nothing:
+    """Only a child is made; the parent counts it."""
+    await shown(session, peeling_id)
+    session.add(Section(heading="more", article_id=1))
+    await session.touch(Peeling, peeling_id)
+    return Nothing()
+
+
+@router.post("/peelings/{peeling_id}/touch/{kind}")
+async def touch(peeling_id: Id, kind: str, me: CurrentUser, session: Session) -> PeelingPublic:
+    if kind == "row":
+        peeling = await session.get(Peeling, peeling_id)
+        await session.touch(peeling)
+        await session.touch(peeling)
+        return PeelingPublic.model_validate(peeling)
+    if kind == "known":
+        peeling = await session.get(Peeling, peeling_id)
+        peeling.title = "touched"
+        await session.touch(Peeling, peeling_id)
+        return PeelingPublic.model_validate(peeling)
+    await session.touch(Peeling, peeling_id)
+    await session.touch(Peeling, peeling_id)
+    return await shown(session, peeling_id)
+
+
+@router.post("")
+async def create(me: CurrentUser, session: Session) -> PeelingPublic:
+    return await session.insert(Peeling, PeelingPublic, title="made", owner_id=me.id)
+
+
+@router.get("/crate/{peeling_id}")
+async def get_crate(peeling_id: Id, me: CurrentUser, reader: Reader) -> Crate:
+    peeling = await shown(reader, peeling_id)
+    sections = [row["heading"] for row in await reader.fetch(select(Section))]
+    kept = peeling.model_dump(include={"id", "created_at", "updated_at", "version", "title"})
+    return Crate(**kept, sections=sections, count=len(sections))
+
+
+@router.get("/dict/{peeling_id}", response_model=PeelingPublic)
+async def get_dict(peeling_id: Id, me: CurrentUser, reader: Reader):
+    return (await shown(reader, peeling_id)).model_dump()
+
+
+@router.get("/sync/{peeling_id}")
+def get_sync(peeling_id: Id, response: Response, tasks: BackgroundTasks) -> PeelingPublic:
+    response.headers["X-Own"] = "own"
+    response.set_cookie("own", "cookie")
+    tasks.add_task(called.append, "called")
+    row = {"id": peeling_id, "created_at": "2030-01-01T00:00:00Z", "version": 7, "title": "x"}
+    return PeelingPublic(**row, updated_at="2030-01-01T00:00:00Z", owner_id=1)
+
+
+@router.get("/own-tag")
+async def get_own_tag(response: Response) -> Nothing:
+    response.headers["ETag"] = 'W/"own"'
+    return Nothing()
+
+
+@router.get("/own-response")
+async def get_own_response() -> JSONResponse:
+    return JSONResponse([1, 2], headers={"Vary": "Accept", "Cache-Control": "max-age=60"})
+
+
+@router.get("/stream")
+async def get_stream() -> StreamingResponse:
+    async def parts():
+        yield b"{}"
+
+    return StreamingResponse(parts(), media_type="application/json")
+
+
+@router.get("/maybe")
+async def get_maybe() -> PeelingPublic | None:
+    return None
+
+
+@router.get("/viewer")
+async def get_viewer(me: Viewer) -> Nothing:
+    return Nothing(text=str(me and me.id))
+
+
+@pytest.fixture
+async def caller(mount, alice, sql):
+    async with mount(router) as caller:
+        caller.headers.update(alice.headers)
+        for title in ("one", "two"):
+            owner = alice.user_id
+            await sql.execute(
+                "INSERT INTO peelings (title, owner_id) VALUES ($1, $2)", title, owner
+            )
+        await sql.execute(
+            "INSERT INTO articles (slug, title, state, owner_id) VALUES ('a', 'A', 'draft', $1)",
+            owner,
+        )
+        for number in range(2):
+            await sql.execute(
+                "INSERT INTO sections (heading, article_id) VALUES ($1, 1)", f"{number}"
+            )
+        await sql.execute("UPDATE peelings SET title = 'at two'")
+        yield caller
+
+
+async def reset(sql):
+    """Another title, which nobody counts."""
+    async with sql.transaction():
+        await sql.execute("SET LOCAL session_replication_role = replica")
+        await sql.execute("UPDATE peelings SET title = 'old'")
+
+
+async def titles(sql):
+    return await sql.fetchval("SELECT title FROM peelings WHERE id = 1")
+
+
+# Writes, whatever changes the row.
+
+
+@pytest.mark.parametrize("place", ["peelings", "basket"])
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_version_is_compared_whatever_changes_the_row(caller, sql, way, place):
+    for method in ("POST", "PATCH", "PUT"):
+        url = f"/ways/{way}/{place}/1"
+        version = await sql.fetchval("SELECT version FROM peelings WHERE id = 1")
+        await reset(sql)
+        for tags in (version - 1, version + 1):
+            answer = await caller.request(method, url, headers={"If-Match": f'"{tags}"'})
+            assert (answer.status_code, await titles(sql)) == (412, "old"), (method, answer.text)
+        for tag in ('"{}"', 'W/"{}-00"', '"0", "{}-abc"', "*"):
+            version = await sql.fetchval("SELECT version FROM peelings WHERE id = 1")
+            await reset(sql)
+            headers = {"If-Match": tag.format(version)}
+            answer = await caller.request(method, url, headers=headers)
+            assert (answer.status_code, await titles(sql)) == (200, "new"), (method, answer.text)
+            assert await sql.fetchval("SELECT version FROM peelings WHERE id = 1") > version
+
+
+@pytest.mark.parametrize("way", ["by_orm", "by_bulk", "by_fetch", "by_orm_unflushed", "of_many"])
+async def test_a_row_that_no_key_names_is_the_one_that_is_answered(caller, sql, way):
+    for version in (1, 3):
+        answer = await caller.patch(f"/ways/mine/{way}", headers={"If-Match": f'"{version}"'})
+        assert (answer.status_code, await titles(sql)) == (412, "at two")
+    for version in (2, 3):
+        answer = await caller.patch(f"/ways/mine/{way}", headers={"If-Match": f'"{version}"'})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["version"] == version + 1
+        await reset(sql)
+
+
+async def test_a_row_that_is_deleted_in_bulk_has_its_version_compared(caller, sql):
+    assert (
+        await caller.delete(PEELINGS.format(peeling_id=1), headers={"If-Match": '"1"'})
+    ).status_code == 412
+    assert (
+        await caller.delete(PEELINGS.format(peeling_id=1), headers={"If-Match": '"2"'})
+    ).status_code == 204
+    # It is not there any more, so no tag is its own (RFC 9110 §13.1.1), not even any.
+    for tag in ('"2"', "*"):
+        answer = await caller.delete(PEELINGS.format(peeling_id=1), headers={"If-Match": tag})
+        assert answer.status_code == 412
+
+
+@pytest.mark.parametrize("action", ["others", "nothing"])
+async def test_an_action_compares_the_row_that_its_path_names(caller, sql, action):
+    """Not the section, the article or the caller's account of the same id, of version 1."""
+    url = f"/ways/peelings/1/{action}"
+    for version, status in ((1, 412), (3, 412), (2, 200)):
+        answer = await caller.post(url, headers={"If-Match": f'"{version}"'})
+        assert answer.status_code == status, answer.text
+    changed = await sql.fetchval("SELECT count(*) FROM sections WHERE heading = 'new'")
+    assert changed == (2 if action == "others" else 0)
+
+
+async def test_what_fails_anyway_fails_for_its_own_reason(caller, sql):
+    for tag in ('"1"', '"2"', "*"):
+        answer = await caller.post("/ways/peelings/1/failing", headers={"If-Match": tag})
+        assert answer.status_code == 404
+    assert await titles(sql) == "at two"
+
+
+async def test_a_post_that_names_no_row_takes_any_tag_and_no_other(caller, sql):
+    before = await sql.fetchval("SELECT count(*) FROM peelings")
+    for tag in ('"1"', '"2"', '"1-00"'):
+        answer = await caller.post("/ways", headers={"If-Match": tag})
+        assert (answer.status_code, "names no row" in answer.json()["message"]) == (412, True)
+    assert await sql.fetchval("SELECT count(*) FROM peelings") == before
+    assert (await caller.post("/ways", headers={"If-Match": "*"})).status_code == 200
+    assert await sql.fetchval("SELECT count(*) FROM peelings") == before + 1
+
+
+async def test_all_lines_of_a_header_count(caller):
+    lines = [("If-Match", '"99"'), ("If-Match", '"2"')]
+    assert (await caller.post("/ways/by_orm/peelings/1", headers=lines)).status_code == 200
+    tag = (await caller.get("/ways/crate/1")).headers["etag"]
+    lines = [("If-None-Match", '"99"'), ("If-None-Match", tag)]
+    assert (await caller.get("/ways/crate/1", headers=lines)).status_code == 304
+
+
+@pytest.mark.parametrize(
+    "tag", ["2", '"2', '2"', "W/2", '"02"', '"2-"2', '"-2"', "''", "", '"2-xyz"', '"two"']
+)
+async def test_what_is_no_tag_of_a_version_is_not_the_rows(caller, tag):
+    answer = await caller.post("/ways/by_orm/peelings/1", headers={"If-Match": tag})
+    assert answer.status_code == 412
+
+
+@pytest.mark.parametrize("way", ["by_orm", "by_bulk", "by_fetch", "by_sql", "by_driver"])
+async def test_of_many_changes_of_one_version_one_wins(caller, sql, way):
+    for round_ in range(4):
+        await reset(sql)
+        tag = {"If-Match": f'"{2 + round_}"'}
+        url = f"/ways/{way}/peelings/1"
+        answers = await asyncio.gather(*[caller.patch(url, headers=tag) for _ in range(25)])
+        assert sorted(answer.status_code for answer in answers) == [200] + [412] * 24
+    assert await sql.fetchval("SELECT version FROM peelings WHERE id = 1") == 6
+
+
+# Children and parents.
+
+
+async def test_a_parent_that_is_touched_has_another_tag_and_another_version(caller, sql):
+    tag = (await caller.get("/ways/crate/1")).headers["etag"]
+    add = "/ways/peelings/1/sections"
+    assert (await caller.post(add, headers={"If-Match": tag})).status_code == 201
+    assert (await caller.post(add, headers={"If-Match": tag})).status_code == 412
+    assert await sql.fetchval("SELECT count(*) FROM sections") == 3
+    crate = await caller.get("/ways/crate/1", headers={"If-None-Match": tag})
+    assert (crate.status_code, crate.json()["version"], crate.json()["count"]) == (200, 3, 3)
+
+
+@pytest.mark.parametrize(("kind", "versions"), [("row", 2), ("known", 1), ("key", 2)])
+async def test_a_touch_counts(caller, sql, kind, versions):
+    before = await sql.fetchrow("SELECT * FROM peelings WHERE id = 1")
+    answer = await caller.post(f"/ways/peelings/1/touch/{kind}", headers={"If-Match": '"1"'})
+    assert answer.status_code == 412
+    answer = await caller.post(f"/ways/peelings/1/touch/{kind}", headers={"If-Match": '"2"'})
+    after = await sql.fetchrow("SELECT * FROM peelings WHERE id = 1")
+    assert answer.json()["version"] == after["version"] == before["version"] + versions
+    assert after["updated_at"] > before["updated_at"]
+
+
+async def test_a_row_that_is_not_there_cannot_be_touched(caller):
+    answer = await caller.post("/ways/peelings/99/touch/key")
+    assert (answer.status_code, answer.json()["message"]) == (404, "peeling 99 not found")
+
+
+# Tags of answers.
+
+
+async def test_a_tag_is_of_all_that_is_in_the_answer(caller, sql):
+    tags = set()
+    changes = [
+        "SELECT 1",
+        "UPDATE sections SET heading = 'other' WHERE id = 1",
+        "DELETE FROM sections WHERE id = 2",
+        "UPDATE peelings SET title = 'other' WHERE id = 1",
+        "UPDATE peelings SET description = 'not shown' WHERE id = 1",
+    ]
+    for change in changes:
+        await sql.execute(change)
+        known = ", ".join(tags)
+        answer = await caller.get("/ways/crate/1", headers={"If-None-Match": known})
+        assert answer.status_code == 200
+        version = answer.json()["version"]
+        assert answer.headers["etag"].startswith(f'"{version}-')
+        tags.add(answer.headers["etag"])
+        again = await caller.get("/ways/crate/1", headers={"If-None-Match": answer.headers["etag"]})
+        assert (again.status_code, again.content) == (304, b"")
+    assert len(tags) == len(changes)
+
+
+async def test_two_callers_have_two_tags(caller, bob):
+    hers, his = (await caller.get("/users/me")).headers["etag"], None
+    caller.headers.update(bob.headers)
+    answer = await caller.get("/users/me", headers={"If-None-Match": hers})
+    his = answer.headers["etag"]
+    assert (answer.status_code, answer.json()["id"], his == hers) == (200, bob.user_id, False)
+
+
+async def test_a_list_has_the_tag_of_its_bytes(caller, sql):
+    first = await caller.get("/peelings")
+    tag = first.headers["etag"]
+    assert tag.strip('"').isalnum()
+    known = await caller.get("/peelings", headers={"If-None-Match": tag})
+    assert (known.status_code, known.headers["etag"]) == (304, tag)
+    await sql.execute("UPDATE peelings SET description = 'other' WHERE id = 2")
+    assert (await caller.get("/peelings", headers={"If-None-Match": tag})).status_code == 200
+
+
+async def test_a_row_has_its_version_in_front_however_the_handler_gives_it(caller):
+    for path, version in (("dict/1", 2), ("sync/1", 7), ("crate/1", 2)):
+        answer = await caller.get(f"/ways/{path}")
+        assert answer.headers["etag"].startswith(f'"{version}-'), path
+
+
+async def test_not_modified_says_all_but_the_content(caller):
+    called.clear()
+    whole = await caller.get("/ways/sync/1")
+    answer = await caller.get("/ways/sync/1", headers={"If-None-Match": whole.headers["etag"]})
+    assert answer.status_code == 304
+    own = {"x-request-id", "server-timing"}
+    content = {"content-length", "content-type"}
+    assert {n: v for n, v in answer.headers.items() if n not in own} == {
+        n: v for n, v in whole.headers.items() if n not in own | content
+    }
+    assert {"x-own", "set-cookie", "etag", "cache-control", "vary"} <= answer.headers.keys()
+    assert called == ["called", "called"]
+
+
+async def test_a_handlers_own_tag_stays(caller):
+    answer = await caller.get("/ways/own-tag")
+    assert answer.headers.get_list("etag") == ['W/"own"']
+    for tag in ('"own"', 'W/"own"', "*"):
+        known = await caller.get("/ways/own-tag", headers={"If-None-Match": tag})
+        assert (known.status_code, known.headers["etag"]) == (304, 'W/"own"')
+
+
+async def test_what_has_no_json_body_has_no_tag(caller):
+    for path in ("/ways/stream", "/articles/a/text", "/docs", "/ways/missing", "/peelings/export"):
+        assert "etag" not in (await caller.get(path)).headers, path
+    assert "etag" in (await caller.get("/ways/maybe")).headers
+
+
+async def test_head_has_the_headers_of_get(caller):
+    for path in ("/ways/crate/1", "/peelings", "/ways/own-response"):
+        get, head = await caller.get(path), await caller.head(path)
+        assert head.headers["etag"] == get.headers["etag"]
+        known = await caller.head(path, headers={"If-None-Match": get.headers["etag"]})
+        assert known.status_code == 304
+
+
+async def test_a_write_answers_with_the_tag_that_a_read_has(caller):
+    answer = await caller.patch("/peelings/1", json={"title": "x"})
+    assert answer.headers["etag"] == (await caller.get("/peelings/1")).headers["etag"]
+    assert answer.headers["etag"].startswith('"3-')
