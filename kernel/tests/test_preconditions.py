@@ -6,10 +6,12 @@ from typing import Annotated
 import pytest
 from fastapi import BackgroundTasks, Path, Response
 from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.security import APIKeyCookie, APIKeyHeader, APIKeyQuery, HTTPBasic, HTTPBearer
 from sqlalchemy import bindparam, delete, text, update
 from sqlmodel import col, select
 
 from kernel import (
+    CredentialScheme,
     CurrentUser,
     Dto,
     Id,
@@ -20,6 +22,8 @@ from kernel import (
     Session,
     Viewer,
 )
+from kernel.http.answer_headers import AnswerHeaders
+from kernel.http.docs import credential_headers
 from kernel.tests.articles.models import Section
 from kernel.tests.peelings.models import Peeling, PeelingPublic
 
@@ -564,3 +568,128 @@ async def test_a_write_answers_with_the_tag_that_a_read_has(caller):
     answer = await caller.patch("/peelings/1", json={"title": "x"})
     assert answer.headers["etag"] == (await caller.get("/peelings/1")).headers["etag"]
     assert answer.headers["etag"].startswith('"3-')
+
+
+# What answers say of themselves.
+
+VARY = "Authorization, X-API-Key"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/users/me", 200),
+        ("HEAD", "/users/me", 200),
+        ("GET", "/peelings", 200),
+        ("GET", "/peelings/99", 404),
+        ("GET", "/peelings?limit=0", 422),
+        ("POST", "/peelings", 422),
+        ("PATCH", "/ways/by_orm/peelings/1", 200),
+        ("DELETE", "/peelings/2", 204),
+        ("GET", "/peelings/export", 200),
+        ("GET", "/ways/viewer", 200),
+        ("GET", "/nowhere", 404),
+        ("PUT", "/ways/viewer", 405),
+        ("GET", "/ways/own-tag", 200),
+        ("POST", "/ways/peelings/1/failing", 404),
+    ],
+)
+async def test_an_answer_to_a_caller_says_whom_it_is_for(caller, method, path, status):
+    answer = await caller.request(method, path)
+    headers = answer.headers
+    assert answer.status_code == status
+    assert headers.get_list("cache-control") == ["private, no-cache"]
+    assert headers.get_list("vary") == [VARY]
+    assert headers.get_list("x-content-type-options") == ["nosniff"]
+
+
+@pytest.mark.parametrize("path", ["/users/me", "/peelings", "/ways/viewer", "/peelings/export"])
+async def test_an_answer_to_a_stranger_says_so_where_a_caller_is_asked_for(client, mount, path):
+    async with mount(router) as stranger:
+        answer = await stranger.get(path)
+    assert answer.headers["cache-control"] == "private, no-cache"
+    assert answer.headers["vary"] == VARY
+
+
+@pytest.mark.parametrize("path", ["/livez", "/docs", "/openapi.json", "/nowhere", "/docs/assets/x"])
+async def test_what_is_the_same_for_everybody_says_no_more_than_its_type(client, path):
+    headers = (await client.get(path)).headers
+    assert headers["x-content-type-options"] == "nosniff"
+    assert "cache-control" not in headers
+    assert "vary" not in headers
+
+
+async def test_not_modified_says_whom_it_is_for(caller):
+    tag = (await caller.get("/peelings")).headers["etag"]
+    answer = await caller.get("/peelings", headers={"If-None-Match": tag})
+    assert answer.status_code == 304
+    assert (answer.headers["cache-control"], answer.headers["vary"]) == ("private, no-cache", VARY)
+
+
+async def test_a_handlers_own_headers_stay_and_vary_by_the_credential_as_well(caller):
+    headers = (await caller.get("/ways/own-response")).headers
+    assert headers.get_list("cache-control") == ["max-age=60"]
+    assert headers.get_list("vary") == [f"Accept, {VARY}"]
+
+
+async def test_a_secret_is_not_stored(caller, client, alice, password):
+    form = {"username": alice.email, "password": password}
+    for answer, status in (
+        (await client.post("/auth/token", data=form), 200),
+        (await client.post("/auth/token", data=form | {"password": "wrong"}), 401),
+        (await caller.post("/keys", json={"name": "key"}), 201),
+    ):
+        assert answer.status_code == status
+        assert answer.headers.get_list("cache-control") == ["no-store"]
+
+
+async def test_a_replay_says_it_once(caller):
+    key = {"Idempotency-Key": "a"}
+    for replayed in (None, "true"):
+        answer = await caller.post("/peelings", json={"title": "x"}, headers=key)
+        assert answer.headers.get("idempotent-replayed") == replayed
+        for name in ("cache-control", "vary", "x-content-type-options", "etag"):
+            assert len(answer.headers.get_list(name)) == 1
+
+
+async def test_a_refusal_before_any_route_says_whom_it_is_for(caller):
+    answer = await caller.post("/peelings", content=b"x" * 2_000_000)
+    assert (answer.status_code, answer.headers["cache-control"]) == (413, "private, no-cache")
+
+
+@pytest.mark.parametrize(
+    ("own", "expected"),
+    [
+        ("*", "*"),
+        ("authorization", "authorization, X-API-Key"),
+        ("Accept,  x-api-key ,", "Accept, x-api-key, Authorization"),
+        ("", VARY),
+    ],
+)
+def test_vary_is_a_list_of_names_without_doubles(own, expected):
+    headers = AnswerHeaders(["Authorization", "X-API-Key"])
+    scope = {"kernel.header_names": {b"authorization"}}
+    answered = headers.of(scope, [(b"vary", own.encode()), (b"x-content-type-options", b"nosniff")])
+    assert sorted(answered) == [
+        (b"cache-control", b"private, no-cache"),
+        (b"vary", expected.encode()),
+        (b"x-content-type-options", b"nosniff"),
+    ]
+
+
+def test_the_headers_of_credentials_are_read_off_their_schemes():
+    async def nobody(*_):
+        return None
+
+    def scheme(security):
+        return CredentialScheme(security, lambda _: (), nobody)
+
+    schemes = [
+        scheme(APIKeyCookie(name="session")),
+        scheme(APIKeyHeader(name="X-Key", scheme_name="one")),
+        scheme(HTTPBasic()),
+        scheme(HTTPBearer()),
+        scheme(APIKeyQuery(name="key", scheme_name="three")),
+    ]
+    assert credential_headers(schemes) == ["Cookie", "X-Key", "Authorization"]
+    assert credential_headers([]) == []
