@@ -134,6 +134,9 @@ class SeenVersions:
                 self._row = await self._read(raw, column, value) or self._row
         if self._row is None and seen is not None:
             self._row = await self._read(raw, key_of(seen.table), seen.key)
+            if self._row is None:  # deleted since it was seen
+                seen.versions.clear()
+                self._row = seen
 
     async def _read(self, raw: Connection, column: Column[Any], value: Any) -> SeenRow | None:
         table: Any = column.table
