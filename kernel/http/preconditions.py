@@ -81,8 +81,8 @@ def tag_response(request: Request, response: Response, place: Place | None) -> R
             return response
         tag = f'"{digest}"' if version is None else f'"{version}-{digest}"'
         response.raw_headers.append((b"etag", tag.encode()))
-    if is_get and response.status_code == 200 and b"if-none-match" in request.scope[HEADER_NAMES]:
-        known = _combined(request, "if-none-match")
+    if is_get and response.status_code == 200:
+        known = ", ".join(_lines(request, "if-none-match"))
         if known.strip() == "*" or opaque(tag) in TAG.findall(known):
             return _not_modified(response)
     return response
@@ -120,9 +120,11 @@ def _not_modified(response: Response) -> Response:
     return answer
 
 
-def _combined(request: Request, header: str) -> str:
-    """All lines of a header as one (RFC 9110 §5.3)."""
-    return ", ".join(request.headers.getlist(header))
+def _lines(request: Request, header: str) -> list[str]:
+    """All lines of a header, which mean what one with commas means (RFC 9110 §5.3)."""
+    names = request.scope.get(HEADER_NAMES)  # none in an app of somebody else's
+    is_there = names is None or header.encode() in names
+    return request.headers.getlist(header) if is_there else []
 
 
 class IfMatch:
@@ -133,8 +135,8 @@ class IfMatch:
 
     def __init__(self, request: Request, session: WriteSession, template: str) -> None:
         self._tags: str | None = None
-        if b"if-match" in request.scope[HEADER_NAMES]:
-            self._tags = _combined(request, "if-match")
+        if tags := _lines(request, "if-match"):
+            self._tags = ", ".join(tags)
             self._is_action = request.method == "POST"
             named = NamedRow.of(request.scope["path"], template, request.path_params)
             session.seen = self._seen = SeenVersions(session.sync_session, session.unit, named)

@@ -48,7 +48,7 @@ class Country(Table, table=True):
 
     __tablename__ = "countries"
 
-    id: str = Field(primary_key=True, max_length=2)  # type: ignore[assignment]  # not a number
+    id: str = Field(primary_key=True, max_length=20)  # type: ignore[assignment]  # not a number
     name: str = Field(max_length=100)
 
 
@@ -116,7 +116,7 @@ class CountryFields(Input):
 
 
 class CountryCreate(CountryFields):
-    id: Literal["DE", "FR", "IT"]
+    id: Line = Field(max_length=20)
 
 
 class CountryPublic(Public):
