@@ -44,9 +44,10 @@ class AnswerHeaders:
         if audience is Audience.EVERYBODY and not self._credentials.isdisjoint(scope[HEADER_NAMES]):
             audience = Audience.CALLER
         added = self._added[audience]
-        if ADDED.isdisjoint(name for name, _ in headers):
-            return [*headers, *added]
-        return self._merged(headers, added)
+        for name, _ in headers:
+            if name in ADDED:
+                return self._merged(headers, added)
+        return [*headers, *added]
 
     def _merged(self, headers: Sequence[Header], added: Sequence[Header]) -> list[Header]:
         merged, own = [*headers], {name for name, _ in headers}
