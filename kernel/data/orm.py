@@ -63,12 +63,13 @@ class UnitSession(SyncSession):
     def _recount(self, instance: Any) -> None:
         """Take over the version of a row that a statement of this transaction has counted up."""
         state = inspect(instance)
-        table, version = state.mapper.local_table, state.mapper.version_id_col
-        if version is not None and table.name in self.written:
-            keys = zip(table.primary_key, state.identity, strict=True)
+        version = state.mapper.version_id_col
+        if version is not None and version.table.name in self.written:
+            keys = zip(version.table.primary_key, state.identity, strict=True)
             ours = select(version).where(OURS, *[column == value for column, value in keys])
             if (counted := self.connection().scalar(ours)) is not None:
-                set_committed_value(instance, version.key, counted)
+                key = state.mapper.get_property_by_column(version).key
+                set_committed_value(instance, key, counted)
 
     def commit(self) -> None:
         if not self.unit.is_owned:

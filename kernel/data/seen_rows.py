@@ -78,13 +78,15 @@ class SeenRows:
 
     def note_instance(self, instance: Any) -> SeenRow | None:
         state = inspect(instance)
-        table, column = state.mapper.local_table, state.mapper.version_id_col
-        if column is None or not isinstance(table, Table) or not has_version(table):
+        column, known = state.mapper.version_id_col, state.dict
+        table = getattr(column, "table", None)
+        if not isinstance(table, Table) or not has_version(table) or not state.identity:
             return None
-        history = state.attrs[column.key].history  # a value that the handler has set is none
+        attributes = [each for each in state.mapper.column_attrs if each.key in known]
+        values = {part.name: known[each.key] for each in attributes for part in each.columns}
+        history = state.attrs[state.mapper.get_property_by_column(column).key].history
         version = next(iter(history.deleted or history.unchanged or ()), None)
-        key = {key_of(table).name: state.identity[0]} if state.identity else {}
-        return self.note(table, {**state.dict, **key}, version) if key else None
+        return self.note(table, {**values, key_of(table).name: state.identity[0]}, version)
 
     def write(self, table: str) -> None:
         """Note that rows of the table, or of ANY, are changed from now on."""

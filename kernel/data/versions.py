@@ -20,7 +20,10 @@ from kernel.data.unit_of_work import UnitOfWork
 from kernel.fast.statements import POSTGRES
 
 T = TypeVar("T")
-READING = re.compile(r"\s*(?:SELECT|SHOW)\b", re.IGNORECASE)
+READING = re.compile(
+    r"[\s(]*(?:SELECT|SHOW|VALUES|WITH\b(?!.*\b(?:INSERT|UPDATE|DELETE|MERGE)\b))\b",
+    re.IGNORECASE | re.DOTALL,
+)
 CHANGED = re.compile(r'\s*(?:INSERT INTO|UPDATE|DELETE FROM)\s+(?:ONLY\s+)?"?(\w+)', re.IGNORECASE)
 # These change no rows; behind a savepoint, a lock would end with it.
 CONTROL = re.compile(r"\s*(?:SAVEPOINT|RELEASE|ROLLBACK|SET|LOCK)\b", re.IGNORECASE)

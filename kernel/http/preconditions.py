@@ -61,7 +61,10 @@ def row_in(response: Response, place: Place | None) -> dict[str, Any] | None:
     """The row that the answer is about, as it is sent."""
     if place is None or not getattr(response, "body", b""):
         return None
-    row = from_json(bytes(response.body))
+    try:
+        row = from_json(bytes(response.body))
+    except ValueError:
+        return None  # a response of the handler's own
     for name in place:
         row = row.get(name) if isinstance(row, dict) else None
     return row if isinstance(row, dict) else None
@@ -146,8 +149,12 @@ class IfMatch:
         nobody can tell which row that is."""
         if self._tags is None:
             return
-        if session.in_transaction():
-            await session.flush()
+        try:
+            if session.in_transaction():
+                await session.flush()
+        except StaleDataError as error:
+            self.judge(error)
+            raise
         answered = row_in(response, place)
         versions = await self._seen.of_named_row(answered, is_action=self._is_action)
         self._seen.end()
