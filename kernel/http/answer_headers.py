@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from enum import Enum
-from typing import Any
 
 from starlette.types import Scope
 
@@ -20,8 +19,12 @@ class Audience(Enum):
     """For whom the answers of an operation are."""
 
     EVERYBODY = "everybody"
-    CALLER = "caller"  # if it is known only by name, and in its absence, too
+    ANYBODY = "anybody"  # who may be known, and then has another answer
+    CALLER = "caller"
     CALLER_ONCE = "caller, once"  # a secret
+
+
+OPEN = {Audience.EVERYBODY, Audience.ANYBODY}
 
 
 class AnswerHeaders:
@@ -33,6 +36,7 @@ class AnswerHeaders:
         vary = [(b"vary", b", ".join(self._varying))] if varying else []
         self._added = {
             Audience.EVERYBODY: [NO_SNIFFING],
+            Audience.ANYBODY: [NO_SNIFFING, *vary],
             Audience.CALLER: [NO_SNIFFING, PRIVATE, *vary],
             Audience.CALLER_ONCE: [NO_SNIFFING, NEVER_STORED, *vary],
         }
@@ -40,8 +44,8 @@ class AnswerHeaders:
     def of(self, scope: Scope, headers: Sequence[Header]) -> list[Header]:
         """The headers of an answer, and those that it has to have; its own ones stay."""
         audience = getattr(scope.get("route"), "audience", Audience.EVERYBODY)
-        # Whatever asked for the credential, the answer may depend on it.
-        if audience is Audience.EVERYBODY and not self._credentials.isdisjoint(scope[HEADER_NAMES]):
+        # Whatever asks for the credential, the answer may depend on it.
+        if audience in OPEN and not self._credentials.isdisjoint(scope[HEADER_NAMES]):
             audience = Audience.CALLER
         added = self._added[audience]
         for name, _ in headers:
@@ -67,10 +71,3 @@ class AnswerHeaders:
         if b"*" in known:
             return b"*"
         return b", ".join([*own, *(n for n in self._varying if n.lower() not in known)])
-
-
-def audience_of(*, asks_for_caller: bool, holds_secret: Any) -> Audience:
-    """For whom an operation's answers are."""
-    if holds_secret:
-        return Audience.CALLER_ONCE
-    return Audience.CALLER if asks_for_caller else Audience.EVERYBODY

@@ -9,6 +9,7 @@ from fastapi.routing import APIRoute
 
 from kernel.data.models import ShownOnce
 from kernel.errors import title_of
+from kernel.http.answer_headers import Audience
 from kernel.http.bodies import JSON
 from kernel.http.preconditions import row_place
 from kernel.http.problems import PROBLEM_DETAILS, ErrorForm
@@ -62,9 +63,13 @@ def needs_principal(route: APIRoute) -> bool:
     return any(call == get_principal or isinstance(call, RoleCheck) for call in dependencies(route))
 
 
-def asks_for_caller(route: APIRoute) -> bool:
-    """Whether the caller is asked for, or may be known."""
-    return needs_principal(route) or get_viewer in dependencies(route)
+def audience_of(route: APIRoute) -> Audience:
+    """For whom the answers are."""
+    if holds_secret(route):
+        return Audience.CALLER_ONCE
+    if needs_principal(route):
+        return Audience.CALLER
+    return Audience.ANYBODY if get_viewer in dependencies(route) else Audience.EVERYBODY
 
 
 def holds_secret(route: APIRoute) -> bool:

@@ -17,10 +17,10 @@ from kernel.context import current_context
 from kernel.data.driver import Isolation
 from kernel.fast.plan import Handler, Plan
 from kernel.fast.routing import with_plain_ids
-from kernel.http.answer_headers import Audience, audience_of
+from kernel.http.answer_headers import Audience
 from kernel.http.bodies import with_checked_body
 from kernel.http.openapi import (
-    asks_for_caller,
+    audience_of,
     declared_errors,
     document_headers,
     holds_secret,
@@ -73,7 +73,7 @@ class BoundaryRoute(APIRoute):
     @cached_property
     def audience(self) -> Audience:
         """For whom the answers are."""
-        return audience_of(asks_for_caller=asks_for_caller(self), holds_secret=self.holds_secret)
+        return audience_of(self)
 
     @cached_property
     def row_place(self) -> Place | None:

@@ -145,6 +145,11 @@ async def in_a_savepoint(session, peeling_id):
         await by_bulk(session, peeling_id)
 
 
+async def loaded_in_a_savepoint(session, peeling_id):
+    async with session.begin_nested():
+        await by_orm(session, peeling_id)
+
+
 async def behind_a_savepoint(session, peeling_id):
     savepoint = await session.begin_nested()
     await by_orm(session, peeling_id)
@@ -193,7 +198,14 @@ WAYS = {
     for way in (
         *(by_orm, by_orm_unflushed, by_bulk, by_bulk_of_loaded, by_key_of_bulk, by_fetch),
         *(by_fetch_of_loaded, by_connection, by_sql, by_driver_sql, by_driver, by_upsert),
-        *(by_driver_returning, in_a_savepoint, behind_a_savepoint, behind_a_rollback, twice),
+        *(
+            loaded_in_a_savepoint,
+            by_driver_returning,
+            in_a_savepoint,
+            behind_a_savepoint,
+            behind_a_rollback,
+            twice,
+        ),
         *(with_its_own_version, of_many, by_touch_and_bulk),
     )
 }
@@ -388,7 +400,10 @@ async def test_a_version_is_compared_whatever_changes_the_row(caller, sql, way, 
             assert await sql.fetchval("SELECT version FROM peelings WHERE id = 1") > version
 
 
-@pytest.mark.parametrize("way", ["by_orm", "by_bulk", "by_fetch", "by_orm_unflushed", "of_many"])
+@pytest.mark.parametrize(
+    "way",
+    ["by_orm", "by_bulk", "by_fetch", "by_orm_unflushed", "of_many", "loaded_in_a_savepoint"],
+)
 async def test_a_row_that_no_key_names_is_the_one_that_is_answered(caller, sql, way):
     for version in (1, 3):
         answer = await caller.patch(f"/ways/mine/{way}", headers={"If-Match": f'"{version}"'})
@@ -625,8 +640,10 @@ async def test_an_answer_to_a_caller_says_whom_it_is_for(caller, method, path, s
 async def test_an_answer_to_a_stranger_says_so_where_a_caller_is_asked_for(client, mount, path):
     async with mount(router) as stranger:
         answer = await stranger.get(path)
-    assert answer.headers["cache-control"] == "private, no-cache"
     assert answer.headers["vary"] == VARY
+    # What a stranger may see, everybody may.
+    is_open = path == "/ways/viewer"
+    assert answer.headers.get("cache-control") == (None if is_open else "private, no-cache")
 
 
 @pytest.mark.parametrize("path", ["/livez", "/docs", "/openapi.json", "/nowhere", "/docs/assets/x"])
