@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Select, Table, inspect
@@ -40,13 +41,14 @@ class SeenRows:
         return next(iter(of_table or found), None)
 
     def by_answer(self, answered: Mapping[str, Any]) -> SeenRow | None:
-        """The row of this id; of several, the one whose version fits."""
+        """The row of this id: one that was changed first, and of several the one whose version
+        fits best."""
+        fitting = []
         for row in self._rows.values():
-            version, known = answered.get("version", 0), max(row.versions, default=0)
-            fits = version > known if row.is_changed else version == known
-            if fits and row.key == answered.get("id"):
-                return row
-        return None
+            further = answered.get("version", 0) - max(row.versions, default=0)
+            if row.key == answered.get("id") and (further > 0 if row.is_changed else further == 0):
+                fitting.append((not row.is_changed, further, row))
+        return min(fitting, key=itemgetter(0, 1))[2] if fitting else None
 
     def first_changed(self) -> SeenRow | None:
         return next((row for row in self._rows.values() if row.is_changed), None)

@@ -238,6 +238,16 @@ async def change_mine(way: str, me: CurrentUser, session: Session) -> PeelingPub
     return await shown(session, 1)
 
 
+@router.patch("/mine-with/{table}")
+async def change_mine_with_others(table: str, me: CurrentUser, session: Session) -> PeelingPublic:
+    """A row of another table has the same id, and is changed or seen first."""
+    section = await session.get(Section, 1)
+    section.heading = "new" if table == "sections" else section.heading
+    await session.flush()
+    await by_orm(session, 1)
+    return await shown(session, 1)
+
+
 @router.delete("/peelings/{peeling_id}", status_code=204)
 async def delete_by_bulk(peeling_id: Id, me: CurrentUser, session: Session) -> None:
     await session.exec(delete(Peeling).where(col(Peeling.id) == peeling_id))
@@ -413,6 +423,17 @@ async def test_a_row_that_no_key_names_is_the_one_that_is_answered(caller, sql, 
         assert answer.status_code == 200, answer.text
         assert answer.json()["version"] == version + 1
         await reset(sql)
+
+
+@pytest.mark.parametrize("table", ["sections", "none"])
+async def test_of_two_rows_with_the_answered_id_the_answered_one_counts(caller, sql, table):
+    await sql.execute("UPDATE sections SET heading = 'x'; UPDATE sections SET heading = 'y'")
+    await sql.execute("UPDATE peelings SET title = 'x'; UPDATE peelings SET title = 'y'")
+    for version, status in ((3, 412), (5, 412), (4, 200)):  # the section's is 3
+        answer = await caller.patch(
+            f"/ways/mine-with/{table}", headers={"If-Match": f'"{version}"'}
+        )
+        assert answer.status_code == status, answer.text
 
 
 async def test_a_row_that_is_deleted_in_bulk_has_its_version_compared(caller, sql):
@@ -748,6 +769,39 @@ async def change_somewhere(way: str, key: Id, me: CurrentUser, session: Session)
     """Neither the path nor the answer says which table it is; the caller's account has this id."""
     await WAYS[way](session, key)
     return Nothing()
+
+
+@router.patch("/unseen/{key}")
+async def change_and_see(key: Id, me: CurrentUser, session: Session) -> Nothing:
+    """What version the row had, nobody can tell any more."""
+    await by_sql(session, key)
+    await session.get(Peeling, key)
+    await shown(session, key)
+    return Nothing()
+
+
+@router.post("/look/{place}/{key}")
+async def look(place: str, key: Id, me: CurrentUser, session: Session) -> Nothing:
+    """Somebody else changes the row after the handler has seen it."""
+    await session.get(Peeling, key)
+    async with open_session() as other:
+        await by_bulk(other, key)
+    return Nothing()
+
+
+async def test_a_version_that_nobody_knows_lets_no_tag_pass(caller, sql):
+    for version in (1, 2, 3):
+        answer = await caller.patch("/ways/unseen/1", headers={"If-Match": f'"{version}"'})
+        assert (answer.status_code, await titles(sql)) == (412, "at two")
+
+
+@pytest.mark.parametrize("place", ["basket", "peelings"])
+async def test_a_row_that_is_only_looked_at_must_not_change_meanwhile(caller, place):
+    answer = await caller.post(f"/ways/look/{place}/1", headers={"If-Match": '"2"'})
+    assert answer.status_code == 412
+    for tag, status in (('"3"', 412), ("*", 200)):
+        answer = await caller.post(f"/ways/look/{place}/1", headers={"If-Match": tag})
+        assert answer.status_code == status
 
 
 @pytest.mark.parametrize("authenticate", [by_object, by_dto])
