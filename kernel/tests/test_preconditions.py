@@ -34,6 +34,7 @@ from kernel import (
     Session,
     Viewer,
     header_scheme,
+    open_session,
     resources_of,
 )
 from kernel.data.named_rows import NamedRow
@@ -780,7 +781,7 @@ async def change_and_see(key: Id, me: CurrentUser, session: Session) -> Nothing:
     return Nothing()
 
 
-@router.post("/look/{place}/{key}")
+@router.post("/looking/at/{place}/{key}")
 async def look(place: str, key: Id, me: CurrentUser, session: Session) -> Nothing:
     """Somebody else changes the row after the handler has seen it."""
     await session.get(Peeling, key)
@@ -797,10 +798,10 @@ async def test_a_version_that_nobody_knows_lets_no_tag_pass(caller, sql):
 
 @pytest.mark.parametrize("place", ["basket", "peelings"])
 async def test_a_row_that_is_only_looked_at_must_not_change_meanwhile(caller, place):
-    answer = await caller.post(f"/ways/look/{place}/1", headers={"If-Match": '"2"'})
+    answer = await caller.post(f"/ways/looking/at/{place}/1", headers={"If-Match": '"2"'})
     assert answer.status_code == 412
     for tag, status in (('"3"', 412), ("*", 200)):
-        answer = await caller.post(f"/ways/look/{place}/1", headers={"If-Match": tag})
+        answer = await caller.post(f"/ways/looking/at/{place}/1", headers={"If-Match": tag})
         assert answer.status_code == status
 
 
