@@ -790,6 +790,21 @@ async def look(place: str, key: Id, me: CurrentUser, session: Session) -> Nothin
     return Nothing()
 
 
+@router.patch("/mine-looked-at")
+async def look_at_mine(me: CurrentUser, session: Session) -> PeelingPublic:
+    """No key names the row, and somebody else changes it after the handler has seen it."""
+    found = await shown(session, 1)
+    async with open_session() as other:
+        await by_bulk(other, 1)
+    return found
+
+
+async def test_an_answered_row_that_is_only_looked_at_must_not_change_meanwhile(caller):
+    for tag, status in (('"2"', 412), ("*", 200)):
+        answer = await caller.patch("/ways/mine-looked-at", headers={"If-Match": tag})
+        assert answer.status_code == status
+
+
 async def test_a_version_that_nobody_knows_lets_no_tag_pass(caller, sql):
     for version in (1, 2, 3):
         answer = await caller.patch("/ways/unseen/1", headers={"If-Match": f'"{version}"'})
