@@ -790,6 +790,23 @@ async def look(place: str, key: Id, me: CurrentUser, session: Session) -> Nothin
     return Nothing()
 
 
+@router.post("/beginning/anew/peelings/{peeling_id}")
+async def begin_anew(peeling_id: Id, me: CurrentUser, session: Session) -> Nothing:
+    """With the rollback the lock is gone, and somebody else is faster."""
+    await by_bulk(session, peeling_id)
+    await session.rollback()
+    async with open_session() as other:
+        await by_bulk(other, peeling_id)
+    await by_bulk(session, peeling_id)
+    return Nothing()
+
+
+async def test_a_row_that_was_changed_behind_a_rollback_has_another_version(caller, sql):
+    url = "/ways/beginning/anew/peelings/1"
+    assert (await caller.post(url, headers={"If-Match": '"2"'})).status_code == 412
+    assert await sql.fetchval("SELECT version FROM peelings WHERE id = 1") == 3  # the other's
+
+
 @router.patch("/mine-looked-at")
 async def look_at_mine(me: CurrentUser, session: Session) -> PeelingPublic:
     """No key names the row, and somebody else changes it after the handler has seen it."""
