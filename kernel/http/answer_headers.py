@@ -1,7 +1,7 @@
 """What every answer says of itself: whom it is for, who may store it, and how it is read."""
 
 from collections.abc import Sequence
-from enum import Enum
+from enum import StrEnum
 
 from starlette.types import Scope
 
@@ -15,7 +15,7 @@ NEVER_STORED: Header = (b"cache-control", b"no-store")
 ADDED = {NO_SNIFFING[0], PRIVATE[0], b"vary"}
 
 
-class Audience(Enum):
+class Audience(StrEnum):
     """For whom the answers of an operation are."""
 
     EVERYBODY = "everybody"

@@ -79,7 +79,8 @@ def tag_response(request: Request, response: Response, place: Place | None) -> R
             return response
         # 0.5 µs for 300 bytes, 7 for 10,000, with and without a CPU's instructions for SHA.
         digest = blake2b(response.body, digest_size=12).hexdigest()
-        version = (row_in(response, place) or {}).get("version")
+        row = None if place is None else row_in(response, place)
+        version = row.get("version") if row else None
         if version is None and not is_get:
             return response
         tag = f'"{digest}"' if version is None else f'"{version}-{digest}"'
