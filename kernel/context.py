@@ -16,8 +16,7 @@ PRINCIPAL = "kernel.principal"
 @dataclass(slots=True)
 class RequestContext:
     """One request: the app that it came to, its id, what it has cost so far (durations in seconds),
-    who it is for, which row in which version its answer is about, the `Link` that the answer has,
-    and the unit of work under way."""
+    who it is for, the `Link` that the answer has, and the unit of work under way."""
 
     app: Any = None
     request_id: str = field(default_factory=lambda: os.urandom(16).hex())
@@ -25,15 +24,13 @@ class RequestContext:
     queries: int = 0
     database_time: float = 0.0
     user_id: int | None = None
-    row_id: int | None = None
-    version: int | None = None
     link: str | None = None
     unit: Any = None
 
     def begin_attempt(self, unit: Any) -> None:
         """Forget what an earlier attempt has said of its answer."""
         self.unit = unit
-        self.user_id = self.row_id = self.version = self.link = None
+        self.user_id = self.link = None
 
 
 def count_query(started: float) -> None:

@@ -60,7 +60,8 @@ class NotFound(ServiceError):
     status = 404
 
     def __init__(self, what: str, key: object) -> None:
-        super().__init__(f"{what} {key} not found")
+        text = str(key)
+        super().__init__(f"{what} {text if len(text) <= 64 else f'{text[:64]}…'} not found")
 
 
 class Conflict(ServiceError):

@@ -120,6 +120,8 @@ def _before_statement(
         raw.cursors.discard(cursor)  # nobody else has it, and no result that reads from it
         # SQLAlchemy's own names of unnamed ones begin so.
         check_names(names, [name for name in context.compiled.binds if name[:1] != "%"])
+    if raw.watcher is not None:
+        await_(raw.watcher(raw, statement))
     raw.begin_statement(statement)
     raw.started = time.perf_counter()
     raw.cursors.discard(cursor)

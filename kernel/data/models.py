@@ -17,7 +17,16 @@ from pydantic import (
     model_validator,
 )
 from pydantic import Field as PydanticField
-from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, column, func, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    FetchedValue,
+    Identity,
+    Index,
+    column,
+    func,
+    text,
+)
 from sqlalchemy.orm import declared_attr
 from sqlmodel import Field, SQLModel
 
@@ -38,8 +47,9 @@ BIGINT_MAX = 2**63 - 1
 class Table(SQLModel):
     """The columns of every table: id, the times of creation and last change, and the version.
 
-    `version` grows by one with each update; an update of a version that is no longer there changes
-    nothing and raises (SQLAlchemy manual, "Configuring a Version Counter").
+    `version` grows by one with each update, which the database counts. An update by the ORM of a
+    version that is no longer there changes nothing and raises (SQLAlchemy manual, "Configuring a
+    Version Counter").
     """
 
     id: int = Field(
@@ -49,7 +59,10 @@ class Table(SQLModel):
     updated_at: datetime = Field(
         default=None, sa_column_kwargs={"server_default": func.now(), "onupdate": func.now()}
     )
-    version: int = Field(default=None, sa_column_kwargs={"server_default": text("1")})
+    version: int = Field(
+        default=None,
+        sa_column_kwargs={"server_default": text("1"), "server_onupdate": FetchedValue()},
+    )
 
     @declared_attr.directive
     def __mapper_args__(cls) -> dict[str, Any]:

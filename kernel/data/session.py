@@ -13,7 +13,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import asyncpg
 from pydantic import BaseModel
-from sqlalchemy import ClauseElement, event
+from sqlalchemy import ClauseElement, Update, event, func
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel.ext.asyncio.session import AsyncSession
 
@@ -24,7 +24,9 @@ from kernel.data.orm import ROLLED_BACK, Ended, UnitConnection, UnitSession
 from kernel.data.snapshots import Rows
 from kernel.data.sqlstate import is_answered, is_ours, unavailability
 from kernel.data.unit_of_work import UnitOfWork
-from kernel.errors import OutcomeUnknown
+from kernel.data.version_counter import counting_up
+from kernel.data.versions import SeenVersions
+from kernel.errors import NotFound, OutcomeUnknown
 from kernel.fast.inserts import insert_plan, insert_statement, insert_values
 from kernel.fast.records import Record
 from kernel.fast.rows import read
@@ -47,6 +49,7 @@ class WriteSession(AsyncSession, Rows):
             info={"unit": unit},
         )
         self.unit = unit
+        self.seen: SeenVersions | None = None
 
     async def fetch(self, statement: ClauseElement, /, **values: Any) -> Sequence[Record]:
         """Run the statement, with its bindparams' values. Its rows have the form of asyncpg's
@@ -57,9 +60,17 @@ class WriteSession(AsyncSession, Rows):
         """
         plain = bind(plan_of(statement), values)
         raw = await self._begin()
+        if self.seen is not None:
+            await self.seen.before_change(statement, values)
         if plain:
-            return await run_plan(raw, *plain)
-        return await execute(raw, await self.unit.join(), statement, values)
+            records = await run_plan(raw, *plain)
+        else:
+            records = await execute(raw, await self.unit.join(), statement, values)
+        if self.seen is not None:
+            self.seen.note_records(statement, records)
+        if isinstance(statement, Update):
+            self.sync_session.written.add(getattr(statement.table, "name", ""))
+        return records
 
     async def insert(self, table: type[Table], model: type[M], /, **values: Any) -> M:
         """Insert a row, and give it back as the DTO, in one round trip (INSERT … RETURNING).
@@ -76,6 +87,24 @@ class WriteSession(AsyncSession, Rows):
             statement = insert_statement(table, model).values(keyed)
             records = await execute(raw, await self.unit.join(), statement, {})
         return read(model, records)[0]
+
+    async def touch(self, row: Table | type[Table], key: Any = None) -> None:
+        """Count a change of a row whose children have changed: its version goes up by one, and
+        `updated_at` is now. `touch(order)`, or `touch(Order, order_id)`.
+
+        Raises:
+            NotFound: the table has no row of this key.
+        """
+        if isinstance(row, type):
+            known: Table | None = self.identity_map.get(self.identity_key(row, key))
+            if known is None:
+                if not await self.fetch(counting_up(row), key=key):
+                    raise NotFound(row.__name__.lower(), key)
+                return
+            row = known
+        self.add(row)
+        row.updated_at = func.now()  # type: ignore[assignment]  # the database's clock
+        await self.flush()
 
     async def connection(self, *args: Any, **options: Any) -> AsyncConnection:
         """SQLAlchemy's connection, in this transaction; it is closed with the unit of work."""

@@ -16,7 +16,7 @@ from kernel.data.resources import Resources, resources_of
 from kernel.data.schema import require_one_head
 from kernel.data.writer import open_writer
 from kernel.fast.routing import Switchboard
-from kernel.http.docs import describe_api, serve_docs
+from kernel.http.docs import credential_headers, describe_api, serve_docs
 from kernel.http.middleware import RequestMiddleware
 from kernel.http.openapi import operation_id
 from kernel.http.problems import install_error_handlers
@@ -48,7 +48,11 @@ def build_app(
     )
     app.state.resources = resources = Resources(name, settings)
     resources.put(Credentials(tuple(credentials)))
-    app.add_middleware(RequestMiddleware, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        RequestMiddleware,
+        max_body_bytes=settings.max_body_bytes,
+        varying=credential_headers(credentials),
+    )
     install_error_handlers(app)
     describe_api(app, credentials)
     if app.openapi_url:

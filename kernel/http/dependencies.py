@@ -32,6 +32,9 @@ PLAIN_INT = BeforeValidator(_plain_int)
 Id = Annotated[int, Field(ge=1, le=BIGINT_MAX), PLAIN_INT, Path()]
 """The id of a row, in a path."""
 
+Key = Annotated[Text, Path(max_length=200)]
+"""The key of a row that is text, such as a slug, in a path."""
+
 Search = Annotated[Text | None, Query(max_length=100, description="Only rows that contain this.")]
 """The text that a list is searched for."""
 

@@ -7,12 +7,14 @@ and loses the request's id on a crash.
 import logging
 import re
 import time
+from collections.abc import Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kernel.context import HEADER_NAMES, RequestContext, enter_context, leave_context
+from kernel.http.answer_headers import AnswerHeaders
 from kernel.http.problems import WRONG, failure_response
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -20,11 +22,13 @@ logger = logging.getLogger(__name__)
 
 
 class RequestMiddleware:
-    """Every request gets a context, every response `X-Request-ID` and `Server-Timing`."""
+    """Every request gets a context, every response `X-Request-ID`, `Server-Timing`, and what it
+    says of itself; `varying` are the headers in which a request may have a credential."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: int, varying: Sequence[str] = ()) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
+        self.answer_headers = AnswerHeaders(varying)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = RequestContext(scope.get("app"))
@@ -60,6 +64,7 @@ class _Exchange:
     ) -> None:
         self.app = middleware.app
         self.max_body_bytes = middleware.max_body_bytes
+        self.answer_headers = middleware.answer_headers
         self.context = context
         self.method: str = scope["method"]
         # HEAD is GET without the body (RFC 9110 §9.3.2), whatever the route declares.
@@ -104,7 +109,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [
-                *message.get("headers", ()),
+                *self.answer_headers.of(self.scope, message.get("headers", ())),
                 (b"x-request-id", self.context.request_id.encode()),
                 (b"server-timing", self.timing().encode()),
             ]

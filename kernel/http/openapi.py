@@ -7,8 +7,11 @@ from typing import Any, get_args
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from kernel.data.models import Public, ShownOnce
+from kernel.data.models import ShownOnce
 from kernel.errors import title_of
+from kernel.http.answer_headers import Audience
+from kernel.http.bodies import JSON
+from kernel.http.preconditions import row_place
 from kernel.http.problems import PROBLEM_DETAILS, ErrorForm
 from kernel.identity.callers import RoleCheck, get_principal, get_viewer
 
@@ -20,13 +23,14 @@ CALLER, REQUIRED, OPTIONAL = "x-caller", "required", "optional"
 REQUEST_HEADERS = {
     "Idempotency-Key": KEEPS,
     "Prefer": "`tx=rollback` for a dry run: checked and answered, but not stored.",
-    "If-Match": "The ETag that you read; the row must still have it, or 412.",
-    "If-None-Match": "The ETag that you have; 304 if the row still has it.",
+    "If-Match": "The ETag that you read; the row must still have its version, or 412.",
+    "If-None-Match": "The ETag that you have; 304 if the answer is still the same.",
 }
 # 1 to 255 visible characters, bare or as a string of RFC 8941 §3.3.3.
 KEY_PATTERN = r'^("[!#-\[\]-~]{1,255}"|[!#-~][!-~]{0,254})$'
+DIGEST, VERSION = "Of this very answer.", "The row's version, and of this very answer."
 RESPONSE_HEADERS = {
-    "ETag": "The row's version.",
+    "ETag": DIGEST,
     "Idempotent-Replayed": "`true` when this is the answer to an earlier request.",
     "Preference-Applied": "`tx=rollback` after a dry run.",
 }
@@ -42,9 +46,11 @@ def is_write(route: APIRoute) -> bool:
     return not {"GET", "HEAD", "OPTIONS"}.issuperset(route.methods or ())
 
 
-def is_about_one_row(route: APIRoute) -> bool:
-    """Whether the answer is the public form of a row, and so has a version."""
-    return isinstance(route.response_model, type) and issubclass(route.response_model, Public)
+def is_read_as_json(route: APIRoute) -> bool:
+    """Whether the answer is a GET's, and JSON of a form that is told."""
+    kind = getattr(route.response_class, "value", route.response_class)  # FastAPI's default
+    is_json = getattr(kind, "media_type", None) == JSON and (route.status_code or 200) == 200
+    return not is_write(route) and is_json and route.response_model is not None
 
 
 def dependencies(route: APIRoute) -> set[Any]:
@@ -55,6 +61,15 @@ def dependencies(route: APIRoute) -> set[Any]:
 def needs_principal(route: APIRoute) -> bool:
     """Whether only signed-in callers are answered."""
     return any(call == get_principal or isinstance(call, RoleCheck) for call in dependencies(route))
+
+
+def audience_of(route: APIRoute) -> Audience:
+    """For whom the answers are."""
+    if holds_secret(route):
+        return Audience.CALLER_ONCE
+    if needs_principal(route):
+        return Audience.CALLER
+    return Audience.ANYBODY if get_viewer in dependencies(route) else Audience.EVERYBODY
 
 
 def holds_secret(route: APIRoute) -> bool:
@@ -128,15 +143,21 @@ def declared_errors(route: APIRoute) -> dict[int | str, dict[str, Any]]:
 
 def document_headers(route: APIRoute) -> dict[str, Any]:
     """The headers that the boundary understands and gives, as a part of the operation."""
-    write, tagged = is_write(route), is_about_one_row(route)
+    write, is_read = is_write(route), is_read_as_json(route)
+    has_version = row_place(route.response_model) is not None and (write or is_read)
     asked = {
         "Idempotency-Key": write,
         "Prefer": write,
         "If-Match": _may_be_conditional(route),
-        "If-None-Match": tagged and not write,
+        "If-None-Match": is_read,
     }
-    given = {"ETag": tagged, "Idempotent-Replayed": write, "Preference-Applied": write}
-    answers: dict[str, Any] = {str(route.status_code or 200): {"headers": _described(given)}}
+    given = {
+        "ETag": is_read or has_version,
+        "Idempotent-Replayed": write,
+        "Preference-Applied": write,
+    }
+    headers = _described(given, {"ETag": VERSION} if has_version else {})
+    answers: dict[str, Any] = {str(route.status_code or 200): {"headers": headers}}
     if asked["If-None-Match"]:
         answers["304"] = {"description": "Not Modified"}
     words = REQUEST_HEADERS | ({"Idempotency-Key": KEEPS_NO_SECRET} if holds_secret(route) else {})
@@ -150,7 +171,9 @@ def document_headers(route: APIRoute) -> dict[str, Any]:
 
 
 def _may_be_conditional(route: APIRoute) -> bool:
-    return is_write(route) and route.methods != {"POST"}
+    """Whether the URL names a row: that of a POST needs a key for it."""
+    names_row = any(part.path_params for part in _flatten(route.dependant))
+    return is_write(route) and (names_row or route.methods != {"POST"})
 
 
 def _parameter(name: str, words: str) -> dict[str, Any]:
@@ -158,8 +181,9 @@ def _parameter(name: str, words: str) -> dict[str, Any]:
     return {"name": name, "in": "header", "description": words, "schema": schema}
 
 
-def _described(given: dict[str, bool]) -> dict[str, Any]:
-    named = {name: RESPONSE_HEADERS[name] for name, known in given.items() if known}
+def _described(given: dict[str, bool], words: dict[str, str]) -> dict[str, Any]:
+    known = RESPONSE_HEADERS | words
+    named = {name: known[name] for name, is_given in given.items() if is_given}
     return {
         name: {"description": words, "schema": {"type": "string"}} for name, words in named.items()
     }

@@ -19,8 +19,10 @@ from kernel.data.driver import Isolation
 from kernel.fast.plan import Handler, Plan
 from kernel.fast.planning import NeedsFastAPI
 from kernel.fast.routing import with_plain_ids
+from kernel.http.answer_headers import Audience
 from kernel.http.bodies import with_checked_body
 from kernel.http.openapi import (
+    audience_of,
     declared_errors,
     document_headers,
     holds_secret,
@@ -28,7 +30,7 @@ from kernel.http.openapi import (
     input_names,
     is_write,
 )
-from kernel.http.preconditions import noting, tag_response
+from kernel.http.preconditions import Place, row_place, tag_response
 from kernel.http.problems import PROBLEM_DETAILS, ErrorForm
 from kernel.http.writes import Write
 
@@ -44,7 +46,7 @@ class BoundaryRoute(APIRoute):
     errors = PROBLEM_DETAILS
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        super().__init__(with_plain_ids(path, endpoint), noting(endpoint), **options)
+        super().__init__(with_plain_ids(path, endpoint), endpoint, **options)
         self.responses = {**declared_errors(self), **in_form(self.responses, self.errors)}
         self.openapi_extra = {**document_headers(self), **(self.openapi_extra or {})}
 
@@ -73,12 +75,22 @@ class BoundaryRoute(APIRoute):
         """Whether the answer is not to be stored."""
         return holds_secret(self)
 
+    @cached_property
+    def audience(self) -> Audience:
+        """For whom the answers are."""
+        return audience_of(self)
+
+    @cached_property
+    def row_place(self) -> Place | None:
+        """Where in an answer the row is that it is about."""
+        return row_place(self.response_model)
+
     def _within(self, handler: Handler, *, is_planned: bool) -> Handler:
         if self.body_field is not None:
             handler = with_checked_body(handler, self.body_field.field_info)
         if is_write(self):
             return Write(handler, self, is_planned=is_planned).run
-        return _read(handler)
+        return _read(handler, self.row_place)
 
 
 class Router(APIRouter):
@@ -149,9 +161,9 @@ def _bounded(route_class: type[APIRoute], errors: ErrorForm) -> type[APIRoute]:
     return type(route_class.__name__, bases, {"errors": errors})
 
 
-def _read(handler: Handler) -> Handler:
+def _read(handler: Handler, place: Place | None) -> Handler:
     async def run(request: Request) -> Response:
-        response = tag_response(request, await handler(request))
+        response = tag_response(request, await handler(request), place)
         if (context := current_context()) and context.link:
             response.raw_headers.append((b"link", context.link.encode()))
         return response

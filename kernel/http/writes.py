@@ -25,11 +25,11 @@ from kernel.data.sqlstate import (
     unavailable,
 )
 from kernel.data.unit_of_work import Callback
-from kernel.errors import OutcomeUnknown, PreconditionFailed
+from kernel.errors import OutcomeUnknown
 from kernel.fast.plan import Handler
 from kernel.http.attempts import Replay, fresh_dependencies
 from kernel.http.idempotency import KeyedRequest, claim, keep, read_key
-from kernel.http.preconditions import STALE, IfMatch, tag_response
+from kernel.http.preconditions import IfMatch, Place, tag_response
 from kernel.identity.callers import find_principal
 
 DRY_RUN = "tx=rollback"
@@ -38,8 +38,12 @@ DRY_RUN = "tx=rollback"
 class Operation(Protocol):
     """What a write has to know of its route."""
 
+    path: str
     isolation: Isolation | None
     retries: int
+
+    @property
+    def row_place(self) -> Place | None: ...
 
     @property
     def body_field(self) -> object: ...
@@ -81,8 +85,6 @@ class Write:
             replay.close()
 
     def _raise_unless_retryable(self, error: Exception, request: Request, *, is_last: bool) -> None:
-        if isinstance(error, StaleDataError) and b"if-match" in request.scope[HEADER_NAMES]:
-            raise PreconditionFailed(STALE) from error
         if not is_ours(error):
             raise error
         if is_disconnect(error) or is_outdated(error):
@@ -118,15 +120,19 @@ class Write:
             keyed = await read_key(request, scope[PRINCIPAL])
             if replay := await claim(session, keyed):
                 return replay
-        precondition = IfMatch(request, session)
-        response = await self._handler(request)
+        precondition = IfMatch(request, session, self._route.path)
+        try:
+            response = await self._handler(request)
+        except StaleDataError as error:
+            precondition.judge(error)
+            raise
         if of_handler:
             await of_handler.aclose()
         if response.status_code >= 400:
             await session.rollback()
             return response
-        precondition.check()
-        response = tag_response(request, response)
+        await precondition.check(session, response, self._route.row_place)
+        response = tag_response(request, response, self._route.row_place)
         await self._conclude(session, response, keyed, is_dry_run=dry_run)
         return response
 

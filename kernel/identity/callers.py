@@ -9,7 +9,7 @@ from fastapi.security import APIKeyHeader, OAuth2PasswordBearer
 
 from kernel.context import HEADER_NAMES, PRINCIPAL, SESSION, current_context
 from kernel.data.resources import resources_of
-from kernel.data.snapshots import Rows
+from kernel.data.session import WriteSession
 from kernel.errors import Forbidden, Unauthorized
 from kernel.identity.principal import ADMIN, Authenticator, Principal
 
@@ -74,8 +74,11 @@ async def find_principal(request: Request) -> Principal | None:
         return None
     ((scheme, credential),) = found
     resources = resources_of(request.app)
-    rows: Rows = request.scope.get(SESSION) or resources.reader
-    return await scheme.authenticate(resources, rows, credential)
+    session: WriteSession | None = request.scope.get(SESSION)
+    finding = scheme.authenticate(resources, session or resources.reader, credential)
+    if session is not None and session.seen is not None:
+        return await session.seen.looking_away(finding)
+    return await finding
 
 
 def _credentials(request: Request) -> list[tuple[CredentialScheme, str]]:

@@ -13,6 +13,7 @@ from sqlalchemy import Index, Table, UniqueConstraint
 from sqlmodel import SQLModel
 
 from kernel.http.bodies import FORMS, JSON
+from kernel.http.openapi import VERSION
 from kernel.testing.hooks import Hooks, endpoints, hooks_of
 from kernel.testing.schemas import Field, Place, Schema, Schemas
 
@@ -107,6 +108,12 @@ class Operation:
     def success(self) -> Schema:
         """What the document says of the answer when all is well."""
         return next(each for status, each in self.spec["responses"].items() if status[0] == "2")
+
+    @property
+    def answer_has_version(self) -> bool:
+        """Whether the document says that the ETag has a row's version in front."""
+        tag: Schema = self.success.get("headers", {}).get("ETag", {})
+        return tag.get("description") == VERSION
 
     @property
     def answers_with_a_secret(self) -> bool:

@@ -141,7 +141,7 @@ SYMBOLS = [
         ("path_params", "router", "route", "endpoint", "state"),
         (
             *("kernel/fast/routing.py", "kernel/http/attempts.py", "kernel/http/middleware.py"),
-            "kernel/http/problems.py",
+            *("kernel/http/answer_headers.py", "kernel/http/problems.py"),
         ),
         "requests know their route on the short way too; an attempt begins with the first state",
         (
@@ -164,7 +164,7 @@ SYMBOLS = [
         ("await_", "greenlet_spawn"),
         (
             *("kernel/data/engine.py", "kernel/data/execution.py", "kernel/data/orm.py"),
-            "kernel/data/unit_of_work.py",
+            *("kernel/data/unit_of_work.py", "kernel/data/versions.py"),
         ),
         "SQLAlchemy's session asks the unit of work, and the other way round",
         (SAVEPOINT,),
@@ -310,6 +310,7 @@ DOCUMENTED: dict[str, set[str] | None] = {
     "alembic.script.revision": {"MultipleHeads"},
     "fastapi.encoders": {"jsonable_encoder"},
     "fastapi.routing": {"APIRoute", "APIWebSocketRoute"},
+    "sqlalchemy.orm.attributes": {"set_committed_value"},
     "sqlmodel.ext.asyncio.session": {"AsyncSession"},
     "starlette.convertors": {
         *("Convertor", "PathConvertor", "StringConvertor", "register_url_convertor"),
