@@ -18,7 +18,7 @@ ARGUMENTS = "kernel.arguments"
 class RequestContext:
     """One request: the app that it came to, its id, what it has cost so far (durations in seconds),
     who it is for, which row in which version its answer is about, the `Link` that the answer has,
-    and the unit of work under way."""
+    whether it was seen to hold a secret, and the unit of work under way."""
 
     app: Any = None
     request_id: str = field(default_factory=lambda: os.urandom(16).hex())
@@ -29,11 +29,12 @@ class RequestContext:
     row_id: int | None = None
     version: int | None = None
     link: str | None = None
+    holds_secret: bool = False
     unit: Any = None
 
     def begin_attempt(self, unit: Any) -> None:
         """Forget what an earlier attempt has said of its answer."""
-        self.unit = unit
+        self.unit, self.holds_secret = unit, False
         self.user_id = self.row_id = self.version = self.link = None
 
 

@@ -185,15 +185,26 @@ async def test_guessing_all_at_once_gives_no_more_guesses(client, alice):
     assert sorted(answer.status_code for answer in answers) == [401] * 10 + [429] * 20
 
 
-async def test_guesses_count_across_services_and_dry_runs_do_not_hide_them(client, serve, alice):
+async def test_guesses_count_across_services(client, serve, alice):
     async with serve() as replica:
         for number in range(11):
-            data = {"username": "alice@example.com", "password": f"wrong {number}"}
-            headers = {"Prefer": "tx=rollback"}
-            answer = await (replica, client)[number % 2].post(
-                "/auth/token", data=data, headers=headers
-            )
+            answer = await sign_in((replica, client)[number % 2], password=f"wrong {number}")
     assert answer.status_code == 429
+
+
+async def test_no_guess_and_no_token_comes_out_of_a_dry_run(client, alice, sql):
+    tokens = (await sign_in(client)).json()
+    old = {"refresh_token": tokens["refresh_token"]}
+    dry = {"Prefer": "tx=rollback"}
+    right, wrong = ({"username": alice.email, "password": word} for word in (PASSWORD, "wrong"))
+    for request in (
+        client.post("/auth/token", data=right, headers=dry),
+        client.post("/auth/token", data=wrong, headers=dry),
+        client.post("/auth/refresh", json=old, headers=dry),
+    ):
+        answer = await request
+        assert (answer.status_code, "token" in answer.text) == (400, False)
+    assert (await client.post("/auth/refresh", json=old)).status_code == 200
 
 
 async def test_a_success_takes_the_failures_of_the_account_back(client, alice, sql):

@@ -60,8 +60,8 @@ class Plan:
             for name, place in step.parts:
                 if name:
                     values[name] = results[place]
-            if step.request_name:
-                values[step.request_name] = request
+            for name in step.request_names:
+                values[name] = request
             results.append(await step.call(**values))
         return self._respond(results[-1])
 

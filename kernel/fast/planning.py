@@ -26,7 +26,7 @@ KNOWN_OPTIONS = {
 # The same for what FastAPI has found in a signature.
 KNOWN_PARTS = {
     *("path_params", "query_params", "body_params", "dependencies", "name", "call", "path"),
-    *("request_param_name", "use_cache"),
+    *("request_param_name", "http_connection_param_name", "use_cache"),
 }
 
 
@@ -63,7 +63,7 @@ class Step:
     call: Callable[..., Awaitable[Any]]
     parameters: list[Parameter]
     parts: list[tuple[str | None, int]]
-    request_name: str | None
+    request_names: list[str]
 
 
 def steps_of(context: RouteContext) -> list[Step]:
@@ -112,7 +112,8 @@ def _add(part: Dependant, steps: list[Step], known: dict[Any, int], bodies: int 
     if any(_is_unlike(each, PLAIN_PART, PARTS) for each in part.dependencies):
         raise Unplanned
     parts = [(each.name, _add(each, steps, known)) for each in part.dependencies]
-    step = Step(call, [*_parameters(part)], parts, part.request_param_name)
+    names = (part.request_param_name, part.http_connection_param_name)
+    step = Step(call, [*_parameters(part)], parts, [name for name in names if name])
     steps.append(step)
     known[call] = len(steps) - 1
     return known[call]

@@ -21,13 +21,15 @@ from kernel.http.bodies import with_checked_body
 from kernel.http.openapi import (
     declared_errors,
     document_headers,
-    holds_secret,
     in_form,
     input_names,
     is_write,
+    may_read_body,
+    takes_key,
 )
 from kernel.http.preconditions import noting, tag_response
 from kernel.http.problems import PROBLEM_DETAILS, ErrorForm
+from kernel.http.secrets import UNDECLARED, holds_secret, noting_secrets
 from kernel.http.writes import Write
 
 RETRIES = 2
@@ -42,7 +44,9 @@ class BoundaryRoute(APIRoute):
     errors = PROBLEM_DETAILS
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        super().__init__(with_plain_ids(path, endpoint), noting(endpoint), **options)
+        declared = options.get("response_model", UNDECLARED)
+        path = with_plain_ids(path, endpoint)
+        super().__init__(path, noting(noting_secrets(endpoint, declared)), **options)
         self.responses = {**declared_errors(self), **in_form(self.responses, self.errors)}
         self.openapi_extra = {**document_headers(self), **(self.openapi_extra or {})}
 
@@ -67,6 +71,16 @@ class BoundaryRoute(APIRoute):
     def holds_secret(self) -> bool:
         """Whether the answer is not to be stored."""
         return holds_secret(self)
+
+    @cached_property
+    def takes_key(self) -> bool:
+        """Whether it heeds an Idempotency-Key."""
+        return takes_key(self)
+
+    @cached_property
+    def may_read_body(self) -> bool:
+        """Whether the handler may read a body that the signature does not declare."""
+        return may_read_body(self)
 
     def _within(self, handler: Handler, *, is_planned: bool) -> Handler:
         if self.body_field is not None:

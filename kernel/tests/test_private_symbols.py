@@ -73,11 +73,12 @@ SYMBOLS = [
         (
             *("dependant", "body_field", "response_field", "response_model", "methods", "app"),
             *("status_code", "path_regex", "path_format", "responses", "openapi_extra"),
+            "stream_item_type",
         ),
         (
             *("kernel/fast/plan.py", "kernel/fast/planning.py", "kernel/fast/routing.py"),
             *("kernel/http/middleware.py", "kernel/http/openapi.py", "kernel/http/problems.py"),
-            *("kernel/http/router.py", "kernel/http/writes.py"),
+            *("kernel/http/router.py", "kernel/http/secrets.py", "kernel/http/writes.py"),
         ),
         "plans, what OpenAPI says, the route's name in log lines",
         (
@@ -90,6 +91,7 @@ SYMBOLS = [
         (
             *("path_params", "query_params", "header_params", "body_params", "dependencies"),
             *("Dependant", "call", "name", "use_cache", "request_param_name"),
+            "http_connection_param_name",
         ),
         ("kernel/fast/planning.py", "kernel/http/openapi.py"),
         "a plan's steps, and what an operation's signature tells OpenAPI",
@@ -259,6 +261,7 @@ WATCHED = {
     *("body_field", "body_params", "constraint_name", "dependant", "field_info", "header_params"),
     *("is_callable", "middleware_stack", "original_route", "path_format", "path_regex"),
     *("query_params", "request_param_name", "response_field", "response_fields", "use_cache"),
+    *("http_connection_param_name", "stream_item_type"),
 }
 # Where a library's documented names are; `None` means all that is in the module.
 DOCUMENTED: dict[str, set[str] | None] = {
