@@ -9,10 +9,12 @@ from fastapi.security import APIKeyHeader, OAuth2PasswordBearer
 from starlette.requests import HTTPConnection
 
 from kernel.context import HEADER_NAMES, PRINCIPAL, SESSION, current_context
-from kernel.data.resources import resources_of
+from kernel.data.resources import HasState, resources_of
 from kernel.data.snapshots import Rows
 from kernel.errors import Forbidden, Unauthorized
 from kernel.identity.principal import ADMIN, Authenticator, Principal
+
+CHALLENGE = "WWW-Authenticate"
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,15 @@ def _bearer_tokens(connection: HTTPConnection) -> Sequence[str]:
         return given  # one of which could be somebody else's
     scheme, _, token = given[0].partition(" ")
     return [token] if scheme.lower() == "bearer" and token else ()
+
+
+def challenges(app: HasState) -> list[str]:
+    """What a 401 asks for: the schemes that the service takes, as FastAPI names each in its own
+    ("How to use old 403 authentication error status codes")."""
+    schemes = resources_of(app).get(Credentials).schemes
+    makers = [getattr(each.security, "make_not_authenticated_error", None) for each in schemes]
+    headers = [maker().headers or {} for maker in makers if maker]
+    return [*dict.fromkeys(each[CHALLENGE] for each in headers if CHALLENGE in each)]
 
 
 async def find_principal(connection: HTTPConnection) -> Principal | None:

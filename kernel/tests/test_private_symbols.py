@@ -139,7 +139,7 @@ SYMBOLS = [
     Row(
         "starlette.routing.BaseRoute.matches",
         ("matches", "Match"),
-        ("kernel/http/problems.py",),
+        ("kernel/http/exceptions.py",),
         "which methods a path has, for Allow",
         ("test_errors.py::test_a_wrong_method_is_told_all_the_right_ones",),
     ),
