@@ -110,7 +110,7 @@ class Router(APIRouter):
     ) -> None:
         route_class = type("BoundaryRoute", (BoundaryRoute,), {"errors": errors})
         super().__init__(route_class=route_class, redirect_slashes=False, **options)
-        self._isolation, self._retries = isolation, retries
+        self._isolation, self._retries, self._errors = isolation, retries, errors
 
     def add_api_route(
         self,
@@ -126,6 +126,13 @@ class Router(APIRouter):
         if isinstance(route, BoundaryRoute):
             route.isolation = isolation or self._isolation
             route.retries = self._retries if retries is None else retries
+
+    def add_api_websocket_route(
+        self, path: str, endpoint: Callable[..., Any], *args: Any, **options: Any
+    ) -> None:
+        super().add_api_websocket_route(path, endpoint, *args, **options)
+        route: Any = self.routes[-1]
+        route.errors = self._errors
 
     def api_route(self, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
         def add(endpoint: Endpoint) -> Endpoint:

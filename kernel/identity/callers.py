@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import Depends
-from fastapi.security import APIKeyHeader, OAuth2PasswordBearer
+from fastapi.security import APIKeyCookie, APIKeyHeader, OAuth2PasswordBearer
 from starlette.requests import HTTPConnection
 
 from kernel.context import HEADER_NAMES, PRINCIPAL, SESSION, current_context
@@ -92,7 +92,10 @@ async def find_principal(connection: HTTPConnection) -> Principal | None:
 
 def _credentials(connection: HTTPConnection) -> list[tuple[CredentialScheme, str]]:
     found: list[tuple[CredentialScheme, str]] = []
+    is_cross_site = connection.scope["type"] == "websocket" and _is_cross_site(connection)
     for scheme in resources_of(connection.app).get(Credentials).schemes:
+        if is_cross_site and isinstance(scheme.security, APIKeyCookie):
+            continue
         credentials = scheme.read(connection)
         if isinstance(credentials, str):
             raise TypeError("a credential scheme reads a list of credentials, and no text")
@@ -113,6 +116,13 @@ async def note_principal(connection: HTTPConnection) -> Principal | None:
     if principal and (context := current_context()):
         context.user_id = principal.id
     return principal
+
+
+def _is_cross_site(connection: HTTPConnection) -> bool:
+    """Whether a page of another origin opens the WebSocket: browsers let it, and send cookies along
+    (RFC 6455 §10.2)."""
+    headers = connection.headers
+    return "origin" in headers and headers["origin"].partition("://")[2] != headers.get("host")
 
 
 async def get_principal(connection: HTTPConnection) -> Principal:

@@ -78,7 +78,8 @@ SYMBOLS = [
         (
             *("kernel/fast/plan.py", "kernel/fast/planning.py", "kernel/fast/routing.py"),
             *("kernel/http/middleware.py", "kernel/http/openapi.py", "kernel/http/problems.py"),
-            *("kernel/http/router.py", "kernel/http/secrets.py", "kernel/http/writes.py"),
+            *("kernel/http/router.py", "kernel/http/secrets.py", "kernel/http/websockets.py"),
+            "kernel/http/writes.py",
         ),
         "plans, what OpenAPI says, the route's name in log lines",
         (
@@ -128,7 +129,7 @@ SYMBOLS = [
         ("path_params", "router", "route", "endpoint", "state"),
         (
             *("kernel/fast/routing.py", "kernel/http/attempts.py", "kernel/http/middleware.py"),
-            "kernel/http/problems.py",
+            *("kernel/http/problems.py", "kernel/http/websockets.py"),
         ),
         "requests know their route on the short way too; an attempt begins with the first state",
         (
@@ -288,6 +289,7 @@ DOCUMENTED: dict[str, set[str] | None] = {
     "fastapi.routing": {"APIRoute"},
     "sqlmodel.ext.asyncio.session": {"AsyncSession"},
     "starlette.convertors": {"Convertor", "register_url_convertor"},
+    "starlette.websockets": {"WebSocketDisconnected"},
 }
 # Private attributes of our own, used on another instance.
 OWN = {"_of_slices"}
