@@ -1,7 +1,10 @@
 """WebSockets: who calls, what they hold, how they are refused and how they end."""
 
 import asyncio
+import signal
+import sys
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Annotated
 
 import pytest
@@ -22,6 +25,7 @@ from kernel.identity.passwords import PasswordVault
 from kernel.identity.principal import Principal
 from kernel.testing.sockets import Closed, open_socket
 from kernel.tests.peelings.models import Peeling, PeelingPublic
+from kernel.tests.processes import checkout_in, serve
 from kernel.tests.test_open import Errors, in_house_form
 
 router = Router(prefix="/live", tags=["live"])
@@ -410,3 +414,73 @@ async def test_uvicorn_does_it_all_as_well(server, alice, log):
         pass
     assert {line["message"] for line in log.lines("ERROR")} == {"unhandled error"}
     assert "canary" not in str(log.lines())
+
+
+# In a process of its own, as users run it.
+
+SLICE = '''\
+"""A slice with a WebSocket, as a team writes it."""
+
+from fastapi import WebSocket
+
+from kernel import Conflict, CurrentUser, Router
+
+router = Router(prefix="/live", tags=["live"])
+
+
+@router.websocket("")
+async def echo(socket: WebSocket, me: CurrentUser) -> None:
+    await socket.accept()
+    async for text in socket.iter_text():
+        if text == "conflict":
+            raise Conflict("taken")
+        if text == "crash":
+            raise ZeroDivisionError
+        await socket.send_text(f"{me.id} {text}")
+'''
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+async def test_a_process_serves_many_and_ends_with_them(tmp_path, database):
+    with checkout_in(tmp_path / "live") as checkout:
+        (checkout / "features/live").mkdir()
+        (checkout / "features/live/__init__.py").touch()
+        (checkout / "features/live/router.py").write_text(SLICE)
+        contents = (checkout / "service.py").read_text()
+        contents = contents.replace(
+            "from features.users", "from features.live import router as live\nfrom features.users"
+        )
+        mounted = "    app.include_router(live.router)\n    return app\n"
+        (checkout / "service.py").write_text(contents.replace("    return app\n", mounted))
+        few = {"pool_size": 1, "max_overflow": 0, "read_pool_size": 1, "jwt_secret": "test" * 8}
+        async with database() as url, serve(checkout, database_url=url, **few) as service:
+            await service.sign_up("alice")
+            await use_sockets(service)
+            assert await service.stop() in (0, -signal.SIGTERM)
+        lines = service.lines()
+    assert [line["message"] for line in lines if line["level"] == "ERROR"] == ["unhandled error"]
+    closed = [line["code"] for line in lines if line["message"] == "websocket" and line["code"]]
+    assert sorted(closed) == [1000, 1008, 1011, *[1012] * 50]
+    assert "canary" not in service.log.read_text()
+
+
+async def use_sockets(service):
+    url = f"ws://127.0.0.1:{service.port}/live?q=canary"
+    headers = {"Authorization": service.client.headers["authorization"]}
+    connect = partial(websockets.connect, url, additional_headers=headers)
+    with pytest.raises(websockets.InvalidStatus, match="401") as refused:
+        await websockets.connect(url)
+    assert refused.value.response.headers["Content-Type"] == "application/problem+json"
+    sockets = await asyncio.gather(*[connect() for _ in range(53)])
+    for socket in sockets:
+        await socket.send("hello")
+        assert (await socket.recv()).endswith(" hello")
+    assert (await service.client.post("/peelings", json={"title": "x"})).status_code == 201
+    *_, leaving, failing, crashing = sockets
+    await leaving.close()
+    for socket, word, code in ((failing, "conflict", 1008), (crashing, "crash", 1011)):
+        await socket.send(word)
+        with pytest.raises(websockets.ConnectionClosed) as closed:
+            await socket.recv()
+        assert closed.value.rcvd.code == code
