@@ -618,7 +618,9 @@ async def cookie(me: CurrentUser, session: Session, response: Response) -> Who:
 
 async def cookie_of_its_own(me: CurrentUser, session: Session) -> Response:
     await add(session, me)
-    return Response("done", headers={"SET-COOKIE": f"session={CANARY}"})
+    response = Response("done")
+    response.raw_headers.append((b"Set-Cookie", f"session={CANARY}".encode()))
+    return response
 
 
 async def streamed(me: CurrentUser, session: Session) -> StreamingResponse:
