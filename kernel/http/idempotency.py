@@ -74,7 +74,7 @@ def of_caller(sent: SentKey, request: Request, principal: Principal) -> KeyedReq
     """The key as the caller's own, for this method and path. A caller with another role is another
     one: what may be seen depends on it."""
     resources = resources_of(request.app)
-    scope = [principal.id, principal.role, request.method, request.scope["path"], sent.key]
+    scope = [str(principal.id), principal.role, request.method, request.scope["path"], sent.key]
     return KeyedRequest(
         digest=hashlib.sha256(json.dumps(scope).encode()).digest(),
         # With a secret, because a body may hold a password that a plain hash would let one guess.

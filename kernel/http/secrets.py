@@ -6,6 +6,7 @@ that leaves open what is answered (`dict[str, Any]`, nothing at all): then each 
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import is_dataclass
+from datetime import datetime
 from functools import cache, wraps
 from inspect import (
     Signature,
@@ -14,6 +15,7 @@ from inspect import (
     isgeneratorfunction,
     signature,
 )
+from types import NoneType
 from typing import Any
 
 from fastapi import Response
@@ -30,6 +32,7 @@ OPEN_OPTIONS = ("serialize_as_any", "polymorphic_serialization")
 NO_SCHEMAS = ("metadata", "default", "expected", "config", "cls", "function")
 # The keys of these are names of the model's own.
 BY_NAME = ("fields", "choices")
+LEAVES = {str, int, float, bool, NoneType, datetime}
 CONTAINERS = (list, tuple, set, frozenset)
 # What stands for a `response_model` that nobody has given: then the annotation says it.
 UNDECLARED = signature(APIRoute).parameters["response_model"].default
@@ -47,6 +50,8 @@ def is_open(annotation: Any) -> bool:
 
 def value_has_secret(value: object) -> bool:
     """Whether a model within an answer has a field that is marked."""
+    if type(value) in LEAVES:
+        return False
     if isinstance(value, Mapping):
         return any(map(value_has_secret, value.values()))
     if isinstance(value, CONTAINERS):

@@ -142,14 +142,11 @@ class Write:
         response: Response,
         keyed: KeyedRequest | None,
     ) -> None:
-        context = current_context()
-        is_secret = self._route.holds_secret or (context is not None and context.holds_secret)
-        is_repeatable = not is_secret and may_be_repeated(response)
         if is_rehearsal(request):
-            await rehearse(session, response, is_repeatable=is_repeatable)
+            await rehearse(session, response, is_repeatable=self._is_repeatable(response))
             return
         if keyed:
-            await keep(session, keyed, response, is_repeatable=is_repeatable)
+            await keep(session, keyed, response, is_repeatable=self._is_repeatable(response))
         try:
             await session.finish()
         except OutcomeUnknown as error:
@@ -160,6 +157,12 @@ class Write:
             if keyed and cause and is_too_slow(cause):
                 raise unavailable(SLOW) from cause
             raise
+
+    def _is_repeatable(self, response: Response) -> bool:
+        """Whether the answer may be given again, or be that of a rehearsal."""
+        context = current_context()
+        is_secret = self._route.holds_secret or (context is not None and context.holds_secret)
+        return not is_secret and may_be_repeated(response)
 
 
 def _with_callbacks(response: Response, callbacks: list[Callback]) -> Response:

@@ -387,19 +387,33 @@ async def test_what_a_middleware_raises_has_the_form_as_well(settings, error, st
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-async def test_what_a_task_behind_an_answer_raises_is_logged_and_answers_nobody(mount, log):
+async def fail() -> None:
+    raise HTTPException(418, "too late")
+
+
+async def fail_behind():
+    yield
+    await fail()
+
+
+async def with_a_task(tasks: BackgroundTasks) -> str:
+    tasks.add_task(fail)
+    return "done"
+
+
+async def with_a_dependency(_: Annotated[None, Depends(fail_behind)]) -> str:
+    return "done"
+
+
+@pytest.mark.parametrize("endpoint", [with_a_task, with_a_dependency])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_what_is_raised_behind_an_answer_is_logged_and_answers_nobody(
+    mount, log, endpoint, method
+):
     router = Router(prefix="/cases")
-
-    async def fail() -> None:
-        raise HTTPException(418, "too late")
-
-    @router.get("")
-    async def answer_first(tasks: BackgroundTasks) -> str:
-        tasks.add_task(fail)
-        return "done"
-
+    router.api_route("", methods=[method])(endpoint)
     async with mount(router) as client:
-        answer = await client.get("/cases")
+        answer = await client.request(method, "/cases")
     assert (answer.status_code, answer.json()) == (200, "done")
     (line,) = log.lines("ERROR")
     assert "HTTPException" in line["exception"]

@@ -106,10 +106,13 @@ async def test_an_optional_caller_has_keys_and_a_stranger_none(serve_routes, ali
             again = await client.post("/cases/who", headers={**caller.headers, **KEY})
             assert first.json() == again.json() == {"me": caller.user_id}
             assert again.headers["idempotent-replayed"] == "true"
-        for _ in range(2):
-            answer = await client.post("/cases/who", headers=KEY)
+        malformed = {"Idempotency-Key": "not one key"}
+        for key in (KEY, KEY, malformed):
+            answer = await client.post("/cases/who", headers=key)
             assert (answer.status_code, answer.json()) == (200, {"me": None})
             assert "idempotent-replayed" not in answer.headers
+        answer = await client.post("/cases/who", headers={**alice.headers, **malformed})
+        assert answer.status_code == 400
     assert len(await kept(sql)) == 2
 
 
