@@ -4,7 +4,7 @@ Such an answer is never stored, and cannot be rehearsed. What the operation decl
 that leaves open what is answered (`dict[str, Any]`, nothing at all): then each answer is looked at.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from datetime import datetime
 from functools import cache, wraps
@@ -50,19 +50,21 @@ def is_open(annotation: Any) -> bool:
 
 def value_has_secret(value: object) -> bool:
     """Whether a model within an answer has a field that is marked."""
-    if type(value) in LEAVES:
-        return False
     if isinstance(value, Mapping):
-        return any(map(value_has_secret, value.values()))
+        return _any_has_secret(value.values())
     if isinstance(value, CONTAINERS):
-        return any(map(value_has_secret, value))
+        return _any_has_secret(value)
     if not isinstance(value, BaseModel) and not is_dataclass(value):
         return False
     kind: Any = type(value)
     further = getattr(value, "model_extra", None) or {}
     return _class_has_secret(kind) or (
-        _class_is_open(kind) and value_has_secret({**vars(value), **further})
+        _class_is_open(kind) and _any_has_secret([*vars(value).values(), *further.values()])
     )
+
+
+def _any_has_secret(values: Iterable[object]) -> bool:
+    return any(value_has_secret(value) for value in values if type(value) not in LEAVES)
 
 
 def noting_secrets(endpoint: Callable[..., Any], declared: object) -> Callable[..., Any]:
