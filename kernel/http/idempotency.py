@@ -18,12 +18,17 @@ from sqlalchemy import Row, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from kernel.context import HEADER_NAMES, current_context
 from kernel.data.idempotency_keys import STORED, SWEEP, TAKE, IdempotencyKey
 from kernel.data.resources import resources_of
 from kernel.data.sqlstate import TRY_AGAIN
 from kernel.errors import BadRequest, Conflict, Unprocessable
+from kernel.http.attempts import Replay
 from kernel.http.fingerprints import digest_request
 from kernel.http.openapi import KEY_PATTERN
+from kernel.http.operation import Operation
+from kernel.http.rehearsals import is_rehearsal
+from kernel.identity.callers import has_credential
 from kernel.identity.principal import Principal
 
 NOT_KEPT = "this was done before; its answer held a secret or a cookie, or was a stream: not kept"
@@ -61,13 +66,25 @@ def read_key(request: Request) -> str:
     return given[0].removeprefix('"').removesuffix('"') if given[0][0] == '"' else given[0]
 
 
-async def read_content(request: Request) -> SentKey:
-    """The request's key with what it came with; this waits for the client's body.
+async def read_ahead(
+    route: Operation, request: Request, replay: Replay, *, is_read: bool
+) -> SentKey | None:
+    """The request's key, if it counts, with what came with it.
+
+    This waits for the client's body where a connection would be held meanwhile: for a key, or when
+    a handler reads it itself, behind a dependency that looks for the caller.
 
     Raises:
         BadRequest: see `read_key`.
     """
-    return SentKey(read_key(request), await digest_request(request))
+    has_key = route.takes_key and b"idempotency-key" in request.scope[HEADER_NAMES]
+    if has_key and has_credential(request) and not is_rehearsal(request):
+        key = read_key(request)
+        return SentKey(key, await digest_request(request if is_read else await replay.request()))
+    if route.may_read_body:
+        async for _ in (await replay.request()).stream():
+            pass
+    return None
 
 
 def of_caller(sent: SentKey, request: Request, principal: Principal) -> KeyedRequest:
@@ -123,9 +140,12 @@ def _replay(stored: Row[Any] | None, keyed: KeyedRequest) -> Response:
     return response
 
 
-def may_be_repeated(response: Response) -> bool:
-    """Whether the answer is all there is to it: one that is streamed, or sent in a way of its own,
-    is not in memory, and a cookie is for whoever asked."""
+def may_be_repeated(response: Response, route: Operation) -> bool:
+    """Whether the answer is all there is to it, and may be kept: one that is streamed, or sent in a
+    way of its own, is not in memory, and secrets and cookies are for whoever asked."""
+    context = current_context()
+    if route.holds_secret or (context and context.holds_secret):
+        return False
     is_plain = type(response).__call__ is Response.__call__
     return is_plain and all(name.lower() != b"set-cookie" for name, _ in response.raw_headers)
 

@@ -32,12 +32,12 @@ from kernel.http.idempotency import (
     keep,
     may_be_repeated,
     of_caller,
-    read_content,
+    read_ahead,
 )
 from kernel.http.operation import Operation
 from kernel.http.preconditions import STALE, IfMatch, tag_response
 from kernel.http.rehearsals import NO_REHEARSAL, is_rehearsal, rehearse
-from kernel.identity.callers import has_credential, note_principal
+from kernel.identity.callers import note_principal
 
 
 class Write:
@@ -53,7 +53,7 @@ class Write:
             raise BadRequest(NO_REHEARSAL)
         replay = Replay(request, is_read=is_read)
         try:
-            sent = await self._read_ahead(request, replay, is_read=is_read)
+            sent = await read_ahead(self._route, request, replay, is_read=is_read)
             for attempt in range(self._route.retries + 1):
                 if attempt:
                     # Nothing was committed, so the work can start over: on a fresh connection, or
@@ -69,19 +69,6 @@ class Write:
             raise AssertionError("unreachable")
         finally:
             replay.close()
-
-    async def _read_ahead(
-        self, request: Request, replay: Replay, *, is_read: bool
-    ) -> SentKey | None:
-        """Wait for the client's body where a connection would be held meanwhile: for a key, or when
-        a handler reads it itself, behind a dependency that looks for the caller."""
-        has_key = self._route.takes_key and b"idempotency-key" in request.scope[HEADER_NAMES]
-        if has_key and has_credential(request) and not is_rehearsal(request):
-            return await read_content(request if is_read else await replay.request())
-        if self._route.may_read_body:
-            async for _ in (await replay.request()).stream():
-                pass
-        return None
 
     def _raise_unless_retryable(self, error: Exception, request: Request, *, is_last: bool) -> None:
         if isinstance(error, StaleDataError) and b"if-match" in request.scope[HEADER_NAMES]:
@@ -143,10 +130,12 @@ class Write:
         keyed: KeyedRequest | None,
     ) -> None:
         if is_rehearsal(request):
-            await rehearse(session, response, is_repeatable=self._is_repeatable(response))
+            await rehearse(session, response, is_repeatable=may_be_repeated(response, self._route))
             return
         if keyed:
-            await keep(session, keyed, response, is_repeatable=self._is_repeatable(response))
+            await keep(
+                session, keyed, response, is_repeatable=may_be_repeated(response, self._route)
+            )
         try:
             await session.finish()
         except OutcomeUnknown as error:
@@ -157,12 +146,6 @@ class Write:
             if keyed and cause and is_too_slow(cause):
                 raise unavailable(SLOW) from cause
             raise
-
-    def _is_repeatable(self, response: Response) -> bool:
-        """Whether the answer may be given again, or be that of a rehearsal."""
-        context = current_context()
-        is_secret = self._route.holds_secret or (context is not None and context.holds_secret)
-        return not is_secret and may_be_repeated(response)
 
 
 def _with_callbacks(response: Response, callbacks: list[Callback]) -> Response:

@@ -255,6 +255,8 @@ OTHER = [
     multipart((f'{PART}; filename="g"\r\nContent-Type: text/html', b"x")),
     multipart((f'{PART}; filename="g"\r\nContent-Type: text/html\r\nX-Of: 7', b"x")),
     multipart((PART.replace("=", "=b"), b"x")),
+    multipart((f"{PART}\r\nX-A: bc", b"x")),
+    multipart((f"{PART}\r\nX-Ab: c", b"x")),
     multipart((FILE, b"x"), (PART, b"y")),
     multipart((PART, b"y"), (FILE, b"x")),
     multipart(),
@@ -274,9 +276,10 @@ async def test_another_encoding_is_the_same_request(requests):
 
 async def test_another_content_is_another_request():
     digests = [await digest(*request) for request in OTHER]
-    assert len(set(digests)) == len(digests) == 39
+    assert len(set(digests)) == len(digests) == 41
     queries = [b"", b"a=1", b"a=2", b"a=1&b=2", b"b=2&a=1", b"a=%2B", b"a=+", b"A=1"]
     assert len({await digest(JSON, b"1", query) for query in queries}) == len(queries)
+    assert await digest("text/plain", b"", b"a") != await digest("/plain", b"", b"atext")
     assert await digest(JSON, b"1", b"a=%7E+") == await digest(JSON, b"1", b"%61=~%20")
 
 
@@ -610,6 +613,8 @@ def test_what_a_model_calls_its_fields_does_not_matter():
     assert not has_secret(Cat)
     cats, kinds = Annotated[Cat, Tag("metadata")], Annotated[OneKind, Tag("config")]
     assert has_secret(Annotated[cats | kinds, Discriminator(lambda value: value["kind"])])
+    told, number = Annotated[Secret, Tag("config")], Annotated[int, Tag("metadata")]
+    assert has_secret(Annotated[told | number, Discriminator(str)])
     assert not has_secret(PeelingPublic)
     assert [is_open(each) for each in (Cat, PeelingPublic, list[Who], None, int)] == [False] * 5
 
