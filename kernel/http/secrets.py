@@ -25,9 +25,9 @@ from pydantic import BaseModel, TypeAdapter
 from kernel.context import current_context
 from kernel.data.models import SHOWN_ONCE
 
-# Of these, and of a model with further fields, an instance decides what is in the answer.
+# Of these an instance decides what is in the answer, and of a model with further fields, or one that
+# is answered with those of its subclasses.
 OPEN_TYPES = ("any", "is-instance", "callable", "function-plain", "function-wrap")
-OPEN_OPTIONS = ("serialize_as_any", "polymorphic_serialization")
 # What lies here is no schema.
 NO_SCHEMAS = ("metadata", "default", "expected", "config", "cls", "function")
 # The keys of these are names of the model's own.
@@ -131,7 +131,7 @@ def _schemas_in(part: object) -> Iterator[Mapping[str, Any]]:
 def _is_open(schema: Mapping[str, Any]) -> bool:
     config = _dict(schema.get("config"))
     has_more = "allow" in (schema.get("extra_behavior"), config.get("extra_fields_behavior"))
-    is_by_instance = any(config.get(name) for name in OPEN_OPTIONS)
+    is_by_instance = config.get("polymorphic_serialization", False)
     is_unsaid = schema.get("type") in OPEN_TYPES and "return_schema" not in schema
     return is_unsaid or has_more or is_by_instance
 

@@ -505,6 +505,14 @@ class Free(BaseModel):
     model_config = ConfigDict(extra="allow")
 
 
+class General(BaseModel):
+    model_config = ConfigDict(polymorphic_serialization=True)
+
+
+class Special(General):
+    token: Secret = CANARY
+
+
 class Hidden(Dto):
     token: Secret = PydanticField(default=CANARY, exclude=True)
 
@@ -540,6 +548,7 @@ OPEN = {
     "dict": (dict[str, Any], {"a": {"b": Outer()}}),
     "extras": (Free, Free(a=[Inner()])),
     "unbound generic": (Envelope, Envelope(data=(1, Inner()))),
+    "subclass": (Envelope[General], Envelope[General](data=Special())),
     "in a list": (list, [1, Inner()]),
     "in a model": (None, Envelope[Any](data=Data(Inner()))),
 }
