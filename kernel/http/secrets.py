@@ -25,8 +25,8 @@ from pydantic import BaseModel, TypeAdapter
 from kernel.context import current_context
 from kernel.data.models import SHOWN_ONCE
 
-# Of these an instance decides what is in the answer, and of a model with further fields, or one that
-# is answered with those of its subclasses.
+# Of these an instance decides what is in the answer; so it does of a model that has further fields,
+# or is answered with those of its subclasses.
 OPEN_TYPES = ("any", "is-instance", "callable", "function-plain", "function-wrap")
 # What lies here is no schema.
 NO_SCHEMAS = ("metadata", "default", "expected", "config", "cls", "function")
