@@ -40,9 +40,7 @@ class ServiceError(Exception):
     ) -> None:
         super().__init__(message)
         self.message = message
-        own = {name.lower() for name in headers or {}}
-        default = {n: text for n, text in self.default_headers.items() if n.lower() not in own}
-        self.headers = {**default, **(headers or {})}
+        self.headers = {**self.default_headers, **(headers or {})}
         self.extras = extras
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -448,6 +448,8 @@ WRONG = {"x": "canary"}
          [{"loc": ["body", "a", 0], "type": "t", "msg": "m"}]),
         ([{"msg": "m"}], [{"loc": [], "type": "value_error", "msg": "m"}]),
         ([{"loc": "a"}], [{"loc": ["a"], "type": "value_error", "msg": "is not valid"}]),
+        ([{"loc": ["x" * 100, UUID(int=7)]}],
+         [{"loc": ["x" * 64, str(UUID(int=7))], "type": "value_error", "msg": "is not valid"}]),
         (["words"], [{"loc": [], "type": "value_error", "msg": "words"}]),
         ([], []),
     ],

@@ -594,6 +594,44 @@ async def test_a_secret_is_answered_once_and_never_kept(mount, alice, sql, is_co
     assert rows == [(200, None, "null")] * len(cases)
 
 
+async def test_a_secret_of_another_status_or_of_an_event_is_declared_as_well(mount):
+    router = Router(prefix="/cases")
+
+    async def accept(me: CurrentUser, session: Session) -> Response:
+        raise AssertionError
+
+    async def tell(me: CurrentUser, session: Session) -> AsyncIterator[Inner]:
+        yield Inner()
+
+    router.post("/accept", responses={202: {"model": Inner}})(accept)
+    router.post("/tell", response_class=EventSourceResponse)(tell)
+    async with mount(router) as client:
+        paths = (await client.get("/openapi.json")).json()["paths"]
+    for path in ("/cases/accept", "/cases/tell"):
+        assert "Prefer" not in {each["name"] for each in paths[path]["post"]["parameters"]}
+
+
+async def test_what_an_attempt_that_failed_had_answered_does_not_count(
+    mount, alice, sql, fail_first
+):
+    answers = iter([Inner(), "plain"])
+
+    async def fail_behind(me: CurrentUser, session: Session):
+        yield
+        await add(session, me)
+
+    async def give(_: Annotated[None, Depends(fail_behind, scope="function")]) -> Any:
+        return next(answers)
+
+    await fail_first(times=1)
+    router = Router(prefix="/cases")
+    router.post("")(give)
+    async with mount(router) as client:
+        for _ in range(2):
+            answer = await client.post("/cases", headers={**alice.headers, **KEY})
+            assert (answer.status_code, answer.json()) == (200, "plain")
+
+
 async def test_a_secret_that_is_not_in_the_answer_is_none(mount, alice, sql):
     """FastAPI answers with the fields of what is declared, whatever the endpoint returns."""
     router = Router(prefix="/cases")
