@@ -16,7 +16,8 @@ PRINCIPAL = "kernel.principal"
 @dataclass(slots=True)
 class RequestContext:
     """One request: the app that it came to, its id, what it has cost so far (durations in seconds),
-    who it is for, the `Link` that the answer has, and the unit of work under way."""
+    who it is for, the `Link` that the answer has, whether it was seen to hold a secret, and the
+    unit of work under way."""
 
     app: Any = None
     request_id: str = field(default_factory=lambda: os.urandom(16).hex())
@@ -25,11 +26,12 @@ class RequestContext:
     database_time: float = 0.0
     user_id: int | None = None
     link: str | None = None
+    holds_secret: bool = False
     unit: Any = None
 
     def begin_attempt(self, unit: Any) -> None:
         """Forget what an earlier attempt has said of its answer."""
-        self.unit = unit
+        self.unit, self.holds_secret = unit, False
         self.user_id = self.link = None
 
 

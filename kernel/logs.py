@@ -33,6 +33,7 @@ SYNTAX_ERROR = "syntax error at "
 # DETAIL of these has the whole row.
 ROW_SQLSTATES = ("23502", "23514")
 STATEMENT_MAX_CHARACTERS = 2000
+OF_WEBSOCKETS = ('"WebSocket %s"', "without completing handshake")
 TRACEBACK = "Traceback (most recent call last):"
 # The name of an error, in front of its message.
 FIRST_WORD = re.compile(r"^(?:Traceback \(most recent call last\):|[A-Za-z_][\w.]*(?=:|$))")
@@ -138,6 +139,12 @@ class _Lines(logging.StreamHandler[TextIO]):
             self.handleError(record)
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether uvicorn says what the service's line of a WebSocket does not: its own have the query,
+    and an error for each handshake that was answered."""
+    return not any(words in str(record.msg) for words in OF_WEBSOCKETS)
+
+
 def configure_logging(level: str, *, full: bool = False) -> None:
     """Send every logger's records to standard error through `JsonFormatter`.
 
@@ -160,6 +167,7 @@ def configure_logging(level: str, *, full: bool = False) -> None:
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     # The service writes its own access line; without handlers uvicorn does not even format its.
     access = logging.getLogger("uvicorn.access")
     access.handlers, access.propagate = [], False

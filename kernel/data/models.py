@@ -12,6 +12,7 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    GetCoreSchemaHandler,
     StringConstraints,
     WithJsonSchema,
     model_validator,
@@ -165,9 +166,17 @@ def _normal_email(value: str) -> str:
     return address.normalized.lower()
 
 
+SHOWN_ONCE = "kernel_shown_once"
+
+
 @dataclass(frozen=True)
 class ShownOnce:
     """Marks a field that holds a secret: an answer with such a field is never stored."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        # Where it is in a schema, it is found however deep, in whatever kind of model.
+        schema: dict[str, Any] = {**handler(source)}
+        return schema | {"metadata": {**schema.get("metadata", {}), SHOWN_ONCE: True}}
 
 
 # The validators speak plainly; the patterns tell clients the same.

@@ -8,7 +8,7 @@ import base64
 import hmac
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import Any, Generic, TypeVar
@@ -36,11 +36,11 @@ class Pager:
     """What the client asked for: `limit` rows behind `cursor`."""
 
     def __init__(
-        self, limit: int, cursor: str | None, key: bytes, scope: Mapping[str, Any]
+        self, limit: int, cursor: str | None, keys: Sequence[bytes], scope: Mapping[str, Any]
     ) -> None:
         self.limit = limit
         self.cursor = cursor
-        self._key = key
+        self._keys = keys  # the first signs
         self._scope = scope
 
     async def fetch(
@@ -73,7 +73,7 @@ class Pager:
         try:
             sealed = base64.b64decode(self.cursor.encode(), b"-_", validate=True)
             text, signature = sealed[:-16], sealed[-16:]
-            if not hmac.compare_digest(signature, self._sign(text)):
+            if not any(hmac.compare_digest(signature, self._sign(text, k)) for k in self._keys):
                 raise ValueError
             given_order, key, row_id = json.loads(text)
             if given_order != order:
@@ -87,10 +87,10 @@ class Pager:
         if isinstance(key, datetime):
             key = {"time": key.isoformat()}
         text = to_json([order, key, row.id])
-        return base64.urlsafe_b64encode(text + self._sign(text)).decode()
+        return base64.urlsafe_b64encode(text + self._sign(text, self._keys[0])).decode()
 
-    def _sign(self, text: bytes) -> bytes:
-        return hmac.digest(self._key, self._scope["path"].encode() + text, "sha256")[:16]
+    def _sign(self, text: bytes, key: bytes) -> bytes:
+        return hmac.digest(key, self._scope["path"].encode() + text, "sha256")[:16]
 
     def _link(self, cursor: str) -> None:
         # RFC 8288; relative, because the Host header is the client's word.

@@ -40,6 +40,7 @@ class WriteSession(AsyncSession, Rows):
     """The session of one unit of work; what it has not committed is rolled back at its end."""
 
     sync_session_class = UnitSession
+    sync_session: UnitSession
 
     def __init__(self, unit: UnitOfWork) -> None:
         super().__init__(

@@ -17,7 +17,7 @@ from kernel.data.driver import Connection
 from kernel.data.named_rows import NamedRow, has_version, key_of
 from kernel.data.seen_rows import ANY, SeenRow, SeenRows
 from kernel.data.unit_of_work import UnitOfWork
-from kernel.fast.statements import POSTGRES
+from kernel.fast.plain_types import POSTGRES
 
 T = TypeVar("T")
 READING = re.compile(

@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from starlette.types import Scope
 
-from kernel.context import HEADER_NAMES
+from kernel.context import HEADER_NAMES, current_context
 
 Header = tuple[bytes, bytes]
 NO_SNIFFING: Header = (b"x-content-type-options", b"nosniff")  # Fetch standard §3.6
@@ -47,6 +47,8 @@ class AnswerHeaders:
         # Whatever asks for the credential, the answer may depend on it.
         if audience in OPEN and not self._credentials.isdisjoint(scope[HEADER_NAMES]):
             audience = Audience.CALLER
+        if (context := current_context()) and context.holds_secret:
+            audience = Audience.CALLER_ONCE
         added = self._added[audience]
         for name, _ in headers:
             if name in ADDED:

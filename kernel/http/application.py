@@ -17,9 +17,9 @@ from kernel.data.schema import require_one_head
 from kernel.data.writer import open_writer
 from kernel.fast.routing import Switchboard
 from kernel.http.docs import credential_headers, describe_api, serve_docs
+from kernel.http.exceptions import install_error_handlers
 from kernel.http.middleware import RequestMiddleware
 from kernel.http.openapi import operation_id
-from kernel.http.problems import install_error_handlers
 from kernel.identity.callers import Credentials, CredentialScheme
 from kernel.identity.passwords import PasswordVault
 from kernel.logs import configure_logging

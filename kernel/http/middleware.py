@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from kernel.context import HEADER_NAMES, RequestContext, enter_context, leave_context
 from kernel.http.answer_headers import AnswerHeaders
 from kernel.http.problems import WRONG, failure_response
+from kernel.http.websockets import SocketExchange
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 logger = logging.getLogger(__name__)
@@ -32,21 +33,19 @@ class RequestMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = RequestContext(scope.get("app"))
-        if scope["type"] != "http":
-            token = enter_context(context)
-            try:
-                await self.app(scope, receive, send)
-            finally:
-                leave_context(token)
-            return
-        headers = dict(scope["headers"])
+        headers = dict(scope.get("headers", ()))
         scope[HEADER_NAMES] = headers.keys()
         given = headers.get(b"x-request-id")
         if given and REQUEST_ID.fullmatch(given):
             context.request_id = given.decode()
         token = enter_context(context)
         try:
-            await _Exchange(self, context, scope, receive, send).run(headers)
+            if scope["type"] == "http":
+                await _Exchange(self, context, scope, receive, send).run(headers)
+            elif scope["type"] == "websocket":
+                await SocketExchange(self.app, context, scope, receive, send).run()
+            else:
+                await self.app(scope, receive, send)
         finally:
             leave_context(token)
 

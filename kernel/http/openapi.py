@@ -7,12 +7,12 @@ from typing import Any, get_args
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from kernel.data.models import ShownOnce
 from kernel.errors import title_of
 from kernel.http.answer_headers import Audience
 from kernel.http.bodies import JSON
 from kernel.http.preconditions import row_place
 from kernel.http.problems import PROBLEM_DETAILS, ErrorForm
+from kernel.http.secrets import holds_secret
 from kernel.identity.callers import RoleCheck, get_principal, get_viewer
 
 KEEPS = "A key of your own for this write; sent again, it is answered again and not done again."
@@ -72,10 +72,15 @@ def audience_of(route: APIRoute) -> Audience:
     return Audience.ANYBODY if get_viewer in dependencies(route) else Audience.EVERYBODY
 
 
-def holds_secret(route: APIRoute) -> bool:
-    """Whether the answer has a field that is marked `ShownOnce`."""
-    fields = getattr(route.response_model, "model_fields", {}).values()
-    return any(isinstance(mark, ShownOnce) for field in fields for mark in field.metadata)
+def takes_key(route: APIRoute) -> bool:
+    """Whether the operation heeds an Idempotency-Key, which has to be a caller's."""
+    return is_write(route) and (needs_principal(route) or get_viewer in dependencies(route))
+
+
+def may_read_body(route: APIRoute) -> bool:
+    """Whether the operation has a request to read a body from that it does not declare."""
+    parts = _flatten(route.dependant)
+    return route.body_field is None and any(part.request_param_name for part in parts)
 
 
 def input_names(route: APIRoute) -> frozenset[str]:
@@ -143,24 +148,24 @@ def declared_errors(route: APIRoute) -> dict[int | str, dict[str, Any]]:
 
 def document_headers(route: APIRoute) -> dict[str, Any]:
     """The headers that the boundary understands and gives, as a part of the operation."""
-    write, is_read = is_write(route), is_read_as_json(route)
+    write, is_read, is_secret = is_write(route), is_read_as_json(route), holds_secret(route)
     has_version = row_place(route.response_model) is not None and (write or is_read)
     asked = {
-        "Idempotency-Key": write,
-        "Prefer": write,
+        "Idempotency-Key": takes_key(route),
+        "Prefer": write and not is_secret,
         "If-Match": _may_be_conditional(route),
         "If-None-Match": is_read,
     }
     given = {
         "ETag": is_read or has_version,
-        "Idempotent-Replayed": write,
-        "Preference-Applied": write,
+        "Idempotent-Replayed": takes_key(route) and not is_secret,
+        "Preference-Applied": asked["Prefer"],
     }
     headers = _described(given, {"ETag": VERSION} if has_version else {})
     answers: dict[str, Any] = {str(route.status_code or 200): {"headers": headers}}
     if asked["If-None-Match"]:
         answers["304"] = {"description": "Not Modified"}
-    words = REQUEST_HEADERS | ({"Idempotency-Key": KEEPS_NO_SECRET} if holds_secret(route) else {})
+    words = REQUEST_HEADERS | ({"Idempotency-Key": KEEPS_NO_SECRET} if is_secret else {})
     parameters = [_parameter(name, words[name]) for name, known in asked.items() if known]
     known: dict[str, Any] = {"parameters": parameters, "responses": answers}
     if needs_principal(route):

@@ -25,13 +25,15 @@ from kernel.http.openapi import (
     audience_of,
     declared_errors,
     document_headers,
-    holds_secret,
     in_form,
     input_names,
     is_write,
+    may_read_body,
+    takes_key,
 )
 from kernel.http.preconditions import Place, row_place, tag_response
 from kernel.http.problems import PROBLEM_DETAILS, ErrorForm
+from kernel.http.secrets import UNDECLARED, holds_secret, noting_secrets
 from kernel.http.writes import Write
 
 RETRIES = 2
@@ -46,7 +48,9 @@ class BoundaryRoute(APIRoute):
     errors = PROBLEM_DETAILS
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        super().__init__(with_plain_ids(path, endpoint), endpoint, **options)
+        declared = options.get("response_model", UNDECLARED)
+        path = with_plain_ids(path, endpoint)
+        super().__init__(path, noting_secrets(endpoint, declared), **options)
         self.responses = {**declared_errors(self), **in_form(self.responses, self.errors)}
         self.openapi_extra = {**document_headers(self), **(self.openapi_extra or {})}
 
@@ -85,6 +89,16 @@ class BoundaryRoute(APIRoute):
         """Where in an answer the row is that it is about."""
         return row_place(self.response_model)
 
+    @cached_property
+    def takes_key(self) -> bool:
+        """Whether it heeds an Idempotency-Key."""
+        return takes_key(self)
+
+    @cached_property
+    def may_read_body(self) -> bool:
+        """Whether the handler may read a body that the signature does not declare."""
+        return may_read_body(self)
+
     def _within(self, handler: Handler, *, is_planned: bool) -> Handler:
         if self.body_field is not None:
             handler = with_checked_body(handler, self.body_field.field_info)
@@ -115,7 +129,7 @@ class Router(APIRouter):
     ) -> None:
         bounded = _bounded(route_class, errors)
         super().__init__(route_class=bounded, redirect_slashes=False, **options)
-        self._isolation, self._retries = isolation, retries
+        self._isolation, self._retries, self._errors = isolation, retries, errors
 
     def add_api_route(
         self,
@@ -131,6 +145,13 @@ class Router(APIRouter):
         if isinstance(route, BoundaryRoute):
             route.isolation = isolation or self._isolation
             route.retries = self._retries if retries is None else retries
+
+    def add_api_websocket_route(
+        self, path: str, endpoint: Callable[..., Any], *args: Any, **options: Any
+    ) -> None:
+        super().add_api_websocket_route(path, endpoint, *args, **options)
+        route: Any = self.routes[-1]
+        route.errors = self._errors
 
     def api_route(self, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
         def add(endpoint: Endpoint) -> Endpoint:

@@ -117,9 +117,13 @@ class Operation:
 
     @property
     def answers_with_a_secret(self) -> bool:
-        """Whether its answer is too secret to be kept for a replay."""
-        given = self.spec.get("parameters", [])
-        return any("secret" in each.get("description", "") for each in given)
+        """Whether its answer is too secret to be kept for a replay, or to be rehearsed."""
+        return self.is_write and "Prefer" not in self.parameters("header")
+
+    @property
+    def takes_key(self) -> bool:
+        """Whether it heeds an Idempotency-Key: one that asks for its caller does."""
+        return "Idempotency-Key" in self.parameters("header")
 
     @property
     def is_list(self) -> bool:

@@ -82,12 +82,13 @@ SYMBOLS = [
         (
             *("dependant", "body_field", "response_field", "response_model", "methods", "app"),
             *("status_code", "path_regex", "path_format", "responses", "openapi_extra"),
-            "response_fields",
+            *("response_fields", "stream_item_type"),
         ),
         (
             *("kernel/fast/plan.py", "kernel/fast/planning.py", "kernel/fast/routing.py"),
             *("kernel/http/middleware.py", "kernel/http/openapi.py", "kernel/http/problems.py"),
-            *("kernel/http/router.py", "kernel/http/writes.py"),
+            *("kernel/http/router.py", "kernel/http/secrets.py", "kernel/http/websockets.py"),
+            "kernel/http/writes.py",
         ),
         "plans, what OpenAPI says, the route's name in log lines",
         (
@@ -142,6 +143,7 @@ SYMBOLS = [
         (
             *("kernel/fast/routing.py", "kernel/http/attempts.py", "kernel/http/middleware.py"),
             *("kernel/http/answer_headers.py", "kernel/http/problems.py"),
+            "kernel/http/websockets.py",
         ),
         "requests know their route on the short way too; an attempt begins with the first state",
         (
@@ -152,7 +154,7 @@ SYMBOLS = [
     Row(
         "starlette.routing.BaseRoute.matches",
         ("matches", "Match", "BaseRoute"),
-        ("kernel/fast/routing.py", "kernel/http/problems.py"),
+        ("kernel/fast/routing.py", "kernel/http/exceptions.py"),
         "which methods a path has, for Allow; which routes are in the way of others",
         (
             "test_errors.py::test_a_wrong_method_is_told_all_the_right_ones",
@@ -283,6 +285,7 @@ WATCHED = {
     *("body_field", "body_params", "constraint_name", "dependant", "field_info", "header_params"),
     *("is_callable", "middleware_stack", "original_route", "path_format", "path_regex"),
     *("query_params", "request_param_name", "response_field", "response_fields", "use_cache"),
+    *("http_connection_param_name", "stream_item_type"),
 }
 # Where a library's documented names are; `None` means all that is in the module.
 DOCUMENTED: dict[str, set[str] | None] = {
@@ -316,6 +319,7 @@ DOCUMENTED: dict[str, set[str] | None] = {
         *("Convertor", "PathConvertor", "StringConvertor", "register_url_convertor"),
     },
     "starlette.routing": {"Host", "Mount", "Route", "WebSocketRoute"},
+    "starlette.websockets": {"WebSocketDisconnected"},
 }
 # Private attributes of our own, used on another instance.
 OWN = {"_of_slices"}
