@@ -64,7 +64,7 @@ async def _pager(
     limit: Annotated[int, Field(ge=1, le=100), PLAIN_INT, Query(description="Rows, at most.")] = 50,
     cursor: Annotated[str | None, Query(max_length=4096, description="`next_cursor`.")] = None,
 ) -> Pager:
-    return Pager(limit, cursor, resources_of(request.app).mac_key, request.scope)
+    return Pager(limit, cursor, (resources_of(request.app).mac_key,), request.scope)
 
 
 @cache
