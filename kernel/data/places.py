@@ -123,6 +123,7 @@ def _named(statement: Statement, name: str) -> ColumnElement[Any]:
     column = _bare(statement.selected_columns[names.index(name)])
     # Of an expression, SQLAlchemy guesses the type: in one that holds all of them, it is ordered
     # as it is compared.
+    _type_name(column)
     return column if isinstance(column, Column) else cast(column, _wide(column.type))
 
 
@@ -201,7 +202,7 @@ def _terms(condition: ColumnElement[Any] | None) -> Iterator[ColumnElement[Any]]
 
 
 def _key(table: FromClause) -> list[Column[Any]]:
-    key: list[Any] = [*table.primary_key]
+    key: list[Any] = [*(table.primary_key or ())]
     if not key:
         raise TypeError(NO_KEY.format(table=getattr(table, "name", table)))
     return key
