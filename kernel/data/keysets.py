@@ -20,10 +20,11 @@ from sqlalchemy import (
     cast,
     desc,
     tuple_,
+    type_coerce,
 )
 
 from kernel.data.places import parts_of
-from kernel.data.refusals import NOT_A_SELECT
+from kernel.data.refusals import DEFERRED, NOT_A_SELECT
 
 Statement = Select[*tuple[Any, ...]]
 Place = list[Any]
@@ -59,13 +60,16 @@ class Keyset:
         hidden = [part for part in self._parts if part.is_hidden]
         self._hidden = {part.name for part in hidden}
         shown = statement.add_columns(*(cast(p.column, Text).label(p.name) for p in hidden))
-        ways = (desc(p.column) if p.is_descending else asc(p.column) for p in self._parts)
+        ways = ((desc if p.is_descending else asc)(_plain(p.column)) for p in self._parts)
         self.first = Query(shown.order_by(*ways).limit(bindparam(LIMIT)), ())
         self._behind: dict[tuple[bool, ...], list[Query]] = {}
 
     def place(self, record: Any) -> Place:
         """Where the row is."""
-        return [record[part.name] for part in self._parts]
+        try:
+            return [record[part.name] for part in self._parts]
+        except KeyError:
+            raise TypeError(DEFERRED) from None
 
     def key(self, place: Place) -> Place:
         """What of the place no other row has, with nulls for the rest."""
@@ -100,9 +104,9 @@ class Keyset:
             if not nulls[start]:
                 yield self._query(equal, nulls, self._beyond(start, end), range(start, end))
             if nulls[start] and part.is_descending:
-                yield self._query(equal, nulls, part.column.is_not(None))
+                yield self._query(equal, nulls, _plain(part.column).is_not(None))
             if not nulls[start] and part.is_nullable and not part.is_descending:
-                yield self._query(equal, nulls, part.column.is_(None))
+                yield self._query(equal, nulls, _plain(part.column).is_(None))
             end = start
 
     def _start(self, end: int, nulls: Sequence[bool]) -> int:
@@ -132,13 +136,11 @@ class Keyset:
         """The rows with the place's own values in `equal`, which are `nulls` or not, for which the
         condition holds that compares those in `compared`."""
         numbers = [number for number in equal if not nulls[number]]
-        columns = [self._parts[number].column for number in equal if nulls[number]]
-        conditions: list[ColumnElement[bool]] = [column.is_(None) for column in columns]
-        conditions += [] if condition is None else [condition]
-        for number in numbers:
-            # Rows of one column: a column's type may have another idea of `==`.
-            column, value = self._parts[number].column, self._parameter(number)
-            conditions.append(tuple_(column) == tuple_(value))
+        conditions = [] if condition is None else [condition]
+        for number in equal:
+            column = _plain(self._parts[number].column)
+            value = column.is_(None) if nulls[number] else column == self._parameter(number)
+            conditions.append(value)
         return Query(self.first.statement.where(and_(*conditions)), [*numbers, *compared])
 
     def _parameter(self, number: int) -> ColumnElement[Any]:
@@ -146,6 +148,11 @@ class Keyset:
         if part.is_hidden:
             return cast(bindparam(name, type_=Text()), part.column.type)
         return bindparam(name, type_=part.column.type)
+
+
+def _plain(column: ColumnElement[Any]) -> ColumnElement[Any]:
+    """The column, whose own type may have another idea of order and of what is equal."""
+    return type_coerce(column, Text)
 
 
 _keysets: WeakKeyDictionary[Statement, dict[str, Keyset]] = WeakKeyDictionary()

@@ -74,13 +74,13 @@ def parts_of(statement: Statement, order: str) -> list[Part]:
         TypeError: a name is no column's, the type of one is not known, a table has no key, or the
             statement is more than columns, FROM and WHERE.
     """
-    _check(statement)
-    sources = [each for it in statement.get_final_froms() for each in _sources(it)]
-    keys = [column for each in sources if not each.is_told for column in _key(each.table)]
     named = [
         (_named(statement, name.removeprefix("-")), name.startswith("-"))
         for name in order.split(",")
     ]
+    _check(statement)
+    sources = [each for it in statement.get_final_froms() for each in _sources(it)]
+    keys = [column for each in sources if not each.is_told for column in _key(each.table)]
     last = named[-1][1]
     columns = [*named, *((key, last) for key in keys)]
     parts: list[Part] = []
@@ -103,11 +103,13 @@ def parts_of(statement: Statement, order: str) -> list[Part]:
 
 def _check(statement: Statement) -> None:
     """See that conditions and an order can be added without a change of what the rows are."""
-    plain = select(*statement.selected_columns).select_from(*statement.get_final_froms())
+    # Of a row's class, not all columns need be selected.
+    one = statement.selected_columns[0]
+    plain = select(one).select_from(*statement.get_final_froms())
     if statement.whereclause is not None:
         plain = plain.where(statement.whereclause)
-    sql, plain_sql = (str(each.compile(dialect=POSTGRES)) for each in (statement, plain))
-    if sql != plain_sql:
+    given = statement.with_only_columns(one, maintain_column_froms=True)
+    if str(given.compile(dialect=POSTGRES)) != str(plain.compile(dialect=POSTGRES)):
         raise TypeError(NOT_PLAIN)
     if any(isinstance(it, Over) for c in statement.selected_columns for it in iterate(c)):
         raise TypeError(WINDOWED)
@@ -115,9 +117,10 @@ def _check(statement: Statement) -> None:
 
 def _named(statement: Statement, name: str) -> ColumnElement[Any]:
     """What the statement selects under this name."""
-    names = [column.name for column in statement.selected_columns]
+    names = [str(column.name) for column in statement.selected_columns]
     if name not in names:
-        raise TypeError(NO_COLUMN.format(names=", ".join(map(str, names))))
+        known = [each for each in names if "%(" not in each]  # others are named by their place
+        raise TypeError(NO_COLUMN.format(names=", ".join(known)))
     if names.count(name) > 1:
         raise TypeError(TWO_COLUMNS.format(name=name))
     column = _bare(statement.selected_columns[names.index(name)])

@@ -42,6 +42,7 @@ WINDOWED = (
     " primary key: select(it.subquery())"
 )
 NO_COLUMN = "the order names a column that the statement does not select; it selects: {names}"
+DEFERRED = "the order names a deferred column, which the statement does not select: undefer() it"
 TWO_COLUMNS = "the statement selects two columns that are called {name}: label one of them"
 NO_TYPE = "the type of {column} is not known, so it gives no order: func.name(..., type_=String)"
 NO_KEY = (
