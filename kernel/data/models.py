@@ -1,10 +1,8 @@
 """What tables and DTOs are made of: the mix-in of every table, and types that Postgres can hold."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from typing import Annotated, Any, Self, get_args
 
 from email_validator import EmailNotValidError, validate_email
@@ -12,14 +10,18 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    GetCoreSchemaHandler,
     StringConstraints,
     WithJsonSchema,
     model_validator,
 )
 from pydantic import Field as PydanticField
+from pydantic_core import CoreSchema
 from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, column, func, text
 from sqlalchemy.orm import declared_attr
 from sqlmodel import Field, SQLModel
+
+from kernel.data.trimming import Trimmed, trimming
 
 # Migrations name constraints, so the names have to be the same everywhere; this is set before any
 # table's class exists (Alembic manual, "The Importance of Naming Constraints").
@@ -75,24 +77,6 @@ class Dto(SQLModel):
     __init__ = BaseModel.__init__
 
 
-@dataclass(frozen=True)
-class Trimmed:
-    """Marks text without blanks around it."""
-
-
-@cache
-def _lines(model: type[BaseModel]) -> list[str]:
-    """The fields that are, or may be, a `Line`."""
-    fields = model.model_fields.items()
-    return [name for name, field in fields if _is_trimmed(field.metadata, field.annotation)]
-
-
-def _is_trimmed(marks: Iterable[object], annotation: object) -> bool:
-    is_marked = any(isinstance(mark, Trimmed) for mark in marks)
-    parts = get_args(annotation)
-    return is_marked or any(_is_trimmed(getattr(part, "__metadata__", ()), part) for part in parts)
-
-
 class Input(Dto):
     """The base of every body: an unknown field is a mistake, not something to drop silently."""
 
@@ -106,13 +90,11 @@ class Input(Dto):
             raise ValueError("has too many fields")
         return given
 
-    @model_validator(mode="after")
-    def _is_trimmed(self) -> Self:
-        # Not before: a length is that of what was sent, or no client could check it.
-        for name in _lines(type(self)):
-            if line := self.__dict__.get(name):
-                self.__dict__[name] = line.strip()
-        return self
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: type[BaseModel], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return trimming(handler(source), handler)
 
 
 class Public(Dto):

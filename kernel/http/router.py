@@ -17,7 +17,7 @@ from kernel.context import current_context
 from kernel.data.driver import Isolation
 from kernel.fast.plan import Handler, Plan
 from kernel.fast.routing import with_plain_ids
-from kernel.http.bodies import with_checked_body
+from kernel.http.bodies import with_checked_body, with_trimmed_lines
 from kernel.http.openapi import (
     declared_errors,
     document_headers,
@@ -42,7 +42,8 @@ class BoundaryRoute(APIRoute):
     errors = PROBLEM_DETAILS
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        super().__init__(with_plain_ids(path, endpoint), noting(endpoint), **options)
+        endpoint = noting(with_trimmed_lines(endpoint))
+        super().__init__(with_plain_ids(path, endpoint), endpoint, **options)
         self.responses = {**declared_errors(self), **in_form(self.responses, self.errors)}
         self.openapi_extra = {**document_headers(self), **(self.openapi_extra or {})}
 
