@@ -1,23 +1,17 @@
 """The columns of an order: those that it names, and the keys that tell the rows apart."""
 
-import operator
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import (
     Alias,
     BigInteger,
-    BinaryExpression,
     Boolean,
-    BooleanClauseList,
     Column,
     ColumnElement,
     Double,
     Float,
-    FromClause,
     Integer,
-    Join,
     Label,
     Numeric,
     Over,
@@ -34,7 +28,8 @@ from sqlalchemy.exc import CompileError
 from sqlalchemy.sql.visitors import iterate
 from sqlmodel import AutoString
 
-from kernel.data.refusals import NO_COLUMN, NO_KEY, NO_TYPE, NOT_PLAIN, TWO_COLUMNS, WINDOWED
+from kernel.data.refusals import NO_COLUMN, NO_TYPE, NOT_PLAIN, TWO_COLUMNS, WINDOWED
+from kernel.data.sources import Source, key_of, sources_of
 
 Statement = Select[*tuple[Any, ...]]
 POSTGRES = postgresql.dialect()  # type: ignore[no-untyped-call]
@@ -57,16 +52,6 @@ class Part:
     is_key: bool
 
 
-@dataclass(frozen=True)
-class Source:
-    """A table in FROM: whether a row may be without it, and whether the row in front of it in a
-    join tells which of its rows it is."""
-
-    table: FromClause
-    is_optional: bool
-    is_told: bool
-
-
 def parts_of(statement: Statement, order: str) -> list[Part]:
     """The columns of the order, the named ones first.
 
@@ -79,8 +64,8 @@ def parts_of(statement: Statement, order: str) -> list[Part]:
         for name in order.split(",")
     ]
     _check(statement)
-    sources = [each for it in statement.get_final_froms() for each in _sources(it)]
-    keys = [column for each in sources if not each.is_told for column in _key(each.table)]
+    sources = [each for it in statement.get_final_froms() for each in sources_of(it)]
+    keys = [column for each in sources if not each.is_told for column in key_of(each.table)]
     last = named[-1][1]
     columns = [*named, *((key, last) for key in keys)]
     parts: list[Part] = []
@@ -166,46 +151,3 @@ def _may_be_null(column: ColumnElement[Any], sources: list[Source]) -> bool:
     is_real = isinstance(table.element if isinstance(table, Alias) else table, Table)
     is_optional = any(each.is_optional for each in sources if each.table == table)
     return not is_real or is_optional or bool(column.nullable)
-
-
-# Where the rows come from.
-
-
-def _sources(
-    it: FromClause, *, is_optional: bool = False, is_told: bool = False
-) -> Iterator[Source]:
-    if not isinstance(it, Join):
-        yield Source(it, is_optional, is_told)
-        return
-    yield from _sources(it.left, is_optional=is_optional or it.full)
-    is_optional |= it.isouter or it.full
-    yield from _sources(it.right, is_optional=is_optional, is_told=_tells_one_row(it))
-
-
-def _tells_one_row(join: Join) -> bool:
-    """Whether a row on the left meets one row on the right at most, whose key ON names."""
-    right = join.right
-    told = [
-        column
-        for term in _terms(join.onclause)
-        if isinstance(term, BinaryExpression) and term.operator is operator.eq
-        for column, other in ((term.left, term.right), (term.right, term.left))
-        if isinstance(column, Column) and isinstance(other, Column) and other.table != right
-    ]
-    key = [] if join.full or isinstance(right, Join) else [*right.primary_key]
-    return bool(key) and all(any(each.compare(column) for each in told) for column in key)
-
-
-def _terms(condition: ColumnElement[Any] | None) -> Iterator[ColumnElement[Any]]:
-    if isinstance(condition, BooleanClauseList) and condition.operator is operator.and_:
-        for each in condition.clauses:
-            yield from _terms(each)
-    elif condition is not None:
-        yield condition
-
-
-def _key(table: FromClause) -> list[Column[Any]]:
-    key: list[Any] = [*(table.primary_key or ())]
-    if not key:
-        raise TypeError(NO_KEY.format(table=getattr(table, "name", table)))
-    return key

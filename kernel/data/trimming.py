@@ -1,35 +1,56 @@
 """Text without the blanks around it, wherever in a request it stands.
 
-A type that is marked `Trimmed` changes nothing by itself, so that answers show what is stored. What
+A type that is marked `Trimmed` does nothing by itself, so that answers show what is stored. What
 reads a request wraps each of them, in lists, unions or models, as pydantic's schema has them. That
 comes last, because a length is that of what was sent, or no client could check it.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from functools import cache
 from itertools import count
 from typing import Annotated, Any, get_args, get_type_hints
 
-from pydantic import BaseModel, GetCoreSchemaHandler, TypeAdapter, ValidationError
-from pydantic_core import CoreSchema, core_schema
+from pydantic import (
+    BaseModel,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    TypeAdapter,
+    ValidationError,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
 MARK = "kernel.trimmed"
 FUNCTIONS = {"function-before", "function-wrap", "function-after"}
 NO_VALIDATION = {"metadata", "default", "serialization"}
 REPEATED = "{name} contains itself: in a body, a model can do that whose lines are to be trimmed"
+BLANK = r"[\s\x1c-\x1f\x85\ufeff]"  # \s in Python and in ECMAScript differ
+VISIBLE = r"[^\s\x00\x1c-\x1f\x85\ufeff]"
+WITHIN = r"[^\x00\n-\r\x1c-\x1e\x85\u2028\u2029]"
+LINE = re.compile(f"{BLANK}*{VISIBLE}({WITHIN}*{VISIBLE})?{BLANK}*")
+STORED_LINE = rf"[^\x00]*{VISIBLE}[^\x00]*"
+TWO_LINES = "two_lines"
 numbers = count(1)
 
 
 @dataclass(frozen=True)
 class Trimmed:
-    """Marks text that a request may have blanks around."""
+    """Marks text that a request may have blanks around, and that is one line between them."""
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
         schema: Any = handler(source)
         return {**schema, "metadata": {**schema.get("metadata", {}), MARK: True}}
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        # A table may have older texts, or somebody else's.
+        pattern = LINE.pattern if handler.mode == "validation" else STORED_LINE
+        return handler(schema) | {"pattern": f"^{pattern}$"}
 
 
 @dataclass
@@ -132,15 +153,33 @@ def _is_trimmed(part: Mapping[str, Any]) -> bool:
 
 
 def _strip(value: Any) -> Any:
-    return value.strip() if isinstance(value, str) else value
+    if not isinstance(value, str):
+        return value  # its rules have made something else of the text
+    if not LINE.fullmatch(value):
+        raise PydanticCustomError(TWO_LINES, "should be one line")
+    return value.strip()
 
 
 def _strip_fields(row: Any) -> Any:
     kind: Any = type(row)
     for name, trim in _trimmers(kind).items():
         if hasattr(row, name):
-            object.__setattr__(row, name, trim(getattr(row, name)))  # it may be frozen
+            try:
+                line = trim(getattr(row, name))
+            except ValidationError as error:
+                _raise_two_lines(error, name)
+            else:
+                object.__setattr__(row, name, line)  # it may be frozen
     return row
+
+
+def _raise_two_lines(error: ValidationError, name: str) -> None:
+    """Tell of a field that it is no line; of its other rules, all have been kept to before."""
+    details = error.errors(include_url=False, include_context=False)
+    if any(each["type"] == TWO_LINES for each in details):
+        kind = PydanticCustomError(TWO_LINES, "should be one line")
+        line_errors: list[InitErrorDetails] = [{"type": kind, "loc": (name,), "input": None}]
+        raise ValidationError.from_exception_data(error.title, line_errors) from None
 
 
 @cache
@@ -156,15 +195,5 @@ def _trimmers(kind: type[Any]) -> dict[str, Callable[[Any], Any]]:
         typed: Any = Annotated[(*rules, trims)]
         adapter: TypeAdapter[Any] = TypeAdapter(typed)
         if trims.has_found:
-            trimmers[name] = _trimmer(adapter)
+            trimmers[name] = adapter.validate_python
     return trimmers
-
-
-def _trimmer(adapter: TypeAdapter[Any]) -> Callable[[Any], Any]:
-    def trim(value: Any) -> Any:
-        try:
-            return adapter.validate_python(value)
-        except ValidationError:
-            return value  # its rules have made something else of the text
-
-    return trim

@@ -283,6 +283,8 @@ DOCUMENTED: dict[str, set[str] | None] = {
     **dict.fromkeys(["starlette.responses", "starlette.types"]),
     "alembic.script.revision": {"MultipleHeads"},
     "fastapi.routing": {"APIRoute"},
+    "pydantic.json_schema": {"JsonSchemaValue"},
+    "sqlalchemy.sql.visitors": {"iterate"},
     "sqlmodel.ext.asyncio.session": {"AsyncSession"},
     "starlette.convertors": {"Convertor", "register_url_convertor"},
 }

@@ -1,7 +1,10 @@
 """The blanks around a line go, wherever in a request it stands, and nowhere else."""
 
+import re
+import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated, Generic, Literal, NamedTuple, TypeVar
 
@@ -170,6 +173,8 @@ BAD = {
     "blank": "  ",
     "empty": "",
     "NUL": " a\x00",
+    "two lines": "a\nb",
+    "two lines of Unicode's": "a\u2028b",
     "a number": 7,
     "null": None,
     "a list": ["a"],
@@ -300,6 +305,58 @@ async def test_a_parameter_may_be_a_line(mount):
             answer = await client.post("/lines/everywhere/a", params=good | bad, **sent)
             assert answer.status_code == 422, bad
         assert (await client.get("/lines/threaded?line=%20a")).json() == "a"
+
+
+def test_what_a_pattern_says_of_a_line_is_so():
+    class Body(Input):
+        line: Line
+
+    pattern = re.compile(Body.model_json_schema()["properties"]["line"]["pattern"])
+    breaks = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
+    blanks = f" \t\x1f\xa0\u3000\ufeff{breaks}"
+    lines = ["a", "a b", "a\tb", "a\u3000b", "a\ufeffb", *(f"{each}a{each}" for each in blanks)]
+    others = ["", "a\x00", "\x00a", *blanks, *(f"a{each}b" for each in breaks)]
+    for line, is_line in [*((each, True) for each in lines), *((each, False) for each in others)]:
+        assert bool(pattern.search(line)) == is_line, ascii(line)
+        try:
+            Body(line=line)
+        except ValidationError:
+            assert not is_line, ascii(line)
+        else:
+            assert is_line, ascii(line)
+
+
+def test_a_line_is_judged_in_no_time():
+    class Body(Input):
+        line: Line
+
+    for part in ("a", " ", "a ", " a", "\u2028", "a\x1f"):
+        started = time.process_time()
+        for end in ("", "\nb", "\x00"):
+            with suppress(ValidationError):
+                Body(line=part * 100_000 + end)
+        assert time.process_time() - started < 0.5
+
+
+def test_what_was_stored_before_may_be_shown():
+    assert Answer.model_validate({"title": "a\nb", "branch": {"name": "b"}, "lines": []}).title
+    shown = TypeAdapter(Line).json_schema(mode="serialization")
+    assert re.search(shown["pattern"], "a\nb")
+
+
+async def test_the_names_in_a_body_are_known_whatever_it_is_made_of():
+    """What the database refuses is the client's where the client has sent it."""
+
+    async def take(data: dict[str, list[Plain | Members]], more: list[Branch | Pair]) -> None: ...
+
+    router = Router()
+    router.post("/take")(take)
+    assert router.routes[-1].input_names >= {"data", "more", "name", "plain", "leaf", "branches"}
+
+    async def members(data: Members) -> None: ...
+
+    router.patch("/take")(members)
+    assert router.routes[-1].input_names == {"data", "name"}
 
 
 KINDS = {
