@@ -1,7 +1,7 @@
 """FastAPI by hand: what a good FastAPI developer writes on asyncpg, without a template.
 
-FastAPI as its manual has it: dependencies, pydantic models for bodies and answers, and the JSON that
-pydantic makes of them. The same statements as the service's, on one connection for each request. It
+FastAPI as its manual has it: dependencies, pydantic models for bodies and answers, and the JSON
+that pydantic makes of them. The same statements as ours, on one connection for each request. It
 has declared errors, which the bound has not, and else leaves out what the bound leaves out: logs,
 request ids, timings, retries, timeouts. What costs it more than the bound, besides FastAPI, is what
 such code has: a token is verified each time, and asyncpg's pool resets what it gets back.
