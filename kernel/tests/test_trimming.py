@@ -55,6 +55,11 @@ class Members(TypedDict):
     name: Line
 
 
+class Chain(TypedDict):
+    name: Line
+    chain: "Chain | None"
+
+
 class Pair(NamedTuple):
     name: Line
 
@@ -204,6 +209,13 @@ def test_what_is_no_line_is_refused_where_it_stands(kind, wrap, bad):
     with pytest.raises(ValidationError) as refused:
         adapter.validate_python({"value": wrap(BAD[bad])})
     assert refused.value.errors()[0]["loc"][0] == "value"
+
+
+def test_what_could_not_be_trimmed_in_itself_is_refused_at_once():
+    with pytest.raises(TypeError, match="Chain contains itself"):
+
+        class Body(Input):
+            chain: Chain
 
 
 def test_a_default_is_as_it_is_written():
