@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
-MARK = "kernel.trimmed"
+MARK, STORED, SENT = "kernel.trimmed", "stored", "sent"
 FUNCTIONS = {"function-before", "function-wrap", "function-after"}
 NO_VALIDATION = {"metadata", "default", "serialization"}
 REPEATED = "{name} contains itself: in a body, a model can do that whose lines are to be trimmed"
@@ -43,14 +43,14 @@ class Trimmed:
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
         schema: Any = handler(source)
-        return {**schema, "metadata": {**schema.get("metadata", {}), MARK: True}}
+        return {**schema, "metadata": {**schema.get("metadata", {}), MARK: STORED}}
 
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
         # A table may have older texts, or somebody else's.
-        pattern = LINE.pattern if handler.mode == "validation" else STORED_LINE
-        return handler(schema) | {"pattern": f"^{pattern}$"}
+        is_sent = schema.get("metadata", {}).get(MARK) == SENT
+        return handler(schema) | {"pattern": f"^{LINE.pattern if is_sent else STORED_LINE}$"}
 
 
 @dataclass
@@ -104,7 +104,7 @@ class _Walk:
         if part.get("type") == "definition-ref":
             return self._defined(part)
         if _is_trimmed(part):
-            return core_schema.no_info_after_validator_function(_strip, part)
+            return core_schema.no_info_after_validator_function(_strip, _as_sent(part))
         new = {k: v if k in NO_VALIDATION else self.part(v) for k, v in part.items()}
         return part if all(new[name] is part[name] for name in part) else new
 
@@ -150,6 +150,13 @@ def _is_trimmed(part: Mapping[str, Any]) -> bool:
     while part.get("type") in FUNCTIONS and MARK not in part.get("metadata", {}):
         part = part["schema"]
     return MARK in part.get("metadata", {})
+
+
+def _as_sent(part: Any) -> Any:
+    """The marked text, whose pattern tells of one line."""
+    if MARK in part.get("metadata", {}):
+        return part | {"metadata": part["metadata"] | {MARK: SENT}}
+    return part | {"schema": _as_sent(part["schema"])}
 
 
 def _strip(value: Any) -> Any:
