@@ -25,8 +25,8 @@ SAFE_TO_LOG = (
 # So do the messages of these classes of SQLSTATE: connections, transactions, statements, limits,
 # and a division by zero.
 SAFE_SQLSTATES = (
-    *("08", "22012", "25", "26", "28", "34", "3D", "40", "42501", "42703", "42704", "42804"),
-    *("42883", "42P", "53", "55", "57", "XX"),
+    *("08", "22012", "25", "26", "28", "34", "3D", "40", "42501", "42703", "42704", "42803"),
+    *("42804", "42883", "42P", "53", "55", "57", "XX"),
 )
 # The statement's; what else is called a syntax error is a value's, as a tsquery's.
 SYNTAX_ERROR = "syntax error at "

@@ -1,10 +1,8 @@
 """What tables and DTOs are made of: the mix-in of every table, and types that Postgres can hold."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from typing import Annotated, Any, Self, get_args
 
 from email_validator import EmailNotValidError, validate_email
@@ -18,6 +16,7 @@ from pydantic import (
     model_validator,
 )
 from pydantic import Field as PydanticField
+from pydantic_core import CoreSchema
 from sqlalchemy import (
     BigInteger,
     CheckConstraint,
@@ -31,6 +30,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import declared_attr
 from sqlmodel import Field, SQLModel
 
+from kernel.data.trimming import VISIBLE, Trimmed, trimming
 from kernel.fast.rows import BARE
 
 # Migrations name constraints, so the names have to be the same everywhere; this is set before any
@@ -94,24 +94,6 @@ class Dto(SQLModel):
 BARE.add(Dto.__new__)
 
 
-@dataclass(frozen=True)
-class Trimmed:
-    """Marks text without blanks around it."""
-
-
-@cache
-def _lines(model: type[BaseModel]) -> list[str]:
-    """The fields that are, or may be, a `Line`."""
-    fields = model.model_fields.items()
-    return [name for name, field in fields if _is_trimmed(field.metadata, field.annotation)]
-
-
-def _is_trimmed(marks: Iterable[object], annotation: object) -> bool:
-    is_marked = any(isinstance(mark, Trimmed) for mark in marks)
-    parts = get_args(annotation)
-    return is_marked or any(_is_trimmed(getattr(part, "__metadata__", ()), part) for part in parts)
-
-
 class Input(Dto):
     """The base of every body: an unknown field is a mistake, not something to drop silently."""
 
@@ -125,13 +107,11 @@ class Input(Dto):
             raise ValueError("has too many fields")
         return given
 
-    @model_validator(mode="after")
-    def _is_trimmed(self) -> Self:
-        # Not before: a length is that of what was sent, or no client could check it.
-        for name in _lines(type(self)):
-            if line := self.__dict__.get(name):
-                self.__dict__[name] = line.strip()
-        return self
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: type[BaseModel], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return trimming(handler(source), handler)
 
 
 class Public(Dto):
@@ -152,7 +132,7 @@ def storable(value: str) -> str:
 
 
 def _not_blank(value: str) -> str:
-    if not VISIBLE.search(value):
+    if not re.search(VISIBLE, value):
         raise ValueError("should not be blank")
     return value
 
@@ -180,7 +160,6 @@ class ShownOnce:
 
 
 # The validators speak plainly; the patterns tell clients the same.
-VISIBLE = re.compile(r"[^\s\x00\x1c-\x1f\x85\ufeff]")  # \s in Python and in ECMAScript differ
 STORABLE = PydanticField(json_schema_extra={"pattern": r"^[^\x00]*$"})
 Text = Annotated[str, AfterValidator(storable), STORABLE]
 """Text of any language. Give it a length: `Field(max_length=…)`."""
@@ -191,9 +170,8 @@ Line = Annotated[
     AfterValidator(_not_blank),
     AfterValidator(storable),
     Trimmed(),
-    PydanticField(json_schema_extra={"pattern": rf"^[^\x00]*{VISIBLE.pattern}[^\x00]*$"}),
 ]
-"""Text that is not blank; of a body's, the blanks around it go."""
+"""Text of one line that is not blank; of a request's, the blanks around it go."""
 
 Email = Annotated[
     str,

@@ -1,8 +1,9 @@
 """What OpenAPI says of an operation besides its own words: the errors and headers that it has."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import is_dataclass
 from itertools import chain
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
@@ -96,15 +97,20 @@ def input_names(route: APIRoute) -> frozenset[str]:
 
 
 def _add_fields(annotation: Any, names: set[str], seen: set[Any]) -> None:
-    """Add the fields of all models in an annotation, which may contain themselves."""
+    """Add the fields of all models in an annotation, which may contain themselves, of dataclasses
+    and of typed dicts."""
     for part in get_args(annotation):
         _add_fields(part, names, seen)
     if not isinstance(annotation, type) or annotation in seen:
         return
     seen.add(annotation)
-    for name, field in getattr(annotation, "model_fields", {}).items():
+    fields = getattr(annotation, "model_fields", None)
+    known = {} if fields is None else {name: field.annotation for name, field in fields.items()}
+    if is_dataclass(annotation) or hasattr(annotation, "__total__"):
+        known = get_type_hints(annotation)
+    for name, inner in known.items():
         names.add(name)
-        _add_fields(field.annotation, names, seen)
+        _add_fields(inner, names, seen)
 
 
 def error_response(status: int, form: ErrorForm = PROBLEM_DETAILS) -> dict[str, Any]:

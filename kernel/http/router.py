@@ -20,7 +20,7 @@ from kernel.fast.plan import Handler, Plan
 from kernel.fast.planning import NeedsFastAPI
 from kernel.fast.routing import with_plain_ids
 from kernel.http.answer_headers import Audience
-from kernel.http.bodies import with_checked_body
+from kernel.http.bodies import with_checked_body, with_trimmed_lines
 from kernel.http.openapi import (
     audience_of,
     declared_errors,
@@ -49,8 +49,8 @@ class BoundaryRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         declared = options.get("response_model", UNDECLARED)
-        path = with_plain_ids(path, endpoint)
-        super().__init__(path, noting_secrets(endpoint, declared), **options)
+        endpoint = noting_secrets(with_trimmed_lines(endpoint), declared)
+        super().__init__(with_plain_ids(path, endpoint), endpoint, **options)
         self.responses = {**declared_errors(self), **in_form(self.responses, self.errors)}
         self.openapi_extra = {**document_headers(self), **(self.openapi_extra or {})}
 

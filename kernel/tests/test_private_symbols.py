@@ -313,6 +313,7 @@ DOCUMENTED: dict[str, set[str] | None] = {
     "alembic.script.revision": {"MultipleHeads"},
     "fastapi.encoders": {"jsonable_encoder"},
     "fastapi.routing": {"APIRoute", "APIWebSocketRoute"},
+    "pydantic.json_schema": {"JsonSchemaValue"},
     "sqlalchemy.orm.attributes": {"set_committed_value"},
     "sqlmodel.ext.asyncio.session": {"AsyncSession"},
     "starlette.convertors": {
