@@ -126,16 +126,6 @@ class Plan:
         return {**_extract_endpoint_context(self._steps[-1].call), "path": path}
 
 
-async def _answer(handler: Handler, request: Request, send: Send) -> None:
-    response: ASGIApp
-    try:
-        response = await handler(request)
-    except Exception as error:  # noqa: BLE001  # raised again
-        # Error handlers are given this very request, whose body is read.
-        response = wrap_app_handling_exceptions(_raising(error), request)
-    await response(request.scope, request.receive, send)
-
-
 def _raising(error: Exception) -> ASGIApp:
     async def app(*_: Any) -> NoReturn:
         raise error
