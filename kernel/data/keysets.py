@@ -58,6 +58,7 @@ class Keyset:
         self._parts = parts_of(statement, order)
         # A cursor is no good for columns of other types, as after a migration.
         self.types = ",".join(part.type_name for part in self._parts)
+        self._names = [part.name for part in self._parts]
         hidden = [part for part in self._parts if part.is_hidden]
         self._hidden = {part.name for part in hidden}
         shown = statement.add_columns(*(cast(p.column, Text).label(p.name) for p in hidden))
@@ -68,7 +69,7 @@ class Keyset:
     def place(self, record: Any) -> Place:
         """Where the row is."""
         try:
-            return [record[part.name] for part in self._parts]
+            return list(map(record.__getitem__, self._names))
         except KeyError:
             raise TypeError(DEFERRED) from None
 
