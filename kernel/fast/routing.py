@@ -4,7 +4,7 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from inspect import signature
+from inspect import Signature, signature
 from operator import is_
 from typing import Any, get_args
 
@@ -43,13 +43,17 @@ register_url_convertor("id", IdConvertor())
 TEXTS = {IdConvertor, PathConvertor, StringConvertor}
 
 
+def signature_of(endpoint: Callable[..., Any]) -> Signature:
+    """The endpoint's signature, with its annotations evaluated if they can be."""
+    try:
+        return signature(endpoint, eval_str=True)
+    except NameError:  # a name for type checkers alone, which FastAPI can do without
+        return signature(endpoint)
+
+
 def with_plain_ids(path: str, endpoint: Callable[..., Any]) -> str:
     """The path, with its whole numbers marked as ids."""
-    try:
-        parameters = signature(endpoint, eval_str=True).parameters
-    except NameError:  # a name for type checkers alone, which FastAPI can do without
-        parameters = signature(endpoint).parameters
-    for name, parameter in parameters.items():
+    for name, parameter in signature_of(endpoint).parameters.items():
         if int in (parameter.annotation, *get_args(parameter.annotation)[:1]):
             path = path.replace(f"{{{name}}}", f"{{{name}:id}}")
     return path

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable
 from functools import partial, update_wrapper
-from inspect import signature
 from typing import Annotated, Any
 
 from fastapi import Form, Request, Response
@@ -12,6 +11,7 @@ from pydantic.fields import FieldInfo
 from kernel.data.trimming import Trims, holds_lines
 from kernel.errors import BadRequest, UnsupportedMediaType
 from kernel.fast.plan import Handler
+from kernel.fast.routing import signature_of
 
 JSON = "application/json"
 FORM = type(Form())
@@ -44,7 +44,7 @@ def with_checked_body(handler: Handler, field: FieldInfo) -> Handler:
 
 def with_trimmed_lines(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     """The endpoint, whose own parameters are trimmed where they are lines, as an Input's are."""
-    told = signature(endpoint, eval_str=True)
+    told = signature_of(endpoint)
     known = told.parameters.values()
     parameters = [
         each.replace(annotation=Annotated[each.annotation, Trims()])

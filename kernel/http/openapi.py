@@ -1,20 +1,25 @@
 """What OpenAPI says of an operation besides its own words: the errors and headers that it has."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import is_dataclass
-from itertools import chain
-from typing import Any, get_args, get_type_hints
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any
 
-from fastapi.dependencies.models import Dependant
+from fastapi import Response
 from fastapi.routing import APIRoute
 
 from kernel.errors import title_of
-from kernel.http.answer_headers import Audience
-from kernel.http.bodies import JSON
 from kernel.http.preconditions import row_place
 from kernel.http.problems import PROBLEM_DETAILS, ErrorForm
 from kernel.http.secrets import holds_secret
-from kernel.identity.callers import RoleCheck, get_principal, get_viewer
+from kernel.http.signatures import (
+    dependencies,
+    flatten,
+    is_read_as_json,
+    is_write,
+    needs_principal,
+    takes_key,
+)
+from kernel.identity.callers import RoleCheck, get_viewer
 
 KEEPS = "A key of your own for this write; sent again, it is answered again and not done again."
 KEEPS_NO_SECRET = f"{KEEPS} This answer holds a secret and is not kept: a second time gives 409."
@@ -42,77 +47,6 @@ def operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def is_write(route: APIRoute) -> bool:
-    """Whether a method of the route may change something (RFC 9110 §9.2.1)."""
-    return not {"GET", "HEAD", "OPTIONS"}.issuperset(route.methods or ())
-
-
-def is_read_as_json(route: APIRoute) -> bool:
-    """Whether the answer is a GET's, and JSON of a form that is told."""
-    kind = getattr(route.response_class, "value", route.response_class)  # FastAPI's default
-    is_json = getattr(kind, "media_type", None) == JSON and (route.status_code or 200) == 200
-    return not is_write(route) and is_json and route.response_model is not None
-
-
-def dependencies(route: APIRoute) -> set[Any]:
-    """All that the operation depends on."""
-    return {part.call for part in _flatten(route.dependant)}
-
-
-def needs_principal(route: APIRoute) -> bool:
-    """Whether only signed-in callers are answered."""
-    return any(call == get_principal or isinstance(call, RoleCheck) for call in dependencies(route))
-
-
-def audience_of(route: APIRoute) -> Audience:
-    """For whom the answers are."""
-    if holds_secret(route):
-        return Audience.CALLER_ONCE
-    if needs_principal(route):
-        return Audience.CALLER
-    return Audience.ANYBODY if get_viewer in dependencies(route) else Audience.EVERYBODY
-
-
-def takes_key(route: APIRoute) -> bool:
-    """Whether the operation heeds an Idempotency-Key, which has to be a caller's."""
-    return is_write(route) and (needs_principal(route) or get_viewer in dependencies(route))
-
-
-def may_read_body(route: APIRoute) -> bool:
-    """Whether the operation has a request to read a body from that it does not declare."""
-    parts = _flatten(route.dependant)
-    return route.body_field is None and any(part.request_param_name for part in parts)
-
-
-def input_names(route: APIRoute) -> frozenset[str]:
-    """The names of all that a client may send to the operation, fields of bodies among them."""
-    names: set[str] = set()
-    seen: set[Any] = set()
-    for part in _flatten(route.dependant):
-        told = (part.path_params, part.query_params, part.header_params, part.body_params)
-        for parameter in chain.from_iterable(told):
-            names.add(parameter.name)
-            _add_fields(parameter.field_info.annotation, names, seen)
-    return frozenset(names)
-
-
-def _add_fields(annotation: Any, names: set[str], seen: set[Any]) -> None:
-    """Add the fields of all models in an annotation, which may contain themselves, of dataclasses
-    and of typed dicts."""
-    for part in get_args(annotation):
-        _add_fields(part, names, seen)
-    if not isinstance(annotation, type) or annotation in seen:
-        return
-    seen.add(annotation)
-    fields = getattr(annotation, "model_fields", None)
-    known = {} if fields is None else {name: field.annotation for name, field in fields.items()}
-    if is_dataclass(annotation) or hasattr(annotation, "__total__"):
-        known = get_type_hints(annotation)
-    for name, inner in known.items():
-        names.add(name)
-        _add_fields(inner, names, seen)
-
-
 def error_response(status: int, form: ErrorForm = PROBLEM_DETAILS) -> dict[str, Any]:
     """An operation's declaration of one more error: `responses={402: error_response(402)}`."""
     return {"description": title_of(status), **form.content}
@@ -132,7 +66,7 @@ def in_form(
 
 def declared_errors(route: APIRoute) -> dict[int | str, dict[str, Any]]:
     """The errors that an operation can give, as far as its signature tells."""
-    parts = list(_flatten(route.dependant))
+    parts = list(flatten(route.dependant))
     calls = dependencies(route)
     takes_input = any(part.path_params or part.query_params for part in parts) or route.body_field
     told = {
@@ -168,7 +102,7 @@ def document_headers(route: APIRoute) -> dict[str, Any]:
         "Preference-Applied": asked["Prefer"],
     }
     headers = _described(given, {"ETag": VERSION} if has_version else {})
-    answers: dict[str, Any] = {str(route.status_code or 200): {"headers": headers}}
+    answers: dict[str, Any] = {str(_status_of(route)): {"headers": headers}} if headers else {}
     if asked["If-None-Match"]:
         answers["304"] = {"description": "Not Modified"}
     words = REQUEST_HEADERS | ({"Idempotency-Key": KEEPS_NO_SECRET} if is_secret else {})
@@ -181,9 +115,16 @@ def document_headers(route: APIRoute) -> dict[str, Any]:
     return known
 
 
+def _status_of(route: APIRoute) -> int:
+    """The status of a success: the operation's own, or its class's, such as a redirection's."""
+    own = route.response_class if isinstance(route.response_class, type) else Response
+    status: int = route.status_code or signature(own).parameters["status_code"].default
+    return status
+
+
 def _may_be_conditional(route: APIRoute) -> bool:
     """Whether the URL names a row: that of a POST needs a key for it."""
-    names_row = any(part.path_params for part in _flatten(route.dependant))
+    names_row = any(part.path_params for part in flatten(route.dependant))
     return is_write(route) and (names_row or route.methods != {"POST"})
 
 
@@ -198,9 +139,3 @@ def _described(given: dict[str, bool], words: dict[str, str]) -> dict[str, Any]:
     return {
         name: {"description": words, "schema": {"type": "string"}} for name, words in named.items()
     }
-
-
-def _flatten(dependant: Dependant) -> Iterator[Dependant]:
-    yield dependant
-    for part in dependant.dependencies:
-        yield from _flatten(part)

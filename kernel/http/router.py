@@ -21,19 +21,17 @@ from kernel.fast.planning import NeedsFastAPI
 from kernel.fast.routing import with_plain_ids
 from kernel.http.answer_headers import Audience
 from kernel.http.bodies import with_checked_body, with_trimmed_lines
-from kernel.http.openapi import (
+from kernel.http.openapi import declared_errors, document_headers, in_form
+from kernel.http.preconditions import Place, row_place, tag_response
+from kernel.http.problems import PROBLEM_DETAILS, ErrorForm
+from kernel.http.secrets import UNDECLARED, holds_secret, noting_secrets
+from kernel.http.signatures import (
     audience_of,
-    declared_errors,
-    document_headers,
-    in_form,
     input_names,
     is_write,
     may_read_body,
     takes_key,
 )
-from kernel.http.preconditions import Place, row_place, tag_response
-from kernel.http.problems import PROBLEM_DETAILS, ErrorForm
-from kernel.http.secrets import UNDECLARED, holds_secret, noting_secrets
 from kernel.http.writes import Write
 
 RETRIES = 2

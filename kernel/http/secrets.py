@@ -24,6 +24,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from kernel.context import current_context
 from kernel.data.models import SHOWN_ONCE
+from kernel.fast.routing import signature_of
 
 # Of these an instance decides what is in the answer; so it does of a model that has further fields,
 # or is answered with those of its subclasses.
@@ -95,7 +96,7 @@ def _noted(result: object) -> object:
 def _is_undecided(endpoint: Callable[..., Any], declared: object) -> bool:
     """Whether neither `response_model` nor the annotation says what is answered."""
     if isinstance(declared, type(UNDECLARED)):
-        declared = signature(endpoint, eval_str=True).return_annotation
+        declared = signature_of(endpoint).return_annotation
         return declared is Signature.empty or is_open(declared)
     return declared is None or is_open(declared)
 

@@ -325,7 +325,7 @@ def get_sync(peeling_id: Id, response: Response, tasks: BackgroundTasks) -> Peel
     response.set_cookie("own", "cookie")
     tasks.add_task(called.append, "called")
     row = {"id": peeling_id, "created_at": "2030-01-01T00:00:00Z", "version": 7, "title": "x"}
-    return PeelingPublic(**row, updated_at="2030-01-01T00:00:00Z", owner_id=1)
+    return PeelingPublic(**row, updated_at="2030-01-01T00:00:00Z", owner_id=1, description=None)
 
 
 @router.get("/own-tag")

@@ -87,8 +87,8 @@ SYMBOLS = [
         (
             *("kernel/fast/plan.py", "kernel/fast/planning.py", "kernel/fast/routing.py"),
             *("kernel/http/middleware.py", "kernel/http/openapi.py", "kernel/http/problems.py"),
-            *("kernel/http/router.py", "kernel/http/secrets.py", "kernel/http/websockets.py"),
-            "kernel/http/writes.py",
+            *("kernel/http/router.py", "kernel/http/secrets.py", "kernel/http/signatures.py"),
+            *("kernel/http/websockets.py", "kernel/http/writes.py"),
         ),
         "plans, what OpenAPI says, the route's name in log lines",
         (
@@ -103,7 +103,7 @@ SYMBOLS = [
             *("Dependant", "call", "name", "request_param_name", "http_connection_param_name"),
             *("_is_async_gen_callable", "_is_coroutine_callable", "_is_gen_callable"),
         ),
-        ("kernel/fast/planning.py", "kernel/http/openapi.py"),
+        ("kernel/fast/planning.py", "kernel/http/openapi.py", "kernel/http/signatures.py"),
         "a plan's steps, and what an operation's signature tells OpenAPI",
         (PLANNED,),
     ),
@@ -111,8 +111,8 @@ SYMBOLS = [
         "fastapi's ModelField",
         ("name", "alias", "field_info", "validate", "_type_adapter", "is_scalar_field"),
         (
-            *("kernel/fast/plan.py", "kernel/fast/planning.py", "kernel/http/openapi.py"),
-            "kernel/http/router.py",
+            *("kernel/fast/plan.py", "kernel/fast/planning.py", "kernel/http/router.py"),
+            "kernel/http/signatures.py",
         ),
         "how a parameter, a body and an answer are validated",
         (PLANNED, "test_routing.py::test_an_answer_is_made_what_its_operation_says"),
