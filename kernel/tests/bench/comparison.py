@@ -1,4 +1,4 @@
-"""The four systems side by side: what each answer costs, at each number of connections."""
+"""The systems side by side: what each answer costs, at each number of connections."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -13,6 +13,7 @@ from kernel.tests.bench.alike import (
     GET,
     LAYOUT,
     LIST,
+    LONG,
     POST,
     SERVICE,
     SYSTEMS,
@@ -97,6 +98,8 @@ def _verdicts(results: Results) -> Iterable[str]:
             before = results[operation, connections, FASTAPI].cpu / ours
             better = f"{before:.2f}× better than {FASTAPI.words}"
             told.append(f"{better}, goal > 1×: {_met(before > 1)}")
+            without = results[operation, connections, LONG].cpu / ours
+            told.append(f"{without:.2f}× without the short ways")
             if layout := results.get((operation, connections, LAYOUT)):
                 ahead = layout.cpu / ours
                 better = f"{ahead:.2f}× better than the layout"
