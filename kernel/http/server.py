@@ -1,0 +1,259 @@
+"""uvicorn's HTTP protocol, with limits: for the head of a request, and for clients that are slow.
+
+    uvicorn service:app --http kernel.http.server:Protocol
+
+uvicorn by itself waits without end for the rest of a head or of a body and for a client to read its
+answer, and takes a head of any size; its parser copies what it has of a header for each piece more,
+so that one header of 120 MB takes 11 s of CPU. What is refused here has the form of every other
+error, then the connection is closed.
+"""
+
+import logging
+import sys
+from asyncio import BaseTransport, TimerHandle
+from collections.abc import Mapping
+from math import inf
+from typing import Any, Literal
+
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from kernel.context import RequestContext, enter_context, leave_context
+from kernel.errors import title_of
+from kernel.http.middleware import REQUEST_ID
+from kernel.http.problems import failure_response
+from kernel.settings import STARTUP_FAILURE
+
+try:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+except ModuleNotFoundError:
+    # As uvicorn tells a failed start: it does not start such a worker again and again.
+    sys.stderr.write("kernel.http.server needs httptools: install uvicorn[standard]\n")
+    raise SystemExit(STARTUP_FAILURE) from None
+
+logger = logging.getLogger(__name__)
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection. A subclass may have other limits, and be named in `--http` instead.
+
+    A client has `head_seconds` for a head, from its first byte, and for the first request to begin.
+    For a body, and to read an answer, it has `grace_seconds`, and a second more for each
+    `min_bytes_per_second`, but never more than `stall_seconds` from now: the rule and the rate of
+    Apache's `RequestReadTimeout body=…,MinRate=500`, with an end. 500 bytes a second are a tenth of
+    what the slowest mobile networks do, and whoever has sent 10 kB may be in a tunnel for 30 s.
+    Time in which the service does not read, or has not asked for the body that was announced by
+    `Expect: 100-continue`, does not count.
+
+    `head_max_bytes` are those of the request line and the header fields together; they hold for the
+    trailer fields and for the extension of a chunk, too. A head that is sent ahead of the answer to
+    the request before it may have as much more.
+    """
+
+    head_max_bytes = 64 * 1024
+    head_max_fields = 100
+    head_seconds = 10.0
+    grace_seconds = 10.0
+    stall_seconds = 30.0
+    min_bytes_per_second = 500
+    # How often slow readers are looked for, and how long a refused client may go on to send: it
+    # would not see its answer if what it has sent were left unread (RFC 9112 §9.6).
+    check_seconds = 2.0
+    linger_seconds = 2.0
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        # uvicorn would refuse in plain text.
+        self.concurrency_max, self.limit_concurrency = self.limit_concurrency, None
+        self.url = b""  # uvicorn has none before the first request
+        self.awaited: Literal["request", "head", "body"] = "request"
+        self.due = inf  # when what is awaited should be there, by the loop's clock
+        self.undelivered_bytes = 0  # that the parser has, and has told nothing of
+        self.refusal: tuple[int, str] | None = None
+        self.unsent_bytes = 0
+        self.read_due = inf
+        self.check: TimerHandle | None = None
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]  # narrower than asyncio's
+        self.due = self.loop.time() + self.head_seconds
+        self._check()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_checking()
+        super().connection_lost(exc)
+
+    def handle_websocket_upgrade(self) -> None:
+        self._stop_checking()
+        super().handle_websocket_upgrade()
+
+    def data_received(self, data: bytes) -> None:
+        if self.refusal is not None:
+            return
+        if self.awaited == "request":
+            self.awaited, self.due = "head", self.loop.time() + self.head_seconds
+        self.undelivered_bytes += len(data)
+        if self.undelivered_bytes <= self.head_max_bytes:
+            super().data_received(data)
+        else:
+            self.undelivered_bytes -= len(data)
+            self._feed_in_pieces(data)
+
+    def _feed_in_pieces(self, data: bytes) -> None:
+        """Give the parser no more at once than it may keep to itself."""
+        while data and self.refusal is None and self.transport.get_protocol() is self:
+            room = self.head_max_bytes - self.undelivered_bytes
+            piece, data = data[:room], data[room:]
+            self.undelivered_bytes += len(piece)
+            super().data_received(piece)
+            if self.undelivered_bytes >= self.head_max_bytes:
+                self._refuse_head()
+
+    def _refuse_head(self) -> None:
+        if len(self.url) > self.head_max_bytes // 2:
+            self.refuse(414, "the target of the request is too long")
+        else:
+            self.refuse(431, f"the head of the request has more than {self.head_max_bytes} bytes")
+
+    def on_headers_complete(self) -> None:
+        self.undelivered_bytes = 0
+        if len(self.headers) > self.head_max_fields:
+            self.refuse(431, f"the request has more than {self.head_max_fields} header fields")
+            raise ValueError  # which ends the parser's work
+        self.app = _shed if self._is_full() else self.config.loaded_app
+        super().on_headers_complete()
+        # Trailer fields are not header fields (RFC 9110 §6.5.1): the scope keeps the list it has.
+        self.headers = [*self.headers]
+        self.awaited, self.due = "body", self.loop.time() + self.grace_seconds
+
+    @property
+    def _latest(self) -> RequestResponseCycle | None:
+        """The newest request of which the parser has told; uvicorn's type has always one."""
+        return self.cycle
+
+    def _is_full(self) -> bool:
+        most = self.concurrency_max
+        return most is not None and max(len(self.connections), len(self.tasks)) >= most
+
+    def on_body(self, body: bytes) -> None:
+        self.undelivered_bytes = 0
+        self.due = self._later(self.due, len(body), self.loop.time())
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self.undelivered_bytes = 0
+        self.awaited, self.due = "request", inf
+        if (cycle := self._latest) is not None and cycle.response_complete:
+            # uvicorn's own timer ended with the first byte after the answer.
+            self.due = self.loop.time() + self.timeout_keep_alive
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        is_last = not self.pipeline
+        super().on_response_complete()
+        if is_last and self.refusal is not None and not self.transport.is_closing():
+            self._send_refusal({}, *self.refusal)
+
+    def resume_writing(self) -> None:
+        self.unsent_bytes = 0
+        super().resume_writing()
+
+    def _later(self, due: float, size: int, now: float) -> float:
+        return min(due + size / self.min_bytes_per_second, now + self.stall_seconds)
+
+    def _check(self) -> None:
+        now = self.loop.time()
+        if self._is_service_waited_for():
+            self.due = max(self.due, now + self.grace_seconds)
+        if self._is_read_too_slowly(now):
+            logger.info("closed a connection whose client did not read its answer")
+            self.transport.abort()
+        elif now >= self.due:
+            self.due = inf
+            self._end_wait()
+        self.check = self.loop.call_at(min(self.due, now + self.check_seconds), self._check)
+
+    def _stop_checking(self) -> None:
+        if self.check is not None:
+            self.check.cancel()
+
+    def _is_service_waited_for(self) -> bool:
+        cycle = self._latest
+        if cycle is None or self.refusal is not None:
+            return False
+        if self.awaited == "body":
+            return self.flow.read_paused or cycle.waiting_for_100_continue
+        return self.awaited == "head" and not cycle.response_complete
+
+    def _is_read_too_slowly(self, now: float) -> bool:
+        size = self.transport.get_write_buffer_size()
+        if size == 0 or self.unsent_bytes == 0:
+            self.read_due = now + self.grace_seconds
+        elif size < self.unsent_bytes:
+            self.read_due = self._later(self.read_due, self.unsent_bytes - size, now)
+        self.unsent_bytes = size
+        return now >= self.read_due
+
+    def _end_wait(self) -> None:
+        if self.refusal is not None or self.awaited == "request":
+            self.transport.close()
+        else:
+            self.refuse(408, f"the {self.awaited} of the request took too long")
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # uvicorn's own words
+        """uvicorn's, for whatever the parser refuses."""
+        self.refuse(400, "this is no valid HTTP request")
+
+    def refuse(self, status: int, message: str) -> None:
+        """Answer so, after the requests before this one have been answered, and read no more."""
+        if self.refusal is not None:
+            return
+        self.refusal, self.due = (status, message), inf
+        cycle, has_begun = self._latest, self.awaited == "body"
+        if cycle is None or cycle.response_complete:
+            if has_begun:
+                self.transport.close()
+            else:
+                self._send_refusal({}, status, message)
+        elif has_begun and self.pipeline:
+            self.pipeline.popleft()
+        elif has_begun:
+            was_started, cycle.disconnected = cycle.response_started, True
+            cycle.message_event.set()
+            if was_started:
+                self.transport.close()
+            else:
+                self._send_refusal(self.scope, status, message)
+
+    def _send_refusal(self, scope: Mapping[str, Any], status: int, message: str) -> None:
+        response = _failure(scope, status, message)
+        headers = [*self.server_state.default_headers, *response.raw_headers]
+        lines = [b"HTTP/1.1 %d %s" % (status, title_of(status).encode())]
+        lines += [b"%s: %s" % header for header in headers]
+        self.transport.write(b"\r\n".join([*lines, b"", bytes(response.body)]))
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self.due = self.loop.time() + self.linger_seconds
+        else:
+            self.transport.close()
+
+
+def _failure(scope: Mapping[str, Any], status: int, message: str, **headers: str) -> Response:
+    """The answer, and a line of what it was, since no middleware has seen this request."""
+    context = RequestContext()
+    given = dict(scope.get("headers", ())).get(b"x-request-id")
+    if given and REQUEST_ID.fullmatch(given):
+        context.request_id = given.decode()
+    headers |= {"X-Request-ID": context.request_id, "Connection": "close"}
+    token = enter_context(context)
+    try:
+        logger.info(message, extra={"fields": {"status": status}})
+        return failure_response(scope, status, message, headers)
+    finally:
+        leave_context(token)
+
+
+async def _shed(scope: Scope, receive: Receive, send: Send) -> None:
+    headers = {"Retry-After": "1"}
+    await _failure(scope, 503, "too many requests at once", **headers)(scope, receive, send)
