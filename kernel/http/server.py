@@ -31,6 +31,8 @@ except ModuleNotFoundError:
     sys.stderr.write("kernel.http.server needs httptools: install uvicorn[standard]\n")
     raise SystemExit(STARTUP_FAILURE) from None
 
+# The parser takes 0.9 and 2.0, too, which have other forms.
+VERSIONS = ("1.1", "1.0")
 logger = logging.getLogger(__name__)
 
 
@@ -90,14 +92,21 @@ class Protocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.refusal is not None:
             return
-        if self.awaited == "request":
-            self.awaited, self.due = "head", self.loop.time() + self.head_seconds
+        self._expect_head()
         self.undelivered_bytes += len(data)
         if self.undelivered_bytes <= self.head_max_bytes:
             super().data_received(data)
         else:
             self.undelivered_bytes -= len(data)
             self._feed_in_pieces(data)
+
+    def on_message_begin(self) -> None:
+        self._expect_head()  # in the same piece as the end of the request before it
+        super().on_message_begin()
+
+    def _expect_head(self) -> None:
+        if self.awaited == "request":
+            self.awaited, self.due = "head", self.loop.time() + self.head_seconds
 
     def _feed_in_pieces(self, data: bytes) -> None:
         """Give the parser no more at once than it may keep to itself."""
@@ -120,6 +129,8 @@ class Protocol(HttpToolsProtocol):
         if len(self.headers) > self.head_max_fields:
             self.refuse(431, f"the request has more than {self.head_max_fields} header fields")
             raise ValueError  # which ends the parser's work
+        if self.parser.get_http_version() not in VERSIONS:
+            raise ValueError
         self.app = _shed if self._is_full() else self.config.loaded_app
         super().on_headers_complete()
         # Trailer fields are not header fields (RFC 9110 §6.5.1): the scope keeps the list it has.
