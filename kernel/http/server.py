@@ -9,11 +9,9 @@ error, then the connection is closed.
 """
 
 import logging
-import sys
-from asyncio import BaseTransport, TimerHandle
 from collections.abc import Mapping
 from math import inf
-from typing import Any, Literal
+from typing import Any
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -22,30 +20,15 @@ from kernel.context import RequestContext, enter_context, leave_context
 from kernel.errors import title_of
 from kernel.http.middleware import REQUEST_ID
 from kernel.http.problems import failure_response
-from kernel.settings import STARTUP_FAILURE
-
-try:
-    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-except ModuleNotFoundError:
-    # As uvicorn tells a failed start: it does not start such a worker again and again.
-    sys.stderr.write("kernel.http.server needs httptools: install uvicorn[standard]\n")
-    raise SystemExit(STARTUP_FAILURE) from None
+from kernel.http.timeouts import TimeoutProtocol
 
 # The parser takes 0.9 and 2.0, too, which have other forms.
 VERSIONS = ("1.1", "1.0")
 logger = logging.getLogger(__name__)
 
 
-class Protocol(HttpToolsProtocol):
+class Protocol(TimeoutProtocol):
     """One connection. A subclass may have other limits, and be named in `--http` instead.
-
-    A client has `head_seconds` for a head, from its first byte, and for the first request to begin.
-    For a body, and to read an answer, it has `grace_seconds`, and a second more for each
-    `min_bytes_per_second`, but never more than `stall_seconds` from now: the rule and the rate of
-    Apache's `RequestReadTimeout body=…,MinRate=500`, with an end. 500 bytes a second are a tenth of
-    what the slowest mobile networks do, and whoever has sent 10 kB may be in a tunnel for 30 s.
-    Time in which the service does not read, or has not asked for the body that was announced by
-    `Expect: 100-continue`, does not count.
 
     `head_max_bytes` are those of the request line and the header fields together; they hold for the
     trailer fields and for the extension of a chunk, too. A head that is sent ahead of the answer to
@@ -54,13 +37,8 @@ class Protocol(HttpToolsProtocol):
 
     head_max_bytes = 64 * 1024
     head_max_fields = 100
-    head_seconds = 10.0
-    grace_seconds = 10.0
-    stall_seconds = 30.0
-    min_bytes_per_second = 500
-    # How often slow readers are looked for, and how long a refused client may go on to send: it
-    # would not see its answer if what it has sent were left unread (RFC 9112 §9.6).
-    check_seconds = 2.0
+    # How long a refused client may go on to send: it would not see its answer if what it has sent
+    # were left unread (RFC 9112 §9.6).
     linger_seconds = 2.0
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -68,31 +46,13 @@ class Protocol(HttpToolsProtocol):
         # uvicorn would refuse in plain text.
         self.concurrency_max, self.limit_concurrency = self.limit_concurrency, None
         self.url = b""  # uvicorn has none before the first request
-        self.awaited: Literal["request", "head", "body"] = "request"
-        self.due = inf  # when what is awaited should be there, by the loop's clock
         self.undelivered_bytes = 0  # that the parser has, and has told nothing of
         self.refusal: tuple[int, str] | None = None
-        self.unsent_bytes = 0
-        self.read_due = inf
-        self.check: TimerHandle | None = None
-
-    def connection_made(self, transport: BaseTransport) -> None:
-        super().connection_made(transport)  # type: ignore[arg-type]  # narrower than asyncio's
-        self.due = self.loop.time() + self.head_seconds
-        self._check()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_checking()
-        super().connection_lost(exc)
-
-    def handle_websocket_upgrade(self) -> None:
-        self._stop_checking()
-        super().handle_websocket_upgrade()
 
     def data_received(self, data: bytes) -> None:
         if self.refusal is not None:
             return
-        self._expect_head()
+        self.expect_head()
         self.undelivered_bytes += len(data)
         if self.undelivered_bytes <= self.head_max_bytes:
             super().data_received(data)
@@ -101,12 +61,8 @@ class Protocol(HttpToolsProtocol):
             self._feed_in_pieces(data)
 
     def on_message_begin(self) -> None:
-        self._expect_head()  # in the same piece as the end of the request before it
+        self.expect_head()  # in the same piece as the end of the request before it
         super().on_message_begin()
-
-    def _expect_head(self) -> None:
-        if self.awaited == "request":
-            self.awaited, self.due = "head", self.loop.time() + self.head_seconds
 
     def _feed_in_pieces(self, data: bytes) -> None:
         """Give the parser no more at once than it may keep to itself."""
@@ -135,12 +91,7 @@ class Protocol(HttpToolsProtocol):
         super().on_headers_complete()
         # Trailer fields are not header fields (RFC 9110 §6.5.1): the scope keeps the list it has.
         self.headers = [*self.headers]
-        self.awaited, self.due = "body", self.loop.time() + self.grace_seconds
-
-    @property
-    def _latest(self) -> RequestResponseCycle | None:
-        """The newest request of which the parser has told; uvicorn's type has always one."""
-        return self.cycle
+        self.expect_body()
 
     def _is_full(self) -> bool:
         most = self.concurrency_max
@@ -148,68 +99,19 @@ class Protocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self.undelivered_bytes = 0
-        self.due = self._later(self.due, len(body), self.loop.time())
+        self.expect_more(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         self.undelivered_bytes = 0
-        self.awaited, self.due = "request", inf
-        if (cycle := self._latest) is not None and cycle.response_complete:
-            # uvicorn's own timer ended with the first byte after the answer.
-            self.due = self.loop.time() + self.timeout_keep_alive
+        self.expect_request()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
         is_last = not self.pipeline
         super().on_response_complete()
         if is_last and self.refusal is not None and not self.transport.is_closing():
-            self._send_refusal({}, *self.refusal)
-
-    def resume_writing(self) -> None:
-        self.unsent_bytes = 0
-        super().resume_writing()
-
-    def _later(self, due: float, size: int, now: float) -> float:
-        return min(due + size / self.min_bytes_per_second, now + self.stall_seconds)
-
-    def _check(self) -> None:
-        now = self.loop.time()
-        if self._is_service_waited_for():
-            self.due = max(self.due, now + self.grace_seconds)
-        if self._is_read_too_slowly(now):
-            logger.info("closed a connection whose client did not read its answer")
-            self.transport.abort()
-        elif now >= self.due:
-            self.due = inf
-            self._end_wait()
-        self.check = self.loop.call_at(min(self.due, now + self.check_seconds), self._check)
-
-    def _stop_checking(self) -> None:
-        if self.check is not None:
-            self.check.cancel()
-
-    def _is_service_waited_for(self) -> bool:
-        cycle = self._latest
-        if cycle is None or self.refusal is not None:
-            return False
-        if self.awaited == "body":
-            return self.flow.read_paused or cycle.waiting_for_100_continue
-        return self.awaited == "head" and not cycle.response_complete
-
-    def _is_read_too_slowly(self, now: float) -> bool:
-        size = self.transport.get_write_buffer_size()
-        if size == 0 or self.unsent_bytes == 0:
-            self.read_due = now + self.grace_seconds
-        elif size < self.unsent_bytes:
-            self.read_due = self._later(self.read_due, self.unsent_bytes - size, now)
-        self.unsent_bytes = size
-        return now >= self.read_due
-
-    def _end_wait(self) -> None:
-        if self.refusal is not None or self.awaited == "request":
-            self.transport.close()
-        else:
-            self.refuse(408, f"the {self.awaited} of the request took too long")
+            self._send_refusal({"client": self.client}, *self.refusal)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # uvicorn's own words
         """uvicorn's, for whatever the parser refuses."""
@@ -219,13 +121,13 @@ class Protocol(HttpToolsProtocol):
         """Answer so, after the requests before this one have been answered, and read no more."""
         if self.refusal is not None:
             return
-        self.refusal, self.due = (status, message), inf
-        cycle, has_begun = self._latest, self.awaited == "body"
+        cycle, has_begun = self.latest, self.awaited == "body"
+        self.refusal, self.awaited, self.due = (status, message), "end", inf
         if cycle is None or cycle.response_complete:
             if has_begun:
                 self.transport.close()
             else:
-                self._send_refusal({}, status, message)
+                self._send_refusal({"client": self.client}, status, message)
         elif has_begun and self.pipeline:
             self.pipeline.popleft()
         elif has_begun:
@@ -257,9 +159,10 @@ def _failure(scope: Mapping[str, Any], status: int, message: str, **headers: str
     if given and REQUEST_ID.fullmatch(given):
         context.request_id = given.decode()
     headers |= {"X-Request-ID": context.request_id, "Connection": "close"}
+    client = scope.get("client")
     token = enter_context(context)
     try:
-        logger.info(message, extra={"fields": {"status": status}})
+        logger.info(message, extra={"fields": {"status": status, "client": client and client[0]}})
         return failure_response(scope, status, message, headers)
     finally:
         leave_context(token)

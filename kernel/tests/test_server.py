@@ -3,11 +3,13 @@
 import asyncio
 import json
 import os
+import resource
 import subprocess
 import sys
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
+from statistics import quantiles
 
 import pytest
 from websockets.asyncio.client import connect
@@ -488,29 +490,27 @@ async def traffic(server, ended):
     return found
 
 
-def slowest_of_100(found):
+def p99(found):
     return quantiles([seconds for _, seconds in found], n=100)[98]
 
 
 @pytest.mark.slow
-async def test_500_slow_clients_are_closed_and_others_served_meanwhile(tmp_path, capsys):
-    half = GET + HOST + b"X: "
-    slow = {"half a head": (half, 200), "silent": (b"", 200), "a slow body": (UPLOAD, 50)}
+async def test_500_slow_clients_are_closed_and_others_served_meanwhile(tmp_path):
+    slow = {
+        "half a head": [(GET + HOST + b"X: ", *[b"a"] * 30)] * 200,
+        "silent": [()] * 200,
+        "a slow body": [(UPLOAD, *[b"a"] * 30)] * 50,
+    }
     large = b"GET /large HTTP/1.1\r\n" + HOST + b"\r\n"
     async with serving(tmp_path, REAL) as server, AsyncExitStack() as readers:
-        idle, memory, ended = (
-            await asked(server, times=200),
-            server.memory("VmRSS"),
-            asyncio.Event(),
-        )
+        alone, ended = await asked(server, times=200), asyncio.Event()
+        memory = server.memory("VmRSS")
         others = asyncio.create_task(traffic(server, ended))
-        waits = {
-            name: [waited_for(server, first, *[b"a"] * 30, pause=1) for _ in range(count)]
-            for name, (first, count) in slow.items()
-            if first
-        }
-        waits["silent"] = [waited_for(server) for _ in range(200)]
-        waiting = asyncio.gather(*(asyncio.gather(*each) for each in waits.values()))
+        waits = [
+            asyncio.gather(*(waited_for(server, *pieces, pause=1) for pieces in clients))
+            for clients in slow.values()
+        ]
+        waiting = asyncio.gather(*waits)
         unread = [await readers.enter_async_context(connected(server, limit=1)) for _ in range(50)]
         for reader in unread:
             await reader.send(large)
@@ -519,26 +519,30 @@ async def test_500_slow_clients_are_closed_and_others_served_meanwhile(tmp_path,
             return not any(is_held(server, reader) for reader in unread)
 
         await until(are_closed, 15)
-        for name, found in zip(waits, await asyncio.wait_for(waiting, 15), strict=True):
+        for name, found in zip(slow, await asyncio.wait_for(waiting, 15), strict=True):
             assert {len(statuses) for statuses, _ in found} == {0 if name == "silent" else 1}
             assert min(seconds for _, seconds in found) > 9, name
             assert max(seconds for _, seconds in found) < 15, name
         ended.set()
         found = await others
-        with capsys.disabled():
-            told = [round(slowest_of_100(each) * 1e3, 1) for each in (idle, found)]
-            print(f"\np99 of {len(found)} other requests: {told[1]} ms, and without: {told[0]} ms")
+        told = [f"{p99(each) * 1e3:.1f} ms" for each in (alone, found)]
+        assert p99(found) < 0.5, f"p99 of {len(found)} other requests, without and with: {told}"
         assert {status for status, _ in found} == {200}
         assert server.memory("VmRSS") - memory < 50 * 1024 * 1024
 
 
 @pytest.mark.slow
-async def test_64_silent_clients_do_not_shut_out_others_where_64_files_may_be_open(tmp_path):
+async def test_silent_clients_do_not_hold_all_files_that_may_be_open(tmp_path):
     async with serving(tmp_path, REAL) as server, AsyncExitStack() as silent:
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (64, 64))
         for _ in range(100):
             await silent.enter_async_context(connected(server))
         cpu, began = cpu_seconds(server.process), time.monotonic()
-        assert [status for status, _ in await asked(server)] == [200]
-        assert time.monotonic() - began < 15
+
+        async def is_answered():
+            with suppress(ConnectionError, asyncio.IncompleteReadError):
+                return [status for status, _ in await asked(server)] == [200]
+            return False
+
+        await until(is_answered, 15)
         assert cpu_seconds(server.process) - cpu < 0.5 * (time.monotonic() - began)

@@ -1,0 +1,130 @@
+"""How long uvicorn's HTTP protocol waits for a client, which it does without end by itself."""
+
+import logging
+import sys
+from asyncio import BaseTransport, TimerHandle
+from math import inf
+from typing import Any, Literal
+
+from kernel.settings import STARTUP_FAILURE
+
+try:
+    from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+except ModuleNotFoundError:
+    # As uvicorn tells a failed start: it does not start such a worker again and again.
+    sys.stderr.write("kernel.http.server needs httptools: install uvicorn[standard]\n")
+    raise SystemExit(STARTUP_FAILURE) from None
+
+logger = logging.getLogger(__name__)
+
+
+class TimeoutProtocol(HttpToolsProtocol):
+    """One connection, which is closed when its client is slow.
+
+    A client has `head_seconds` for a head, from its first byte, and for the first request to begin.
+    For a body, and to read an answer, it has `grace_seconds`, and a second more for each
+    `min_bytes_per_second`, but never more than `stall_seconds` from now: the rule and the rate of
+    Apache's `RequestReadTimeout body=…,MinRate=500`, with an end. 500 bytes a second are a tenth of
+    what the slowest mobile networks do, and whoever has sent 10 kB may be in a tunnel for 30 s.
+    Time in which the service does not read, or has not asked for the body that was announced by
+    `Expect: 100-continue`, does not count.
+    """
+
+    head_seconds = 10.0
+    grace_seconds = 10.0
+    stall_seconds = 30.0
+    min_bytes_per_second = 500
+    # How often slow readers are looked for.
+    check_seconds = 2.0
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.awaited: Literal["request", "head", "body", "end"] = "request"
+        self.due = inf  # when what is awaited should be there, by the loop's clock
+        self.unsent_bytes = 0  # of answers, when they were looked at last
+        self.read_due = inf
+        self.check: TimerHandle | None = None
+
+    @property
+    def latest(self) -> RequestResponseCycle | None:
+        """The newest request whose head is there; uvicorn's type has always one."""
+        return self.cycle
+
+    def connection_made(self, transport: BaseTransport) -> None:
+        super().connection_made(transport)  # type: ignore[arg-type]  # narrower than asyncio's
+        self.due = self.loop.time() + self.head_seconds
+        self._check()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_checking()
+        super().connection_lost(exc)
+
+    def handle_websocket_upgrade(self) -> None:
+        self._stop_checking()
+        super().handle_websocket_upgrade()
+
+    def resume_writing(self) -> None:
+        self.unsent_bytes = 0
+        super().resume_writing()
+
+    def expect_head(self) -> None:
+        if self.awaited == "request":
+            self.awaited, self.due = "head", self.loop.time() + self.head_seconds
+
+    def expect_body(self) -> None:
+        self.awaited, self.due = "body", self.loop.time() + self.grace_seconds
+
+    def expect_more(self, body: bytes) -> None:
+        self.due = self._later(self.due, len(body), self.loop.time())
+
+    def expect_request(self) -> None:
+        self.awaited, self.due = "request", inf
+        if (cycle := self.latest) is not None and cycle.response_complete:
+            # uvicorn's own timer ended with the first byte after the answer.
+            self.due = self.loop.time() + self.timeout_keep_alive
+
+    def _later(self, due: float, size: int, now: float) -> float:
+        return min(due + size / self.min_bytes_per_second, now + self.stall_seconds)
+
+    def _check(self) -> None:
+        now = self.loop.time()
+        if self._is_service_waited_for():
+            self.due = max(self.due, now + self.grace_seconds)
+        if self._is_read_too_slowly(now):
+            logger.info("closed a connection whose client did not read its answer")
+            self.transport.abort()
+        elif now >= self.due:
+            self.due = inf
+            self._end_wait()
+        self.check = self.loop.call_at(min(self.due, now + self.check_seconds), self._check)
+
+    def _stop_checking(self) -> None:
+        if self.check is not None:
+            self.check.cancel()
+
+    def _is_service_waited_for(self) -> bool:
+        cycle = self.latest
+        if cycle is None:
+            return False
+        if self.awaited == "body":
+            return self.flow.read_paused or cycle.waiting_for_100_continue
+        return self.awaited == "head" and not cycle.response_complete
+
+    def _is_read_too_slowly(self, now: float) -> bool:
+        size = self.transport.get_write_buffer_size()
+        if size == 0 or self.unsent_bytes == 0:
+            self.read_due = now + self.grace_seconds
+        elif size < self.unsent_bytes:
+            self.read_due = self._later(self.read_due, self.unsent_bytes - size, now)
+        self.unsent_bytes = size
+        return now >= self.read_due
+
+    def _end_wait(self) -> None:
+        if self.awaited in {"head", "body"} and not self.transport.is_closing():
+            self.refuse(408, f"the {self.awaited} of the request took too long")
+        else:
+            self.transport.close()
+
+    def refuse(self, status: int, message: str) -> None:
+        """Answer so instead, if there is no answer yet, and end."""
+        raise NotImplementedError
