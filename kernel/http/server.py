@@ -46,23 +46,17 @@ class Protocol(TimeoutProtocol):
         # uvicorn would refuse in plain text.
         self.concurrency_max, self.limit_concurrency = self.limit_concurrency, None
         self.url = b""  # uvicorn has none before the first request
-        self.undelivered_bytes = 0  # that the parser has, and has told nothing of
         self.refusal: tuple[int, str] | None = None
 
     def data_received(self, data: bytes) -> None:
         if self.refusal is not None:
             return
-        self.expect_head()
         self.undelivered_bytes += len(data)
         if self.undelivered_bytes <= self.head_max_bytes:
             super().data_received(data)
         else:
             self.undelivered_bytes -= len(data)
             self._feed_in_pieces(data)
-
-    def on_message_begin(self) -> None:
-        self.expect_head()  # in the same piece as the end of the request before it
-        super().on_message_begin()
 
     def _feed_in_pieces(self, data: bytes) -> None:
         """Give the parser no more at once than it may keep to itself."""
@@ -87,28 +81,22 @@ class Protocol(TimeoutProtocol):
             raise ValueError  # which ends the parser's work
         if self.parser.get_http_version() not in VERSIONS:
             raise ValueError
-        self.app = _shed if self._is_full() else self.config.loaded_app
+        if self.concurrency_max is not None:
+            self.app = _shed if self._is_full(self.concurrency_max) else self.config.loaded_app
         super().on_headers_complete()
-        # Trailer fields are not header fields (RFC 9110 §6.5.1): the scope keeps the list it has.
-        self.headers = [*self.headers]
-        self.expect_body()
+        self.awaited = "body"
 
-    def _is_full(self) -> bool:
-        most = self.concurrency_max
-        return most is not None and max(len(self.connections), len(self.tasks)) >= most
+    def _is_full(self, most: int) -> bool:
+        return max(len(self.connections), len(self.tasks)) >= most
 
-    def on_body(self, body: bytes) -> None:
-        self.undelivered_bytes = 0
-        self.expect_more(body)
-        super().on_body(body)
-
-    def on_message_complete(self) -> None:
-        self.undelivered_bytes = 0
-        self.expect_request()
-        super().on_message_complete()
+    def on_chunk_header(self) -> None:
+        # uvicorn adds the trailer fields to its list, and they are not header fields (RFC 9110
+        # §6.5.1): the request's scope keeps the list that it has.
+        if self.headers is self.scope["headers"]:
+            self.headers = [*self.headers]
 
     def on_response_complete(self) -> None:
-        is_last = not self.pipeline
+        is_last = self.refusal is not None and not self.pipeline
         super().on_response_complete()
         if is_last and self.refusal is not None and not self.transport.is_closing():
             self._send_refusal({"client": self.client}, *self.refusal)

@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 class TimeoutProtocol(HttpToolsProtocol):
     """One connection, which is closed when its client is slow.
 
-    A client has `head_seconds` for a head, from its first byte, and for the first request to begin.
-    For a body, and to read an answer, it has `grace_seconds`, and a second more for each
+    A client has `grace_seconds` to begin its first request, for the head of one from its first byte
+    on, and to read an answer. For a body, and while it reads, it has a second more for each
     `min_bytes_per_second`, but never more than `stall_seconds` from now: the rule and the rate of
     Apache's `RequestReadTimeout body=…,MinRate=500`, with an end. 500 bytes a second are a tenth of
     what the slowest mobile networks do, and whoever has sent 10 kB may be in a tunnel for 30 s.
@@ -30,7 +30,6 @@ class TimeoutProtocol(HttpToolsProtocol):
     `Expect: 100-continue`, does not count.
     """
 
-    head_seconds = 10.0
     grace_seconds = 10.0
     stall_seconds = 30.0
     min_bytes_per_second = 500
@@ -41,6 +40,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         super().__init__(*args, **options)
         self.awaited: Literal["request", "head", "body", "end"] = "request"
         self.due = inf  # when what is awaited should be there, by the loop's clock
+        self.undelivered_bytes = 0  # that the parser has, and has told nothing of
         self.unsent_bytes = 0  # of answers, when they were looked at last
         self.read_due = inf
         self.check: TimerHandle | None = None
@@ -52,7 +52,7 @@ class TimeoutProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: BaseTransport) -> None:
         super().connection_made(transport)  # type: ignore[arg-type]  # narrower than asyncio's
-        self.due = self.loop.time() + self.head_seconds
+        self.due = self.loop.time() + self.grace_seconds
         self._check()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -67,21 +67,19 @@ class TimeoutProtocol(HttpToolsProtocol):
         self.unsent_bytes = 0
         super().resume_writing()
 
-    def expect_head(self) -> None:
-        if self.awaited == "request":
-            self.awaited, self.due = "head", self.loop.time() + self.head_seconds
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.awaited, self.due = "head", self.loop.time() + self.grace_seconds
 
-    def expect_body(self) -> None:
-        self.awaited, self.due = "body", self.loop.time() + self.grace_seconds
-
-    def expect_more(self, body: bytes) -> None:
+    def on_body(self, body: bytes) -> None:
+        self.undelivered_bytes = 0
         self.due = self._later(self.due, len(body), self.loop.time())
+        super().on_body(body)
 
-    def expect_request(self) -> None:
+    def on_message_complete(self) -> None:
+        self.undelivered_bytes = 0
         self.awaited, self.due = "request", inf
-        if (cycle := self.latest) is not None and cycle.response_complete:
-            # uvicorn's own timer ended with the first byte after the answer.
-            self.due = self.loop.time() + self.timeout_keep_alive
+        super().on_message_complete()
 
     def _later(self, due: float, size: int, now: float) -> float:
         return min(due + size / self.min_bytes_per_second, now + self.stall_seconds)
@@ -90,6 +88,8 @@ class TimeoutProtocol(HttpToolsProtocol):
         now = self.loop.time()
         if self._is_service_waited_for():
             self.due = max(self.due, now + self.grace_seconds)
+        elif self._is_forgotten():
+            self.due = now + self.timeout_keep_alive
         if self._is_read_too_slowly(now):
             logger.info("closed a connection whose client did not read its answer")
             self.transport.abort()
@@ -109,6 +109,13 @@ class TimeoutProtocol(HttpToolsProtocol):
         if self.awaited == "body":
             return self.flow.read_paused or cycle.waiting_for_100_continue
         return self.awaited == "head" and not cycle.response_complete
+
+    def _is_forgotten(self) -> bool:
+        """Whether uvicorn's own timer is off though it waits: because of a blank line, or because
+        the answer was complete before the request."""
+        if self.awaited != "request" or self.due < inf or self.timeout_keep_alive_task is not None:
+            return False
+        return (cycle := self.latest) is None or cycle.response_complete
 
     def _is_read_too_slowly(self, now: float) -> bool:
         size = self.transport.get_write_buffer_size()

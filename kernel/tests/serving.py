@@ -15,7 +15,6 @@ LATE_SECONDS = 0.6
 class Quick(Protocol):
     """Limits that a test can wait for."""
 
-    head_seconds = 0.4
     grace_seconds = 0.4
     stall_seconds = 0.8
     check_seconds = 0.1

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from statistics import quantiles
 
@@ -202,13 +203,13 @@ async def waited_for(server, *pieces, pause=0.0):
 async def test_who_sends_too_slowly_is_told_so_and_closed(server):
     head = b"GET / HTTP/1.1\r\n" + HOST + b"X: "
     slow = {
-        "silent": ([], Quick.head_seconds, []),
-        "half a head": ([head], Quick.head_seconds, [408]),
-        "a head byte by byte": ([head, *[b"a"] * 200], Quick.head_seconds, [408]),
-        "blank lines": ([b"\r\n"] * 200, Quick.head_seconds, [408]),
+        "silent": ([], Quick.grace_seconds, []),
+        "half a head": ([head], Quick.grace_seconds, [408]),
+        "a head byte by byte": ([head, *[b"a"] * 200], Quick.grace_seconds, [408]),
+        "blank lines": ([b"\r\n"] * 200, Quick.grace_seconds, []),
         "half a second head": (
             [b"GET / HTTP/1.1\r\n" + HOST + b"\r\n" + head],
-            Quick.head_seconds,
+            Quick.grace_seconds,
             [200, 408],
         ),
         "a body byte by byte": ([UPLOAD, *[b"a"] * 200], Quick.grace_seconds, [408]),
@@ -264,14 +265,16 @@ async def test_a_body_that_is_announced_is_waited_for_until_it_is_asked_for(serv
 async def test_a_connection_without_a_request_is_kept_for_as_long_as_uvicorn_is_told(server):
     async def idle(*pieces):
         async with connected(server) as client:
-            await client.send(*pieces, pause=0.2)
+            sending = asyncio.create_task(client.send(*pieces, pause=0.1))
             assert (await client.answer())[0] == 200
-            return (await asyncio.wait_for(client.closed(), PATIENCE))[1]
+            seconds = (await asyncio.wait_for(client.closed(), PATIENCE))[1]
+            sending.cancel()
+            return seconds
 
     early = b"POST /early HTTP/1.1\r\n" + HOST + b"Content-Length: 2\r\n\r\n"
     # uvicorn itself forgets a connection whose request ends after its answer.
     for seconds in await asyncio.gather(
-        idle(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"), idle(early, b"aa")
+        idle(GET + HOST + b"\r\n"), idle(early, b"aa"), idle(GET + HOST + b"\r\n", *[b"\r\n"] * 9)
     ):
         assert KEEP_ALIVE * 0.9 <= seconds <= KEEP_ALIVE + LEEWAY
 
@@ -288,13 +291,12 @@ async def test_who_does_not_read_its_answer_is_closed(server):
     async with connected(server, limit=1) as one, connected(server, limit=1) as pipelined:
         await one.send(large)
         await pipelined.send(large * 3)
-        await asyncio.sleep(0)
 
-        async def are_closed():
-            return not is_held(server, one) and not is_held(server, pipelined)
+        async def are_held(answer=True):
+            return {is_held(server, one), is_held(server, pipelined)} == {answer}
 
-        assert not await are_closed()
-        await until(are_closed, Quick.grace_seconds + LEEWAY)
+        await until(are_held, PATIENCE)
+        await until(partial(are_held, answer=False), Quick.grace_seconds + LEEWAY)
         assert time.monotonic() - pipelined.opened > Quick.grace_seconds
 
 
@@ -423,7 +425,7 @@ async def test_a_refusal_has_the_id_that_the_client_gave(server):
 
 async def test_a_websocket_has_none_of_these_limits(server):
     async with connect(f"ws://127.0.0.1:{server.port}/", proxy=None) as socket:
-        for wait in (Quick.head_seconds + 2 * Quick.check_seconds, 0):
+        for wait in (Quick.grace_seconds + 2 * Quick.check_seconds, 0):
             await socket.send("hello")
             assert await socket.recv() == "hello"
             await asyncio.sleep(wait)
@@ -519,6 +521,7 @@ async def test_500_slow_clients_are_closed_and_others_served_meanwhile(tmp_path)
             return not any(is_held(server, reader) for reader in unread)
 
         await until(are_closed, 15)
+        assert time.monotonic() - unread[-1].opened > Protocol.grace_seconds
         for name, found in zip(slow, await asyncio.wait_for(waiting, 15), strict=True):
             assert {len(statuses) for statuses, _ in found} == {0 if name == "silent" else 1}
             assert min(seconds for _, seconds in found) > 9, name
