@@ -15,6 +15,7 @@ from statistics import quantiles
 import pytest
 from websockets.asyncio.client import connect
 
+from kernel.http.server import Protocol
 from kernel.settings import ROOT
 from kernel.tests.processes import PATIENCE, Service, end, until
 from kernel.tests.serving import LARGE, Quick
