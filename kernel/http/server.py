@@ -37,6 +37,7 @@ class Protocol(TimeoutProtocol):
 
     head_max_bytes = 64 * 1024
     head_max_fields = 100
+    pipeline_max = 100  # requests that wait for the answer to the one before, of 3 kB at least
     # How long a refused client may go on to send: it would not see its answer if what it has sent
     # were left unread (RFC 9112 §9.6).
     linger_seconds = 2.0
@@ -79,6 +80,9 @@ class Protocol(TimeoutProtocol):
         if len(self.headers) > self.head_max_fields:
             self.refuse(431, f"the request has more than {self.head_max_fields} header fields")
             raise ValueError  # which ends the parser's work
+        if len(self.pipeline) > self.pipeline_max:
+            self.refuse(429, f"more than {self.pipeline_max} requests are ahead of their answers")
+            raise ValueError
         if self.parser.get_http_version() not in VERSIONS:
             raise ValueError
         if self.concurrency_max is not None:

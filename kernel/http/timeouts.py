@@ -33,7 +33,7 @@ class TimeoutProtocol(HttpToolsProtocol):
     grace_seconds = 10.0
     stall_seconds = 30.0
     min_bytes_per_second = 500
-    # How often slow readers are looked for.
+    # How often it is looked at how much has come and gone.
     check_seconds = 2.0
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -41,6 +41,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         self.awaited: Literal["request", "head", "body", "end"] = "request"
         self.due = inf  # when what is awaited should be there, by the loop's clock
         self.undelivered_bytes = 0  # that the parser has, and has told nothing of
+        self.body_bytes = 0  # that have come since the last look
         self.unsent_bytes = 0  # of answers, when they were looked at last
         self.read_due = inf
         self.check: TimerHandle | None = None
@@ -73,7 +74,7 @@ class TimeoutProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         self.undelivered_bytes = 0
-        self.due = self._later(self.due, len(body), self.loop.time())
+        self.body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -86,6 +87,9 @@ class TimeoutProtocol(HttpToolsProtocol):
 
     def _check(self) -> None:
         now = self.loop.time()
+        received, self.body_bytes = self.body_bytes, 0
+        if self.awaited == "body":
+            self.due = self._later(self.due, received, now)
         if self._is_service_waited_for():
             self.due = max(self.due, now + self.grace_seconds)
         elif self._is_forgotten():

@@ -356,6 +356,7 @@ MALFORMED = {
     "version 9.9": b"GET / HTTP/9.9\r\n" + HOST + b"\r\n",
     "a method of lower case": b"get / HTTP/1.1\r\n" + HOST + b"\r\n",
     "a target without a slash": b"GET @x HTTP/1.1\r\n" + HOST + b"\r\n",
+    "CONNECT": b"CONNECT x:80 HTTP/1.1\r\n" + HOST + b"\r\n",
     "TLS": bytes.fromhex("16030100fa010000f60303") + bytes(64),
     "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(9),
 }
@@ -375,6 +376,13 @@ async def test_pipelined_requests_are_answered_in_their_order(server):
         answers = [json.loads((await client.answer())[2]) for _ in range(4)]
     assert [answer["path"] for answer in answers] == ["/late", "/a", "/b", "/upload"]
     assert answers[3]["size"] == 3
+
+
+async def test_no_more_than_100_requests_wait_for_the_answers_before_them(server):
+    many = b"GET /late HTTP/1.1\r\n" + HOST + b"\r\n" + (GET + HOST + b"\r\n") * 9000
+    memory = server.memory("VmRSS")
+    assert problems(await exchanged(server, many)) == [200] * 102 + [429]
+    assert server.memory("VmHWM") - memory < 4 * 1024 * 1024
 
 
 async def test_a_refusal_waits_for_the_answers_before_it(server):
@@ -422,6 +430,17 @@ async def test_a_refusal_has_the_id_that_the_client_gave(server):
         status, headers, body = await client.answer()
     assert (status, headers["x-request-id"]) == (408, "abc")
     assert json.loads(body)["message"] == "the body of the request took too long"
+
+
+async def test_an_upgrade_to_what_is_not_spoken_is_a_request_like_others(server):
+    upgrade = GET + HOST + b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n\r\n"
+    async with connected(server) as client:
+        for _ in range(2):
+            await client.send(upgrade)
+            assert (await client.answer())[0] == 200
+            await asyncio.sleep(Quick.grace_seconds + 2 * Quick.check_seconds)
+        await client.send(GET + HOST + b"\r\n")
+        assert (await client.answer())[0] == 200
 
 
 async def test_a_websocket_has_none_of_these_limits(server):
