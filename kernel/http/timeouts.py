@@ -28,12 +28,15 @@ class TimeoutProtocol(HttpToolsProtocol):
     what the slowest mobile networks do, and whoever has sent 10 kB may be in a tunnel for 30 s.
     Time in which the service does not read, or has not asked for the body that was announced by
     `Expect: 100-continue`, does not count.
+
+    With uvicorn's own TLS, an answer that was written at once is out of sight: a client that does
+    not read it is closed only when uvicorn's keep-alive ends.
     """
 
     grace_seconds = 10.0
     stall_seconds = 30.0
     min_bytes_per_second = 500
-    # How often it is looked at how much has come and gone.
+    # How often progress is measured.
     check_seconds = 2.0
 
     def __init__(self, *args: Any, **options: Any) -> None:
