@@ -76,7 +76,6 @@ class Protocol(TimeoutProtocol):
             self.refuse(431, f"the head of the request has more than {self.head_max_bytes} bytes")
 
     def on_headers_complete(self) -> None:
-        self.undelivered_bytes = 0
         if len(self.headers) > self.head_max_fields:
             self.refuse(431, f"the request has more than {self.head_max_fields} header fields")
             raise ValueError  # which ends the parser's work
@@ -87,8 +86,11 @@ class Protocol(TimeoutProtocol):
             raise ValueError
         if self.concurrency_max is not None:
             self.app = _shed if self._is_full(self.concurrency_max) else self.config.loaded_app
+        before = self.latest
         super().on_headers_complete()
         self.awaited = "body"
+        if self.pipeline and self.answered is None:
+            self.answered = before
 
     def _is_full(self, most: int) -> bool:
         return max(len(self.connections), len(self.tasks)) >= most
@@ -100,7 +102,8 @@ class Protocol(TimeoutProtocol):
             self.headers = [*self.headers]
 
     def on_response_complete(self) -> None:
-        is_last = self.refusal is not None and not self.pipeline
+        self.answered = self.pipeline[-1][0] if self.pipeline else None
+        is_last = self.answered is None
         super().on_response_complete()
         if is_last and self.refusal is not None and not self.transport.is_closing():
             self._send_refusal({"client": self.client}, *self.refusal)

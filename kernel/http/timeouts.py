@@ -43,6 +43,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         super().__init__(*args, **options)
         self.awaited: Literal["request", "head", "body", "end"] = "request"
         self.due = inf  # when what is awaited should be there, by the loop's clock
+        self.answered: RequestResponseCycle | None = None  # while others wait for that
         self.undelivered_bytes = 0  # that the parser has, and has told nothing of
         self.body_bytes = 0  # that have come since the last look
         self.unsent_bytes = 0  # of answers, when they were looked at last
@@ -61,6 +62,10 @@ class TimeoutProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_checking()
+        if self.answered is not None:
+            # uvicorn tells only the newest; this one would write into the closed connection.
+            self.answered.disconnected = True
+            self.answered.message_event.set()
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self) -> None:
@@ -134,7 +139,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         return now >= self.read_due
 
     def _end_wait(self) -> None:
-        if self.awaited in {"head", "body"} and not self.transport.is_closing():
+        if self.awaited in {"head", "body"}:
             self.refuse(408, f"the {self.awaited} of the request took too long")
         else:
             self.transport.close()

@@ -22,7 +22,7 @@ class Quick(Protocol):
 
 
 async def app(scope: Scope, receive: Receive, send: Send) -> None:
-    """Tell what was asked for; `/late…` waits before it reads the body, `/early` does not read it,
+    """Tell what was asked for; `/late…` waits before it reads the body, `…/early` does not read it,
     `/begun` answers before it reads, `/large` sends much."""
     if scope["type"] == "lifespan":
         return
@@ -35,7 +35,7 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     if path == "/begun":
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": b"begun", "more_body": True})
-    while path != "/early":
+    while not path.endswith("/early"):
         message = await receive()
         if message["type"] == "http.disconnect":
             return

@@ -18,7 +18,7 @@ from websockets.asyncio.client import connect
 from kernel.http.server import Protocol
 from kernel.settings import ROOT
 from kernel.tests.processes import PATIENCE, Service, end, until
-from kernel.tests.serving import LARGE, Quick
+from kernel.tests.serving import LARGE, LATE_SECONDS, Quick
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -26,11 +26,13 @@ QUICK = "kernel.tests.serving:Quick"
 REAL = "kernel.http.server:Protocol"
 HOST = b"Host: x\r\n"
 CLOSE = HOST + b"Connection: close\r\n\r\n"
-UPLOAD = b"POST /upload HTTP/1.1\r\n" + HOST + b"Content-Length: 20000\r\n\r\n"
-CHUNKED = b"POST /upload HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
+GET = b"GET / HTTP/1.1\r\n"
+POST = b"POST /upload HTTP/1.1\r\n" + HOST
+UPLOAD = POST + b"Content-Length: 20000\r\n\r\n"
+CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 # How much later than its limit a connection may be closed, on a busy machine.
 LEEWAY = 1.5
-KEEP_ALIVE = 1
+KEEP_ALIVE = 2  # longer than what else is waited for
 
 
 @asynccontextmanager
@@ -60,6 +62,7 @@ async def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("server")
     async with serving(folder, QUICK, "--timeout-keep-alive", str(KEEP_ALIVE)) as service:
         yield service
+        assert "Traceback" not in service.log.read_text()
 
 
 class Client:
@@ -147,11 +150,11 @@ def cpu_seconds(process):
 @pytest.mark.parametrize(
     ("status", "pieces"),
     [
-        (431, [b"GET / HTTP/1.1\r\n" + HOST + b"X: ", *[b"a" * 1_000_000] * 120]),
-        (431, [b"GET / HTTP/1.1\r\n" + HOST, *[b"a: b\r\n" * 10_000] * 20]),
-        (431, [b"GET / HTTP/1.1\r\n" + HOST, *[b"a" * 1_000_000] * 5]),
+        (431, [GET + HOST + b"X: ", *[b"a" * 1_000_000] * 120]),
+        (431, [GET + HOST, *[b"a: b\r\n" * 10_000] * 20]),
+        (431, [GET + HOST, *[b"a" * 1_000_000] * 5]),
         (414, [b"GET /", *[b"a" * 1_000_000] * 5]),
-        (431, [b"GET / HTTP/1.1\r\n" + HOST + b"a: b\r\n" * 100 + b"\r\n"]),
+        (431, [GET + HOST + b"a: b\r\n" * 100 + b"\r\n"]),
         (431, [b"\r\n" * 100_000]),
         (431, [CHUNKED + b"1\r\na\r\n0\r\nX: ", *[b"a" * 1_000_000] * 5]),
         (431, [CHUNKED + b"1;x=", *[b"a" * 1_000_000] * 5]),
@@ -159,7 +162,7 @@ def cpu_seconds(process):
     ids=["a header", "200,000 headers", "a name", "target", "101", "blanks", "trailer", "chunk"],
 )
 async def test_what_is_too_large_is_refused_at_once_and_costs_nothing(server, status, pieces):
-    await exchanged(server, b"GET / HTTP/1.1\r\n" + CLOSE)
+    await exchanged(server, GET + CLOSE)
     memory, cpu = server.memory("VmRSS"), cpu_seconds(server.process)
     assert problems(await exchanged(server, *pieces)) == [status]
     assert server.memory("VmHWM") - memory < 20 * 1024 * 1024
@@ -169,9 +172,9 @@ async def test_what_is_too_large_is_refused_at_once_and_costs_nothing(server, st
 @pytest.mark.parametrize(
     "head",
     [
-        b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"a" * 65_000 + b"\r\n\r\n",
+        GET + HOST + b"X: " + b"a" * 65_000 + b"\r\n\r\n",
         b"GET /" + b"a" * 60_000 + b" HTTP/1.1\r\n" + HOST + b"\r\n",
-        b"GET / HTTP/1.1\r\n" + HOST + b"a: b\r\n" * 99 + b"\r\n",
+        GET + HOST + b"a: b\r\n" * 99 + b"\r\n",
     ],
     ids=["a header", "target", "100 headers"],
 )
@@ -184,9 +187,37 @@ async def test_what_is_within_the_limits_is_served(server, head):
 
 async def test_the_limit_is_of_each_head_and_not_of_a_connection(server):
     async with connected(server) as client:
-        for _ in range(10):
-            await client.send(b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"a" * 60_000 + b"\r\n\r\n")
-            assert (await client.answer())[0] == 200
+        for _ in range(5):
+            for head in (GET + HOST, CHUNKED + b"0\r\n"):
+                await client.send(head + b"X: " + b"a" * 60_000 + b"\r\n\r\n")
+                assert (await client.answer())[0] == 200
+
+
+async def test_a_refused_client_may_send_for_a_while_and_is_then_closed(server):
+    async with connected(server) as client:
+        for _ in range(5):
+            client.writer.write(b"a" * 1_000_000)
+            await client.writer.drain()
+        assert problems((await client.closed())[0]) == [400]
+        assert is_held(server, client)
+
+        async def is_closed():
+            return not is_held(server, client)
+
+        await until(is_closed, Quick.linger_seconds + LEEWAY)
+
+
+async def test_what_comes_after_a_refusal_is_not_looked_at(server):
+    async def go_on(sent, rest):
+        async with connected(server) as client:
+            await client.send(sent)
+            assert (await client.answer())[0] == 408
+            await client.send(rest, pause=LATE_SECONDS)
+            return (await client.closed())[0]
+
+    late = UPLOAD.replace(b"/upload", b"/late/early")  # which is answered after the refusal
+    sent = ((GET + HOST, b"\r\n"), (UPLOAD, b"a" * 20_000), (late, b""))
+    assert await asyncio.gather(*(go_on(*pieces) for pieces in sent)) == [b""] * 3
 
 
 # What is slow.
@@ -202,14 +233,14 @@ async def waited_for(server, *pieces, pause=0.0):
 
 
 async def test_who_sends_too_slowly_is_told_so_and_closed(server):
-    head = b"GET / HTTP/1.1\r\n" + HOST + b"X: "
+    head = GET + HOST + b"X: "
     slow = {
         "silent": ([], Quick.grace_seconds, []),
         "half a head": ([head], Quick.grace_seconds, [408]),
         "a head byte by byte": ([head, *[b"a"] * 200], Quick.grace_seconds, [408]),
         "blank lines": ([b"\r\n"] * 200, Quick.grace_seconds, []),
         "half a second head": (
-            [b"GET / HTTP/1.1\r\n" + HOST + b"\r\n" + head],
+            [GET + HOST + b"\r\n" + head],
             Quick.grace_seconds,
             [200, 408],
         ),
@@ -263,6 +294,7 @@ async def test_a_body_that_is_announced_is_waited_for_until_it_is_asked_for(serv
         assert problems((await client.closed())[0]) == [408]
 
 
+@pytest.mark.slow
 async def test_a_connection_without_a_request_is_kept_for_as_long_as_uvicorn_is_told(server):
     async def idle(*pieces):
         async with connected(server) as client:
@@ -283,7 +315,7 @@ async def test_a_connection_without_a_request_is_kept_for_as_long_as_uvicorn_is_
 async def test_900_requests_are_served_on_one_connection(server):
     async with connected(server) as client:
         for _ in range(900):
-            await client.send(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+            await client.send(GET + HOST + b"\r\n")
             assert (await client.answer())[0] == 200
 
 
@@ -324,8 +356,6 @@ async def test_who_reads_its_answer_slowly_gets_it(server):
 
 # What is no HTTP, and what comes ahead of its turn.
 
-GET = b"GET / HTTP/1.1\r\n"
-POST = b"POST /upload HTTP/1.1\r\n" + HOST
 MALFORMED = {
     "chunked and a length": POST
     + b"Transfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n0\r\n\r\n",
@@ -376,6 +406,24 @@ async def test_pipelined_requests_are_answered_in_their_order(server):
         answers = [json.loads((await client.answer())[2]) for _ in range(4)]
     assert [answer["path"] for answer in answers] == ["/late", "/a", "/b", "/upload"]
     assert answers[3]["size"] == 3
+
+
+async def test_a_head_that_is_begun_early_has_its_time_after_the_answer_before_it(server):
+    async with connected(server) as client:
+        await client.send(b"GET /late HTTP/1.1\r\n" + HOST + b"\r\n" + GET + b"Host")
+        assert (await client.answer())[0] == 200
+        assert time.monotonic() - client.opened > Quick.grace_seconds
+        await client.send(b": x\r\n\r\n")
+        assert (await client.answer())[0] == 200
+
+
+async def test_a_client_that_leaves_is_told_to_all_of_its_requests(server):
+    late = b"GET /late HTTP/1.1\r\n" + HOST + b"\r\n"
+    for sent in (late, late * 2, GET + HOST + b"\r\n" + late * 3):
+        async with connected(server) as client:
+            await client.send(sent, pause=0.1)
+    await asyncio.sleep(2 * LATE_SECONDS)
+    assert "Traceback" not in server.log.read_text()
 
 
 async def test_no_more_than_100_requests_wait_for_the_answers_before_them(server):
@@ -454,11 +502,11 @@ async def test_a_websocket_has_none_of_these_limits(server):
 async def test_more_than_the_concurrency_limit_is_told_to_come_again(tmp_path):
     async with serving(tmp_path, QUICK, "--limit-concurrency", "3") as server:
         async with connected(server), connected(server), connected(server) as client:
-            await client.send(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+            await client.send(GET + HOST + b"\r\n")
             status, headers, body = await client.answer()
         assert_problem(status, headers, json.loads(body))
         assert (status, headers["retry-after"]) == (503, "1")
-        assert await exchanged(server, b"GET / HTTP/1.1\r\n" + CLOSE)
+        assert await exchanged(server, GET + CLOSE)
 
 
 # How it is started.
