@@ -13,12 +13,14 @@ from pathlib import Path
 from statistics import quantiles
 
 import pytest
+from uvicorn import Config
+from uvicorn.server import ServerState
 from websockets.asyncio.client import connect
 
 from kernel.http.server import Protocol
 from kernel.settings import ROOT
 from kernel.tests.processes import PATIENCE, Service, end, until
-from kernel.tests.serving import LARGE, LATE_SECONDS, Quick
+from kernel.tests.serving import LARGE, LATE_SECONDS, Quick, app
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -491,9 +493,25 @@ async def test_an_upgrade_to_what_is_not_spoken_is_a_request_like_others(server)
         assert (await client.answer())[0] == 200
 
 
+async def test_a_closed_connection_leaves_no_timer():
+    config = Config(app, log_config=None, lifespan="off")
+    config.load()
+    protocol = Protocol(config, ServerState(), {})
+    loop = asyncio.get_running_loop()
+    async with await loop.create_server(lambda: protocol, "127.0.0.1", 0) as listening:
+        _, writer = await asyncio.open_connection(*listening.sockets[0].getsockname())
+        writer.close()
+
+        async def is_over():
+            return protocol.check is not None and protocol.check.cancelled()
+
+        await until(is_over, PATIENCE)
+
+
+@pytest.mark.slow
 async def test_a_websocket_has_none_of_these_limits(server):
     async with connect(f"ws://127.0.0.1:{server.port}/", proxy=None) as socket:
-        for wait in (Quick.grace_seconds + 2 * Quick.check_seconds, 0):
+        for wait in (KEEP_ALIVE + 5 * Quick.check_seconds, 0):
             await socket.send("hello")
             assert await socket.recv() == "hello"
             await asyncio.sleep(wait)
