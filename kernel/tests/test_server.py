@@ -632,7 +632,9 @@ async def test_500_slow_clients_are_closed_and_others_served_meanwhile(tmp_path)
         ended.set()
         found = await others
         told = [f"{p99(each) * 1e3:.1f} ms" for each in (alone, found)]
-        assert p99(found) < 0.5, f"p99 of {len(found)} other requests, without and with: {told}"
+        assert p99(found) < 1, (
+            f"p99 of {len(found)} other requests, without and with slow clients: {told}"
+        )
         assert {status for status, _ in found} == {200}
         assert server.memory("VmRSS") - memory < 50 * 1024 * 1024
 
