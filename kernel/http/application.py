@@ -1,7 +1,9 @@
 """A service: the app that the slices are mounted on, and what is open while it runs."""
 
 import gc
+import logging
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from threading import RLock
@@ -24,6 +26,11 @@ from kernel.identity.callers import Credentials, CredentialScheme
 from kernel.identity.passwords import PasswordVault
 from kernel.logs import configure_logging
 from kernel.settings import Settings, load_settings
+
+# uvicorn imports what it serves with, and nothing else does.
+PROTOCOL = "kernel.http.server"
+BARE = f"nothing limits slow and oversized requests: start uvicorn with --http {PROTOCOL}:Protocol"
+logger = logging.getLogger(__name__)
 
 
 def build_app(
@@ -67,6 +74,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     resources = resources_of(app)
     settings = resources.settings
     _configure_logging(settings)
+    if settings.env != "dev" and PROTOCOL not in sys.modules:
+        logger.warning(BARE)
     async with AsyncExitStack() as stack:
         stack.enter_context(resources.until_closed())
         open_ = stack.enter_async_context

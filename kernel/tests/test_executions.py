@@ -12,6 +12,7 @@ from kernel.context import RequestContext, enter_context, leave_context
 from kernel.data.independent import open_session
 from kernel.data.models import Dto
 from kernel.fast.statements import plan_of
+from kernel.testing.switches import needs
 from kernel.tests.app import NAME
 from kernel.tests.peelings.models import Peeling, PeelingPublic
 from kernel.tests.processes import until
@@ -162,6 +163,7 @@ async def test_a_write_through_the_reader_is_refused_and_leaves_no_trace(app, al
     assert app.state.resources.reader.in_use() == 0
 
 
+@needs("statements")
 async def test_each_way_is_counted_as_one_query(app, sql):
     short = select(Peeling.id).where(Peeling.id == -1)
     context = RequestContext(app)
@@ -199,6 +201,7 @@ async def test_a_wrong_name_or_value_is_told_and_nothing_is_sent(app, run, value
     await until(is_idle(app), 2)
 
 
+@needs("statements")
 def test_what_is_met_once_is_nothing_to_prepare():
     fresh = select(Peeling.id).where(Peeling.id == 8)
     assert (plan_of(fresh), plan_of(fresh).parameters) == (None, {"id_1": 8})

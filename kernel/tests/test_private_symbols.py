@@ -162,6 +162,26 @@ SYMBOLS = [
         ),
     ),
     Row(
+        "uvicorn's HttpToolsProtocol, and what it has of a connection",
+        (
+            *("HttpToolsProtocol", "RequestResponseCycle", "data_received", "send_400_response"),
+            *("on_message_begin", "on_headers_complete", "on_body", "on_message_complete"),
+            *("on_response_complete", "handle_websocket_upgrade", "resume_writing", "headers"),
+            *("url", "scope", "cycle", "response_started", "response_complete", "disconnected"),
+            *("message_event", "waiting_for_100_continue", "flow", "read_paused", "pipeline"),
+            *("connections", "tasks", "limit_concurrency", "timeout_keep_alive", "loaded_app"),
+            *("default_headers", "get_http_version"),
+        ),
+        ("kernel/http/server.py", "kernel/http/timeouts.py"),
+        "limits and deadlines of a connection, which uvicorn has no options for",
+        (
+            "test_server.py::test_what_is_too_large_is_refused_at_once_and_costs_nothing",
+            "test_server.py::test_who_sends_too_slowly_is_told_so_and_closed",
+            "test_server.py::test_a_refusal_waits_for_the_answers_before_it",
+            "test_server.py::test_more_than_the_concurrency_limit_is_told_to_come_again",
+        ),
+    ),
+    Row(
         "sqlalchemy.util: the bridge between coroutines and plain functions",
         ("await_", "greenlet_spawn"),
         (
@@ -179,11 +199,11 @@ SYMBOLS = [
         (SAVEPOINT, KEPT),
     ),
     Row(
-        "sqlalchemy.Connection(engine, connection=...)",
-        ("SyncConnection", "connection"),
-        ("kernel/data/links.py",),
-        "SQLAlchemy's connection over one that the kernel has pooled",
-        (SAVEPOINT,),
+        "sqlalchemy.Connection and AsyncConnection, over a connection that is there",
+        ("SyncConnection", "connection", "UnitConnection", "sync_connection"),
+        ("kernel/data/links.py", "kernel/data/session.py"),
+        "SQLAlchemy's, over one that the kernel has pooled; whoever asks for it may keep it",
+        (SAVEPOINT, KEPT),
     ),
     Row(
         "sqlalchemy.ext.asyncio.AsyncSession's own session",
@@ -193,13 +213,6 @@ SYMBOLS = [
         (
             "test_sessions.py::test_what_a_handler_was_lent_is_of_no_use_when_its_unit_of_work_has_ended",
         ),
-    ),
-    Row(
-        "sqlalchemy.ext.asyncio.AsyncConnection(engine, sync_connection)",
-        ("UnitConnection", "sync_connection"),
-        ("kernel/data/session.py",),
-        "whoever asks for the driver's connection may keep it",
-        (KEPT,),
     ),
     Row(
         "sqlalchemy.exc.DBAPIError.orig.__cause__",
@@ -455,8 +468,8 @@ def test_what_a_file_uses_beyond_the_documentation_is_in_the_table(path):
 def test_what_a_class_uses_of_a_librarys_private_attributes_is_in_the_table():
     found = set()
     for path in runtime():
-        if path.parts[-3:-1] == ("kernel", "data"):
-            module = import_module(f"kernel.data.{path.stem}")
+        if path.parts[-3:-1] in {("kernel", "data"), ("kernel", "http")}:
+            module = import_module(f"kernel.{path.parts[-2]}.{path.stem}")
             for cls in filter(isclass, vars(module).values()):
                 if cls.__module__ == module.__name__:
                     found |= inherited_uses(cls, parsed(path))
