@@ -13,8 +13,12 @@ RUN python -m compileall -q .
 ENV PATH=/venv/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 APP_ENV=prod
 # The parent of the workers never imports the service, so it is told how to log.
 ENV UVICORN_LOG_CONFIG=deploy/logging.json
+# Limits for slow and oversized requests.
+ENV UVICORN_HTTP=kernel.http.server:Protocol
 USER 10001
 EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/livez', timeout=2)"]
-# The exec form, and no `uv run`: SIGTERM has to reach uvicorn itself.
-CMD ["uvicorn", "service:app", "--host", "0.0.0.0", "--workers", "2", "--timeout-graceful-shutdown", "10"]
+# The exec form, and no `uv run`: SIGTERM has to reach uvicorn itself. Connections are kept for longer
+# than a load balancer keeps them (60 s), so that it is never the service which closes one under a
+# request; those without a request count for the concurrency limit.
+CMD ["uvicorn", "service:app", "--host", "0.0.0.0", "--workers", "2", "--timeout-keep-alive", "75", "--limit-concurrency", "1000", "--timeout-graceful-shutdown", "10"]

@@ -37,6 +37,7 @@ from .errors import Unprocessable as Unprocessable
 from .http.application import app_on_demand as app_on_demand
 from .http.application import build_app as build_app
 from .http.dependencies import Id as Id
+from .http.dependencies import Key as Key
 from .http.dependencies import Paging as Paging
 from .http.dependencies import Passwords as Passwords
 from .http.dependencies import Reader as Reader

@@ -11,14 +11,13 @@ from typing import Any
 HEADER_NAMES = "kernel.header_names"
 SESSION = "kernel.session"
 PRINCIPAL = "kernel.principal"
-ARGUMENTS = "kernel.arguments"
 
 
 @dataclass(slots=True)
 class RequestContext:
     """One request: the app that it came to, its id, what it has cost so far (durations in seconds),
-    who it is for, from which address, which row in which version its answer is about, the `Link`
-    that the answer has, and the unit of work under way."""
+    who it is for, from which address, the `Link` that the answer has, whether it was seen to hold a
+    secret, and the unit of work under way."""
 
     app: Any = None
     request_id: str = field(default_factory=lambda: os.urandom(16).hex())
@@ -27,15 +26,14 @@ class RequestContext:
     database_time: float = 0.0
     user_id: int | None = None
     client: str | None = None
-    row_id: int | None = None
-    version: int | None = None
     link: str | None = None
+    holds_secret: bool = False
     unit: Any = None
 
     def begin_attempt(self, unit: Any) -> None:
         """Forget what an earlier attempt has said of its answer."""
-        self.unit = unit
-        self.user_id = self.row_id = self.version = self.link = None
+        self.unit, self.holds_secret = unit, False
+        self.user_id = self.link = None
 
 
 def count_query(started: float) -> None:

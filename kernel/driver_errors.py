@@ -3,7 +3,8 @@
 import asyncpg
 from sqlalchemy.exc import DBAPIError
 
-DRIVER_ERRORS = asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError
+ASYNCPG_ERRORS = asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
+DRIVER_ERRORS = *ASYNCPG_ERRORS, OSError
 
 
 class PoolTimeout(TimeoutError):

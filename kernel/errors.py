@@ -1,5 +1,6 @@
 """The answers that are not a success, as exceptions: raise one anywhere, in a handler as well."""
 
+import copyreg
 from collections.abc import Mapping
 from http import HTTPStatus
 from types import MappingProxyType
@@ -42,14 +43,19 @@ class ServiceError(Exception):
         self.headers = {**self.default_headers, **(headers or {})}
         self.extras = extras
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Whatever a subclass is made of, a copy has what was made of it (pickle, `__reduce__`).
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]  # pickle's own, which typeshed has not
+
 
 class BadRequest(ServiceError):
     status = 400
 
 
 class Unauthorized(ServiceError):
+    """A 401; unless it says so itself, it names the credential schemes that the service takes."""
+
     status = 401
-    default_headers = MappingProxyType({"WWW-Authenticate": "Bearer"})
 
 
 class Forbidden(ServiceError):
@@ -60,7 +66,8 @@ class NotFound(ServiceError):
     status = 404
 
     def __init__(self, what: str, key: object) -> None:
-        super().__init__(f"{what} {key} not found")
+        text = str(key)
+        super().__init__(f"{what} {text if len(text) <= 64 else f'{text[:64]}…'} not found")
 
 
 class Conflict(ServiceError):

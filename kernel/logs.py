@@ -11,7 +11,7 @@ from typing import TextIO
 from asyncpg import PostgresError
 from asyncpg.exceptions import ClientConfigurationError
 from pydantic_core import PydanticSerializationError, to_json
-from sqlalchemy.exc import InvalidRequestError, PendingRollbackError
+from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, StatementError
 
 from kernel.context import current_context
 from kernel.driver_errors import PoolTimeout, driver_error, is_unsendable, sqlstate, statement_of
@@ -25,14 +25,15 @@ SAFE_TO_LOG = (
 # So do the messages of these classes of SQLSTATE: connections, transactions, statements, limits,
 # and a division by zero.
 SAFE_SQLSTATES = (
-    *("08", "22012", "25", "26", "28", "34", "3D", "40", "42501", "42703", "42704", "42804"),
-    *("42883", "42P", "53", "55", "57", "XX"),
+    *("08", "22012", "25", "26", "28", "34", "3D", "40", "42501", "42703", "42704", "42803"),
+    *("42804", "42883", "42P", "53", "55", "57", "XX"),
 )
 # The statement's; what else is called a syntax error is a value's, as a tsquery's.
 SYNTAX_ERROR = "syntax error at "
 # DETAIL of these has the whole row.
 ROW_SQLSTATES = ("23502", "23514")
 STATEMENT_MAX_CHARACTERS = 2000
+OF_WEBSOCKETS = ('"WebSocket %s"', "without completing handshake")
 TRACEBACK = "Traceback (most recent call last):"
 # The name of an error, in front of its message.
 FIRST_WORD = re.compile(r"^(?:Traceback \(most recent call last\):|[A-Za-z_][\w.]*(?=:|$))")
@@ -89,9 +90,14 @@ def describe(error: BaseException, *, full: bool = False) -> str:
     values that it was about."""
     chain, seen = [], set[int]()
     link: BaseException | None = error
+    refused: object = None
     while link is not None and id(link) not in seen:
         seen.add(id(link))
-        chain.append("".join(traceback.format_tb(link.__traceback__)) + summarize(link, full=full))
+        # What is told of a value that SQLAlchemy could not process has the value in it.
+        is_told = full or link is not refused or isinstance(link, InvalidRequestError)
+        words = summarize(link, full=full) if is_told else type(link).__qualname__
+        chain.append("".join(traceback.format_tb(link.__traceback__)) + words)
+        refused = link.orig if isinstance(link, StatementError) else None
         if isinstance(link, BaseExceptionGroup):
             chain += [describe(part, full=full) for part in link.exceptions]
         link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
@@ -133,6 +139,12 @@ class _Lines(logging.StreamHandler[TextIO]):
             self.handleError(record)
 
 
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether uvicorn says what the service's line of a WebSocket does not: its own have the query,
+    and an error for each handshake that was answered."""
+    return not any(words in str(record.msg) for words in OF_WEBSOCKETS)
+
+
 def configure_logging(level: str, *, full: bool = False) -> None:
     """Send every logger's records to standard error through `JsonFormatter`.
 
@@ -155,6 +167,7 @@ def configure_logging(level: str, *, full: bool = False) -> None:
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
     # The service writes its own access line; without handlers uvicorn does not even format its.
     access = logging.getLogger("uvicorn.access")
     access.handlers, access.propagate = [], False

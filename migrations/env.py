@@ -27,6 +27,7 @@ from kernel.settings import ROOT, load_settings
 
 with suppress(ModuleNotFoundError):  # not in the image, where no migration is written
     import_module("kernel.dev.check_constraints")
+    import_module("kernel.dev.version_triggers")
 
 # Any number that nothing else in this database uses.
 TAKE_LOCK = "SELECT pg_try_advisory_lock(5308117452)"

@@ -125,7 +125,7 @@ async def test_an_unknown_address_and_a_wrong_password_get_the_same_answer(clien
         ("alice@example.com", ""),
     ):
         answer = await sign_in(client, email, given or " ")
-        assert answer.headers["www-authenticate"] == "Bearer"
+        assert answer.headers["www-authenticate"] == "Bearer, APIKey"
         answers.append((answer.status_code, answer.json() | {"request_id": ""}))
     assert answers[0][0] == 401
     assert answers == [answers[0]] * 4
@@ -156,7 +156,7 @@ async def test_a_refresh_token_that_is_used_again_later_ends_its_sign_in_and_no_
     fresh = (await refresh(client, stolen["refresh_token"])).json()
     await later(sql)
     again = await refresh(client, stolen["refresh_token"])
-    assert (again.status_code, again.headers["www-authenticate"]) == (401, "Bearer")
+    assert (again.status_code, again.headers["www-authenticate"]) == (401, "Bearer, APIKey")
     assert await status_of_me(client, fresh) == 401
     assert (await refresh(client, fresh["refresh_token"])).status_code == 401
     assert (await refresh(client, other["refresh_token"])).status_code == 200
@@ -309,15 +309,26 @@ async def test_guessing_all_at_once_gives_no_more_guesses(client, alice):
     assert sorted(answer.status_code for answer in answers) == [401] * 10 + [429] * 20
 
 
-async def test_guesses_count_across_services_and_dry_runs_do_not_hide_them(client, serve, alice):
+async def test_guesses_count_across_services(client, serve, alice):
     async with serve() as replica:
         for number in range(11):
-            data = {"username": "alice@example.com", "password": f"wrong {number}"}
-            headers = {"Prefer": "tx=rollback"}
-            answer = await (replica, client)[number % 2].post(
-                "/auth/token", data=data, headers=headers
-            )
+            answer = await sign_in((replica, client)[number % 2], password=f"wrong {number}")
     assert answer.status_code == 429
+
+
+async def test_no_guess_and_no_token_comes_out_of_a_dry_run(client, alice, sql):
+    tokens = (await sign_in(client)).json()
+    old = {"refresh_token": tokens["refresh_token"]}
+    dry = {"Prefer": "tx=rollback"}
+    right, wrong = ({"username": alice.email, "password": word} for word in (PASSWORD, "wrong"))
+    for request in (
+        client.post("/auth/token", data=right, headers=dry),
+        client.post("/auth/token", data=wrong, headers=dry),
+        client.post("/auth/refresh", json=old, headers=dry),
+    ):
+        answer = await request
+        assert (answer.status_code, "token" in answer.text) == (400, False)
+    assert (await client.post("/auth/refresh", json=old)).status_code == 200
 
 
 async def test_a_success_takes_the_failures_of_the_account_back(client, alice, sql):
@@ -437,7 +448,7 @@ async def test_a_token_that_is_not_ours_is_refused(client, alice, frozen, claims
     headers = [("Authorization", f"Bearer {token}".encode())]
     answer = await client.get("/users/me", headers=headers)
     assert answer.status_code == 401
-    assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.headers["www-authenticate"] == "Bearer, APIKey"
     assert answer.json()["error"] == "unauthorized"
 
 

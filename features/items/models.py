@@ -31,5 +31,7 @@ class ItemUpdate(Input):
     description: Text | None = Field(default=None, max_length=2000)
 
 
-class ItemPublic(ItemBase, Public):
+class ItemPublic(Public):
+    title: str
+    description: str | None
     owner_id: int

@@ -43,7 +43,9 @@ class KeyCreate(KeyBase, Input):
         return self
 
 
-class KeyPublic(KeyBase, Public):
+class KeyPublic(Public):
+    name: str
+    expires_at: datetime | None
     prefix: str
     last_used_at: datetime | None
 

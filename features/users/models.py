@@ -96,9 +96,11 @@ class Account(Dto):
     password_hash: str
 
 
-class UserPublic(UserBase, Public):
+class UserPublic(Public):
     """An account, for its owner and for admins."""
 
+    email: str = Field(schema_extra={"json_schema_extra": {"format": "email"}})
+    full_name: str
     role: Role
     is_active: bool
 

@@ -28,6 +28,9 @@ else:
     RawConnection = asyncpg.Connection  # generic in its stubs alone
 
 
+BeforeStatement = Callable[["Connection", str], Awaitable[None]]
+
+
 def ignore(_: bool) -> None:
     """Nobody is to be told."""
 
@@ -51,6 +54,8 @@ class Connection(RawConnection):
         # be told of the end.
         self.may_commit, self.is_commit_sent = True, False
         self.on_end: Callable[[bool], None] = ignore
+        # Who has something to do before a statement is sent.
+        self.watcher: BeforeStatement | None = None
         # After `patience` seconds without a statement, the server ends a transaction.
         self.started, self.last_used, self.patience = 0.0, 0.0, math.inf
         self.outages: Outages | None = None
@@ -103,6 +108,8 @@ class Connection(RawConnection):
 
     async def run(self, sql: str, *values: Any) -> "list[Record]":
         """Run one statement, and count it; see `begin_statement`."""
+        if self.watcher is not None:
+            await self.watcher(self, sql)
         self.begin_statement(sql)
         started = time.perf_counter()
         try:
@@ -126,6 +133,8 @@ class Connection(RawConnection):
         if self.under_way:  # BEGIN, COMMIT and the like of `transaction()`, within its own watch
             status: str = await super().execute(query, *args, timeout=timeout)
         else:
+            if self.watcher is not None:
+                await self.watcher(self, query)
             with self.watch(query):
                 status = await super().execute(query, *args, timeout=timeout)
         if status == "ROLLBACK" and query.startswith("COMMIT"):

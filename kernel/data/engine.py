@@ -15,21 +15,23 @@ from sqlalchemy.util import await_, greenlet_spawn
 
 from kernel.context import count_query
 from kernel.data.driver import Connection
+from kernel.data.execution import VALUE_NAMES
 from kernel.data.links import Link
 from kernel.data.outages import Outages
 from kernel.data.refusals import ISOLATION_IS_SET_BEFORE, NO_ENGINE
-from kernel.driver_errors import DRIVER_ERRORS
+from kernel.driver_errors import ASYNCPG_ERRORS, DRIVER_ERRORS
+from kernel.fast.statements import check_names
 
 _is_opening: ContextVar[bool] = ContextVar("is_opening", default=False)
 
 
 def link_opener(
-    connect: Callable[[], Awaitable[Connection]], outages: Outages
+    connect: Callable[[], Awaitable[Connection]], outages: Outages, **options: Any
 ) -> Callable[[], Awaitable[Link]]:
-    """What makes a link. The engine is one for all, with its cache of compiled statements; each
-    connection has a pool of its own, which holds nothing else."""
+    """What makes a link. The engine is one for all, with its options and its cache of compiled
+    statements; each connection has a pool of its own, which holds nothing else."""
 
-    engine = _make_engine(connect)
+    engine = _make_engine(connect, options)
 
     def open_link() -> Link:
         pool = engine.pool.recreate()
@@ -54,7 +56,7 @@ def link_opener(
     return open_
 
 
-def _make_engine(connect: Callable[[], Awaitable[Connection]]) -> Engine:
+def _make_engine(connect: Callable[[], Awaitable[Connection]], options: dict[str, Any]) -> Engine:
     async def open_connection(*_: Any, **__: Any) -> Connection:
         if not _is_opening.get():
             raise RuntimeError(NO_ENGINE)
@@ -65,6 +67,7 @@ def _make_engine(connect: Callable[[], Awaitable[Connection]]) -> Engine:
         async_creator=open_connection,
         hide_parameters=True,
         poolclass=StaticPool,
+        **options,
     ).sync_engine
     dialect: Any = engine.dialect
     dialect.get_driver_connection = _lend
@@ -112,12 +115,18 @@ def _raw(connection: SyncConnection) -> Connection:
 def _before_statement(
     connection: SyncConnection, cursor: Any, statement: str, _: Any, context: Any, __: bool
 ) -> None:
-    raw = _raw(connection)
+    raw, options = _raw(connection), context.execution_options
+    if (names := options.get(VALUE_NAMES)) is not None:
+        raw.cursors.discard(cursor)  # nobody else has it, and no result that reads from it
+        # SQLAlchemy's own names of unnamed ones begin so.
+        check_names(names, [name for name in context.compiled.binds if name[:1] != "%"])
+    if raw.watcher is not None:
+        await_(raw.watcher(raw, statement))
     raw.begin_statement(statement)
     raw.started = time.perf_counter()
     raw.cursors.discard(cursor)
     # A cursor on the server may be read when its unit of work is over.
-    raw.is_lent = raw.is_lent or bool(context.execution_options.get("stream_results"))
+    raw.is_lent = raw.is_lent or (bool(options.get("stream_results")) and names is None)
 
 
 def _after_statement(connection: SyncConnection, *_: Any) -> None:
@@ -129,13 +138,19 @@ def _after_statement(connection: SyncConnection, *_: Any) -> None:
 def _note_error(context: ExceptionContext) -> None:
     context.invalidate_pool_on_disconnect = False  # the pools are ours
     error = context.original_exception
+    if not isinstance(error, Exception):
+        # Cut off: it is closed with what holds it, in the background, not before this goes on.
+        context.is_disconnect = False
     if context.connection is None or context.connection.closed:
         return
     raw = _raw(context.connection)
-    if raw.under_way:  # or else it is an error in what comes before the statement or after it
+    driver = error.__cause__ if isinstance(error.__cause__, DRIVER_ERRORS) else error
+    if raw.under_way:
         raw.under_way -= 1
-        driver = error.__cause__ if isinstance(error.__cause__, DRIVER_ERRORS) else error
-        raw.note(driver, context.statement or "")
+    elif not isinstance(driver, ASYNCPG_ERRORS):  # of a cursor on the server, when it is read
+        return  # it is an error in what comes before the statement or after it
+    failed = context.execution_context
+    raw.note(driver, context.statement or (failed and failed.statement) or "")
 
 
 def _refuse_isolation(_: SyncConnection, options: dict[str, Any]) -> None:

@@ -19,6 +19,8 @@ def _noting(name: str, method: Any) -> Any:
     @wraps(method)
     async def call(self: Any, *args: Any, **options: Any) -> Any:
         self.is_lent = True
+        if self.watcher is not None:
+            await self.watcher(self, str(args[0]) if "fetch" in name else "COPY")
         # COPY sends values, as a statement with parameters does.
         with self.watch(args[0] if "fetch" in name else f"COPY $1 ({name})"):
             return await method(self, *args, **options)

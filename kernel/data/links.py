@@ -1,7 +1,8 @@
-"""The connections of writes, as their pools hold them."""
+"""Connections as their pools hold them: for asyncpg, and for SQLAlchemy over it."""
 
 from typing import NamedTuple
 
+from sqlalchemy import Connection as SyncConnection
 from sqlalchemy import Engine
 from sqlalchemy import Pool as ConnectionPool
 
@@ -19,8 +20,12 @@ class Link(NamedTuple):
     engine: Engine
     pool: ConnectionPool
 
+    def connect(self) -> SyncConnection:
+        """SQLAlchemy's connection over it: one at a time, closed before it is given back."""
+        return SyncConnection(self.engine, connection=self.pool.connect())
 
-async def take_link(pool: Pool[Link], outages: Outages) -> Link:
+
+async def take_link(pool: Pool[Link], outages: Outages, *, is_read: bool = False) -> Link:
     """A connection out of the pool.
 
     Raises:
@@ -30,7 +35,7 @@ async def take_link(pool: Pool[Link], outages: Outages) -> Link:
     try:
         link = await pool.take()
     except PoolTimeout as error:
-        outages.note_failure(error, is_read=False)
+        outages.note_failure(error, is_read=is_read)
         raise
     if outages.causes:
         outages.end(NO_CONNECTION)

@@ -1,10 +1,8 @@
 """What tables and DTOs are made of: the mix-in of every table, and types that Postgres can hold."""
 
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
 from typing import Annotated, Any, Self, get_args
 from unicodedata import normalize
 
@@ -13,14 +11,28 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    GetCoreSchemaHandler,
     StringConstraints,
     WithJsonSchema,
     model_validator,
 )
 from pydantic import Field as PydanticField
-from sqlalchemy import BigInteger, CheckConstraint, Identity, Index, column, func, text
+from pydantic_core import CoreSchema
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    FetchedValue,
+    Identity,
+    Index,
+    column,
+    func,
+    text,
+)
 from sqlalchemy.orm import declared_attr
 from sqlmodel import Field, SQLModel
+
+from kernel.data.trimming import VISIBLE, Trimmed, trimming
+from kernel.fast.rows import BARE
 
 # Migrations name constraints, so the names have to be the same everywhere; this is set before any
 # table's class exists (Alembic manual, "The Importance of Naming Constraints").
@@ -37,8 +49,9 @@ BIGINT_MAX = 2**63 - 1
 class Table(SQLModel):
     """The columns of every table: id, the times of creation and last change, and the version.
 
-    `version` grows by one with each update; an update of a version that is no longer there changes
-    nothing and raises (SQLAlchemy manual, "Configuring a Version Counter").
+    `version` grows by one with each update, which the database counts. An update by the ORM of a
+    version that is no longer there changes nothing and raises (SQLAlchemy manual, "Configuring a
+    Version Counter").
     """
 
     id: int = Field(
@@ -48,7 +61,10 @@ class Table(SQLModel):
     updated_at: datetime = Field(
         default=None, sa_column_kwargs={"server_default": func.now(), "onupdate": func.now()}
     )
-    version: int = Field(default=None, sa_column_kwargs={"server_default": text("1")})
+    version: int = Field(
+        default=None,
+        sa_column_kwargs={"server_default": text("1"), "server_onupdate": FetchedValue()},
+    )
 
     @declared_attr.directive
     def __mapper_args__(cls) -> dict[str, Any]:
@@ -76,22 +92,7 @@ class Dto(SQLModel):
     __init__ = BaseModel.__init__
 
 
-@dataclass(frozen=True)
-class Trimmed:
-    """Marks text without blanks around it."""
-
-
-@cache
-def _lines(model: type[BaseModel]) -> list[str]:
-    """The fields that are, or may be, a `Line`."""
-    fields = model.model_fields.items()
-    return [name for name, field in fields if _is_trimmed(field.metadata, field.annotation)]
-
-
-def _is_trimmed(marks: Iterable[object], annotation: object) -> bool:
-    is_marked = any(isinstance(mark, Trimmed) for mark in marks)
-    parts = get_args(annotation)
-    return is_marked or any(_is_trimmed(getattr(part, "__metadata__", ()), part) for part in parts)
+BARE.add(Dto.__new__)
 
 
 class Input(Dto):
@@ -107,13 +108,11 @@ class Input(Dto):
             raise ValueError("has too many fields")
         return given
 
-    @model_validator(mode="after")
-    def _is_trimmed(self) -> Self:
-        # Not before: a length is that of what was sent, or no client could check it.
-        for name in _lines(type(self)):
-            if line := self.__dict__.get(name):
-                self.__dict__[name] = line.strip()
-        return self
+    @classmethod
+    def __get_pydantic_core_schema__(
+        cls, source: type[BaseModel], handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return trimming(handler(source), handler)
 
 
 class Public(Dto):
@@ -134,7 +133,7 @@ def storable(value: str) -> str:
 
 
 def _not_blank(value: str) -> str:
-    if not VISIBLE.search(value):
+    if not re.search(VISIBLE, value):
         raise ValueError("should not be blank")
     return value
 
@@ -149,13 +148,20 @@ def _normal_email(value: str) -> str:
     return normalize("NFC", address.normalized.lower())
 
 
+SHOWN_ONCE = "kernel_shown_once"
+
+
 @dataclass(frozen=True)
 class ShownOnce:
     """Marks a field that holds a secret: an answer with such a field is never stored."""
 
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
+        # Where it is in a schema, it is found however deep, in whatever kind of model.
+        schema: dict[str, Any] = {**handler(source)}
+        return schema | {"metadata": {**schema.get("metadata", {}), SHOWN_ONCE: True}}
+
 
 # The validators speak plainly; the patterns tell clients the same.
-VISIBLE = re.compile(r"[^\s\x00\x1c-\x1f\x85\ufeff]")  # \s in Python and in ECMAScript differ
 STORABLE = PydanticField(json_schema_extra={"pattern": r"^[^\x00]*$"})
 Text = Annotated[str, AfterValidator(storable), STORABLE]
 """Text of any language. Give it a length: `Field(max_length=…)`."""
@@ -166,9 +172,8 @@ Line = Annotated[
     AfterValidator(_not_blank),
     AfterValidator(storable),
     Trimmed(),
-    PydanticField(json_schema_extra={"pattern": rf"^[^\x00]*{VISIBLE.pattern}[^\x00]*$"}),
 ]
-"""Text that is not blank; of a body's, the blanks around it go."""
+"""Text of one line that is not blank; of a request's, the blanks around it go."""
 
 Email = Annotated[
     str,

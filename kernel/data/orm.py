@@ -1,19 +1,23 @@
 """SQLAlchemy's part of a unit of work, in whose every way to the database it has a say."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from sqlalchemy import Connection as SyncConnection
+from sqlalchemy import inspect, select, text
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlalchemy.orm import SessionTransaction
+from sqlalchemy.orm.attributes import set_committed_value
 from sqlalchemy.pool import PoolProxiedConnection
 from sqlalchemy.util import await_
 from sqlmodel import Session as SyncSession
 
 from kernel.data.refusals import BOUNDARY_COMMITS, BUSY, ENDED
 from kernel.data.unit_of_work import UnitOfWork
+
+OURS = text("xmin = pg_current_xact_id_if_assigned()::xid")
 
 
 class UnitSession(SyncSession):
@@ -44,6 +48,28 @@ class UnitSession(SyncSession):
         is_nested = self.in_nested_transaction()
         if is_nested and self.info["savepoint_task"] is not asyncio.current_task():
             raise RuntimeError(BUSY)
+
+    def flush(self, objects: Sequence[Any] | None = None) -> None:
+        for instance in self.dirty if self.written else ():
+            self._recount(instance)
+        super().flush(objects)
+
+    @property
+    def written(self) -> set[str]:
+        """The tables that statements beside the ORM have changed rows of."""
+        written: set[str] = self.info.setdefault("written", set())
+        return written
+
+    def _recount(self, instance: Any) -> None:
+        """Take over the version of a row that a statement of this transaction has counted up."""
+        state = inspect(instance)
+        version = state.mapper.version_id_col
+        if version is not None and version.table.name in self.written:
+            keys = zip(version.table.primary_key, state.identity, strict=True)
+            ours = select(version).where(OURS, *[column == value for column, value in keys])
+            if (counted := self.connection().scalar(ours)) is not None:
+                key = state.mapper.get_property_by_column(version).key
+                set_committed_value(instance, key, counted)
 
     def commit(self) -> None:
         if not self.unit.is_owned:

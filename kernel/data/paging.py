@@ -8,22 +8,26 @@ import base64
 import hmac
 import json
 import re
-from collections.abc import Mapping
-from datetime import datetime
+from collections.abc import Mapping, Sequence
 from functools import cache
-from typing import Any, Generic, TypeVar
+from hashlib import sha256
+from typing import Any, Generic, NoReturn, TypeVar
 from urllib.parse import quote
 
 from pydantic import BaseModel
 from pydantic_core import to_json
-from sqlalchemy import Select, bindparam, tuple_
+from sqlalchemy import Select
 
 from kernel.context import current_context
+from kernel.data.keysets import Keyset, Place, keyset_of
+from kernel.data.refusals import LONG_KEY, ONE_PLACE
 from kernel.data.snapshots import Rows
 from kernel.errors import Unprocessable
-from kernel.fast.rows import read
+from kernel.fast.rows import check_columns, read
 
 M = TypeVar("M", bound=BaseModel)
+LONGEST_CURSOR = 4096  # characters; proxies take 8 KB of a URL
+MAC_BYTES = 16
 
 
 class Page(BaseModel, Generic[M]):
@@ -34,14 +38,17 @@ class Page(BaseModel, Generic[M]):
 
 
 class Pager:
-    """What the client asked for: `limit` rows behind `cursor`."""
+    """What the client asked for: `limit` rows behind `cursor`.
+
+    Cursors are signed with the first of the keys, and good with each of them.
+    """
 
     def __init__(
-        self, limit: int, cursor: str | None, key: bytes, scope: Mapping[str, Any]
+        self, limit: int, cursor: str | None, keys: Sequence[bytes], scope: Mapping[str, Any]
     ) -> None:
         self.limit = limit
         self.cursor = cursor
-        self._key = key
+        self._keys = keys
         self._scope = scope
 
     async def fetch(
@@ -53,45 +60,75 @@ class Pager:
         /,
         **values: Any,
     ) -> Page[M]:
-        """The page of `statement`'s rows in `order`: a selected column that is never null, or its
-        name behind a minus for descending. Equal values are ordered by id.
+        """The page of `statement`'s rows in `order`: the names of selected columns, separated by
+        commas, those that descend behind a minus. Equal rows are ordered by their primary key, as
+        the last of the columns is. Nulls come last or, descending, first.
 
         Raises:
             Unprocessable: the cursor is not one that this order gave out.
+            TypeError: the statement cannot be paged, or not in this order.
+            RuntimeError: two rows of it have one key.
         """
-        place = self._open(order)
-        query = _keyset(statement, order, bool(place))
-        found = await rows.fetch(query, limit=self.limit + 1, **place, **values)
-        items = read(model, found[: self.limit])
-        cursor = self._seal(order, items[-1]) if len(found) > self.limit else None
-        if cursor:
-            self._link(cursor)
+        keyset = keyset_of(statement, order)
+        place = await self._open(rows, keyset, order, values)
+        queries = [keyset.first] if place is None else keyset.behind(place)
+        found: list[Any] = []
+        for query in queries:
+            own = query.values(place, self.limit + 1 - len(found))
+            found += await rows.fetch(query.statement, **own, **values)
+            if len(found) > self.limit:
+                break
+        check_columns(model, statement)
+        items = read(model, keyset.bare(found[: self.limit]))
+        cursor = self._next(keyset, order, found)
         return _page_of(model)(items=items, next_cursor=cursor)
 
-    def _open(self, order: str) -> dict[str, Any]:
+    def _next(self, keyset: Keyset, order: str, found: Sequence[Any]) -> str | None:
+        if len(found) <= self.limit:
+            return None
+        place, behind = map(keyset.place, found[self.limit - 1 :])
+        if place == behind:
+            raise RuntimeError(ONE_PLACE)
+        cursor = self._seal(keyset, [order, None, place])
+        if len(cursor) > LONGEST_CURSOR:
+            cursor = self._seal(keyset, [order, _digest(place), keyset.key(place)])
+        if len(cursor) > LONGEST_CURSOR:
+            raise RuntimeError(LONG_KEY)
+        self._link(cursor)
+        return cursor
+
+    async def _open(
+        self, rows: Rows, keyset: Keyset, order: str, values: Mapping[str, Any]
+    ) -> Place | None:
+        """The place behind which the page begins."""
         if self.cursor is None:
-            return {}
+            return None
         try:
             sealed = base64.b64decode(self.cursor.encode(), b"-_", validate=True)
-            text, signature = sealed[:-16], sealed[-16:]
-            if not hmac.compare_digest(signature, self._sign(text)):
-                raise ValueError
-            given_order, key, row_id = json.loads(text)
-            if given_order != order:
-                raise ValueError
         except ValueError:
-            raise Unprocessable("the cursor is not valid for this list") from None
-        return {"after_key": _native(key), "after_id": row_id}
+            _refuse()
+        text, mac = sealed[:-MAC_BYTES], sealed[-MAC_BYTES:]
+        macs = [self._sign(key, keyset, text) for key in self._keys]
+        if not any(hmac.compare_digest(mac, each) for each in macs):
+            _refuse()
+        given_order, digest, place = json.loads(text)
+        if given_order != order:
+            _refuse()
+        if digest is not None:
+            query = keyset.row(place)
+            found = await rows.fetch(query.statement, **query.values(place, 1), **values)
+            place = keyset.place(found[0]) if found else []
+            if _digest(place) != digest:
+                _refuse()  # the row has gone, or has another place
+        return [*place]
 
-    def _seal(self, order: str, row: Any) -> str:
-        key = getattr(row, order.lstrip("-"))
-        if isinstance(key, datetime):
-            key = {"time": key.isoformat()}
-        text = to_json([order, key, row.id])
-        return base64.urlsafe_b64encode(text + self._sign(text)).decode()
+    def _seal(self, keyset: Keyset, content: Sequence[Any]) -> str:
+        text = to_json(content)
+        return base64.urlsafe_b64encode(text + self._sign(self._keys[0], keyset, text)).decode()
 
-    def _sign(self, text: bytes) -> bytes:
-        return hmac.digest(self._key, self._scope["path"].encode() + text, "sha256")[:16]
+    def _sign(self, key: bytes, keyset: Keyset, text: bytes) -> bytes:
+        about = f"{self._scope['path']}\n{keyset.types}\n".encode()
+        return hmac.digest(key, about + text, "sha256")[:MAC_BYTES]
 
     def _link(self, cursor: str) -> None:
         # RFC 8288; relative, because the Host header is the client's word.
@@ -102,32 +139,17 @@ class Pager:
             context.link = f'<{url}>; rel="next"'
 
 
+def _refuse() -> NoReturn:
+    raise Unprocessable("the cursor is not valid for this list")
+
+
+def _digest(place: Place) -> str:
+    return sha256(to_json(place)).hexdigest()
+
+
 @cache
 def _page_of(model: type[M]) -> type[Page[M]]:
     return Page[model]  # type: ignore[valid-type]  # known at run time only
-
-
-def _native(key: Any) -> Any:
-    return datetime.fromisoformat(key["time"]) if isinstance(key, dict) else key
-
-
-@cache
-def _keyset(
-    statement: Select[*tuple[Any, ...]], order: str, after: bool
-) -> Select[*tuple[Any, ...]]:
-    columns = statement.selected_columns
-    key, row_id = columns[order.lstrip("-")], columns["id"]
-    place = tuple_(key, row_id)
-    behind = tuple_(
-        bindparam("after_key", type_=key.type), bindparam("after_id", type_=row_id.type)
-    )
-    if order.startswith("-"):
-        statement = statement.order_by(key.desc(), row_id.desc())
-        beyond = place < behind
-    else:
-        statement = statement.order_by(key, row_id)
-        beyond = place > behind
-    return (statement.where(beyond) if after else statement).limit(bindparam("limit"))
 
 
 def like(text: str | None) -> str | None:

@@ -1,24 +1,24 @@
-"""`ReadPool`: queries on plain asyncpg connections that cannot write, one round trip each.
+"""`ReadPool`: queries on connections that cannot write, one round trip each.
 
-Statements are SQLModel `select(...)` objects with `bindparam`s, built once at module level and
-compiled once to SQL. A query's values are passed by the bindparams' names, as asyncpg's own types.
+Statements are SQLModel `select(...)` objects with `bindparam`s, by whose names a query's values are
+passed. Built once at module level, a statement of plain types is compiled once, and runs on asyncpg
+itself; any other is SQLAlchemy's to execute.
 """
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, suppress
+from typing import Any, TypeVar
 
-import asyncpg
 from pydantic import BaseModel
 from sqlalchemy import ClauseElement
 
-from kernel.data.driver import Connection
+from kernel.data.execution import execute, run_plan
+from kernel.data.links import Link, drop_link, take_link
 from kernel.data.outages import Outages
 from kernel.data.pool import Pool
 from kernel.data.snapshots import ATTEMPTS, Rows, Snapshot, raise_for_read
 from kernel.data.sqlstate import (
     LOCK_NOT_AVAILABLE,
-    NO_CONNECTION,
     READ_ONLY,
     is_disconnect,
     is_outdated,
@@ -26,12 +26,10 @@ from kernel.data.sqlstate import (
     raise_answer,
 )
 from kernel.driver_errors import DRIVER_ERRORS, PoolTimeout, sqlstate
-from kernel.fast.statements import bind_values, compile_statement, type_mistake
+from kernel.fast.records import Record
+from kernel.fast.statements import bind, plan_of
 
 M = TypeVar("M", bound=BaseModel)
-
-if TYPE_CHECKING:
-    Record = asyncpg.Record
 
 
 class ReadPool(Rows):
@@ -43,16 +41,16 @@ class ReadPool(Rows):
 
     def __init__(
         self,
-        connections: Pool[Connection],
-        streams: Pool[Connection],
+        connections: Pool[Link],
+        streams: Pool[Link],
         outages: Outages,
         patience: float,
     ) -> None:
         self._connections, self._streams, self._outages = connections, streams, outages
         self._patience = patience
 
-    async def fetch(self, statement: ClauseElement, /, **values: Any) -> list["Record"]:
-        """Run the statement.
+    async def fetch(self, statement: ClauseElement, /, **values: Any) -> Sequence[Record]:
+        """Run the statement. Its rows have the form of asyncpg's records.
 
         Raises:
             TypeError: a value is missing, of the wrong type, or for no parameter of the statement.
@@ -60,13 +58,10 @@ class ReadPool(Rows):
                 the statement took too long.
             ServiceError: the database refused, see `sqlstate.ANSWERS`.
         """
-        sql, parameters = compile_statement(statement)
-        arguments = bind_values(parameters, values)
-        names = [*parameters]
         # A read is safe to repeat: on a new connection, or when a standby's conflict has gone.
         for attempt in range(1, ATTEMPTS + 1):
             try:
-                return await self._run(sql, arguments, names)
+                return await self._run(statement, values)
             except DRIVER_ERRORS as error:
                 if attempt == ATTEMPTS or not _may_be_repeated(error):
                     raise_for_read(error)
@@ -86,9 +81,9 @@ class ReadPool(Rows):
             yield snapshot
 
     @asynccontextmanager
-    async def snapshot_on(self, connection: Connection) -> AsyncIterator[Snapshot]:
+    async def snapshot_on(self, link: Link) -> AsyncIterator[Snapshot]:
         """The snapshot that has begun on the connection, which is given back afterwards."""
-        snapshot = Snapshot(connection, self.begin_snapshot, self._release_stream, self._patience)
+        snapshot = Snapshot(link, self.begin_snapshot, self._release_stream, self._patience)
         try:
             yield snapshot
         finally:
@@ -106,67 +101,67 @@ class ReadPool(Rows):
         """How many connections run a query now."""
         return self._connections.in_use() + self._streams.in_use()
 
-    async def _run(self, sql: str, arguments: list[Any], names: list[str]) -> list["Record"]:
-        connection = await self._take(self._connections)
+    async def _run(self, statement: ClauseElement, values: Mapping[str, Any]) -> Sequence[Record]:
+        plain = bind(plan_of(statement), values)
+        link = await self._take(self._connections)
         try:
-            records = await connection.run(sql, *arguments)
-        except BaseException as error:
-            await self._return(connection)
-            if mistake := type_mistake(error, arguments, names):
-                raise mistake from error
+            if plain:
+                records = await run_plan(link.raw, *plain)
+            else:
+                with closing(link.connect()) as connection:
+                    records = await execute(link.raw, connection, statement, values)
+        except BaseException:
+            await self._return(link)
             raise
-        if connection.has_traces:
-            await self._return(connection)
+        if link.raw.has_traces or link.raw.is_lent:
+            await self._return(link)
         else:
-            self._connections.give_back(connection)
+            self._connections.give_back(link)
         return records
 
-    async def _return(self, connection: Connection) -> None:
+    async def _return(self, link: Link) -> None:
         """Give a connection back, which may be lost or not as it was."""
         try:
-            if connection.is_reusable and not connection.is_in_transaction():
+            if link.raw.is_reusable and not link.raw.is_in_transaction():
                 with suppress(*DRIVER_ERRORS):  # then it is broken, and closed
-                    await connection.clean()
+                    await link.raw.clean()
         finally:
-            self._release(connection, self._connections)
+            self._release(link, self._connections)
 
-    def _release(self, connection: Connection, pool: Pool[Connection]) -> None:
-        if connection.is_outdated:
+    def _release(self, link: Link, pool: Pool[Link]) -> None:
+        raw = link.raw
+        if raw.is_outdated:
             pool.expire()  # the others are, too
-        if not connection.is_reusable or connection.outermost or connection.is_in_transaction():
-            pool.drop(connection)
+        if not raw.is_reusable or raw.outermost or raw.is_in_transaction():
+            drop_link(pool, link)
         else:
-            pool.give_back(connection)
+            pool.give_back(link)
 
-    def _release_stream(self, connection: Connection) -> None:
-        self._release(connection, self._streams)
+    def _release_stream(self, link: Link) -> None:
+        self._release(link, self._streams)
 
-    async def begin_snapshot(self) -> Connection:
+    async def begin_snapshot(self) -> Link:
         """A connection in a REPEATABLE READ transaction."""
         for attempt in range(1, ATTEMPTS + 1):
-            connection = await self._take(self._streams)
+            link = await self._take(self._streams)
             try:
-                await connection.transaction(isolation="repeatable_read", readonly=True).start()
+                await link.raw.transaction(isolation="repeatable_read", readonly=True).start()
             except BaseException as error:
-                self._streams.drop(connection)
+                self._streams.drop(link)
                 self._streams.expire()
                 if not isinstance(error, Exception):
                     raise
                 if attempt == ATTEMPTS or not is_disconnect(error):
                     raise_answer(error)
             else:
-                return connection
+                return link
         raise AssertionError("unreachable")
 
-    async def _take(self, pool: Pool[Connection]) -> Connection:
+    async def _take(self, pool: Pool[Link]) -> Link:
         try:
-            connection = await pool.take()
+            return await take_link(pool, self._outages, is_read=True)
         except PoolTimeout as error:
-            self._outages.note_failure(error, is_read=True)
             raise_answer(error)
-        if self._outages.causes:
-            self._outages.end(NO_CONNECTION)
-        return connection
 
 
 def _may_be_repeated(error: Exception) -> bool:

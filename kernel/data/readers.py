@@ -1,30 +1,27 @@
 """The readers that the service opens: on the primary, or on a replica while it can be reached."""
 
-import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import asyncpg
 from sqlalchemy import ClauseElement
 
 from kernel.data.connections import connect
 from kernel.data.driver import Connection
+from kernel.data.engine import link_opener
+from kernel.data.links import Link, close_link
 from kernel.data.outages import Outages
 from kernel.data.pool import Pool
 from kernel.data.reader import ReadPool
 from kernel.data.snapshots import Snapshot
 from kernel.data.sqlstate import UNREACHABLE
-from kernel.driver_errors import DRIVER_ERRORS
 from kernel.errors import DatabaseUnavailable
+from kernel.fast.records import Record
 from kernel.settings import Settings
 
 RETRY_SECONDS = 5.0
 STREAMS = 4
-
-if TYPE_CHECKING:
-    Record = asyncpg.Record
 
 
 class ReplicaReader(ReadPool):
@@ -34,7 +31,7 @@ class ReplicaReader(ReadPool):
         self._replica, self._primary = replica, primary
         self._away_until = 0.0
 
-    async def fetch(self, statement: ClauseElement, /, **values: Any) -> list["Record"]:
+    async def fetch(self, statement: ClauseElement, /, **values: Any) -> Sequence[Record]:
         """Run the statement; see `ReadPool.fetch`."""
         if time.monotonic() >= self._away_until:
             try:
@@ -48,11 +45,11 @@ class ReplicaReader(ReadPool):
         """Several reads of one state; see `ReadPool.snapshot`."""
         if time.monotonic() >= self._away_until:
             try:
-                connection = await self._replica.begin_snapshot()
+                link = await self._replica.begin_snapshot()
             except DatabaseUnavailable as error:
                 self._note(error)
             else:
-                async with self._replica.snapshot_on(connection) as snapshot:
+                async with self._replica.snapshot_on(link) as snapshot:
                     yield snapshot
                 return
         async with self._primary.snapshot() as snapshot:
@@ -82,16 +79,13 @@ async def open_reader(
     outages = Outages(pool_name, url)
 
     async def open_connection() -> Connection:
-        connection = await connect(url, settings, outages, name=name, read_only=True)
-        try:
-            await _speak_json(connection)
-        except DRIVER_ERRORS as error:
-            raise outages.unreachable(error) from error
-        return connection
+        return await connect(url, settings, outages, name=name, read_only=True)
 
-    def pool(size: int, keep: int) -> Pool[Connection]:
-        timeout = settings.pool_timeout
-        return Pool(open_connection, Connection.hang_up, size=size, keep=keep, timeout=timeout)
+    # SQLAlchemy begins no transaction for a read, as asyncpg does not.
+    open_link = link_opener(open_connection, outages, isolation_level="AUTOCOMMIT")
+
+    def pool(size: int, keep: int) -> Pool[Link]:
+        return Pool(open_link, close_link, size=size, keep=keep, timeout=settings.pool_timeout)
 
     size = size or settings.read_pool_size
     reading, streaming = pool(size, size), pool(STREAMS, 0)
@@ -105,13 +99,6 @@ async def open_reader(
 def open_probe(url: str, settings: Settings, name: str) -> AbstractAsyncContextManager[ReadPool]:
     """A reader of one connection, for readiness alone: it answers when the others are all taken."""
     return open_reader(url, settings, name, pool_name="probe", size=1)
-
-
-async def _speak_json(connection: Connection) -> None:
-    for kind in ("json", "jsonb"):
-        await connection.set_type_codec(
-            kind, encoder=json.dumps, decoder=json.loads, schema="pg_catalog"
-        )
 
 
 @asynccontextmanager

@@ -30,3 +30,27 @@ SNAPSHOT_ENDED = (
     "this snapshot has ended, with its block or because nobody has read for too long:"
     " async with reader.snapshot()"
 )
+
+# Pages.
+NOT_A_SELECT = "only a select(...) comes in pages: of a union, select(union.subquery())"
+NOT_PLAIN = (
+    "only columns, FROM and WHERE come in pages: a statement with an order, a limit, DISTINCT,"
+    " GROUP BY or the like belongs into a subquery with a primary key: select(it.subquery())"
+)
+WINDOWED = (
+    "a window function would see one page only: its statement belongs into a subquery with a"
+    " primary key: select(it.subquery())"
+)
+NO_COLUMN = "the order names a column that the statement does not select; it selects: {names}"
+DEFERRED = "the order names a deferred column, which the statement does not select: undefer() it"
+TWO_COLUMNS = "the statement selects two columns that are called {name}: label one of them"
+NO_TYPE = "the type of {column} is not known, so it gives no order: func.name(..., type_=String)"
+NO_KEY = (
+    "{table} has no primary key, which would tell its rows apart: a subquery has one that selects"
+    " the primary key of a table"
+)
+ONE_PLACE = (
+    "two rows of this statement have one key, so that a page cannot begin between them: a subquery,"
+    " or a function that gives many rows, needs a primary key of its own"
+)
+LONG_KEY = "the key of a row is too long for a cursor"

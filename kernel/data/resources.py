@@ -51,9 +51,12 @@ class Resources:
         return self.name.lower().replace(" ", "-")
 
     @cached_property
-    def mac_key(self) -> bytes:
-        """What cursors and the fingerprints of requests are signed with."""
-        return hashlib.sha256(b"mac" + self.signing_secret.encode()).digest()
+    def mac_keys(self) -> tuple[bytes, ...]:
+        """What cursors and the fingerprints of requests are signed with; behind it, what they were
+        signed with before the secret was changed, which is still good."""
+        old = self.settings.old_signing_secret
+        secrets = [self.signing_secret, *([old] if old else [])]
+        return tuple(hashlib.sha256(b"mac" + secret.encode()).digest() for secret in secrets)
 
     def is_behind(self, revisions: Collection[str]) -> bool:
         """Whether a database that has applied these lacks a migration that this code needs."""

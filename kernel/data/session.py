@@ -1,37 +1,36 @@
 """`WriteSession`: the unit of work of a write, a SQLAlchemy session that also speaks plain asyncpg.
 
-It connects when it is first used, and its transaction begins then. Queries and inserts go straight
-to asyncpg, compiled once, like those of `Reader`; changes of rows go through the ORM, on the same
-connection and in the same transaction. In a request, the boundary commits it and it ends there;
-`open_session()` gives one for work beside a request or after it.
+It connects when it is first used, and its transaction begins then. Queries and inserts of plain
+types go straight to asyncpg, compiled once, like those of `Reader`; others and changes of rows go
+through SQLAlchemy, on the same connection and in the same transaction. In a request, the boundary
+commits it and it ends there; `open_session()` gives one for work beside a request or after it.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 import asyncpg
 from pydantic import BaseModel
-from sqlalchemy import ClauseElement, event
+from sqlalchemy import ClauseElement, Update, event, func
 from sqlalchemy.ext.asyncio import AsyncConnection
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from kernel.data.driver import Connection
+from kernel.data.execution import execute, run_plan
 from kernel.data.models import Table
 from kernel.data.orm import ROLLED_BACK, Ended, UnitConnection, UnitSession
 from kernel.data.snapshots import Rows
 from kernel.data.sqlstate import is_answered, is_ours, unavailability
 from kernel.data.unit_of_work import UnitOfWork
-from kernel.errors import OutcomeUnknown
+from kernel.data.version_counter import counting_up
+from kernel.data.versions import SeenVersions
+from kernel.errors import NotFound, OutcomeUnknown
+from kernel.fast.inserts import insert_plan, insert_statement, insert_values
+from kernel.fast.records import Record
 from kernel.fast.rows import read
-from kernel.fast.statements import (
-    bind_values,
-    compile_insert,
-    compile_statement,
-    own_value,
-    type_mistake,
-)
+from kernel.fast.statements import bind, plan_of
 
 M = TypeVar("M", bound=BaseModel)
 P = ParamSpec("P")
@@ -41,6 +40,7 @@ class WriteSession(AsyncSession, Rows):
     """The session of one unit of work; what it has not committed is rolled back at its end."""
 
     sync_session_class = UnitSession
+    sync_session: UnitSession
 
     def __init__(self, unit: UnitOfWork) -> None:
         super().__init__(
@@ -50,22 +50,62 @@ class WriteSession(AsyncSession, Rows):
             info={"unit": unit},
         )
         self.unit = unit
+        self.seen: SeenVersions | None = None
 
-    async def fetch(self, statement: ClauseElement, /, **values: Any) -> list[asyncpg.Record]:
-        """Run the statement, with its bindparams' values.
+    async def fetch(self, statement: ClauseElement, /, **values: Any) -> Sequence[Record]:
+        """Run the statement, with its bindparams' values. Its rows have the form of asyncpg's
+        records.
 
         Raises:
             TypeError: a value is missing, of the wrong type, or for no parameter of the statement.
         """
-        sql, parameters = compile_statement(statement)
-        return await self._run(sql, bind_values(parameters, values), [*parameters])
+        plain = bind(plan_of(statement), values)
+        raw = await self._begin()
+        if self.seen is not None:
+            await self.seen.before_change(statement, values)
+        if plain:
+            records = await run_plan(raw, *plain)
+        else:
+            records = await execute(raw, await self.unit.join(), statement, values)
+        if self.seen is not None:
+            self.seen.note_records(statement, records)
+        if isinstance(statement, Update):
+            self.sync_session.written.add(getattr(statement.table, "name", ""))
+        return records
 
     async def insert(self, table: type[Table], model: type[M], /, **values: Any) -> M:
-        """Insert a row, and give it back as the DTO, in one round trip (INSERT … RETURNING)."""
-        sql, columns = compile_insert(table, model, tuple(values))
-        arguments = [own_value(each, values) for each in columns]
-        names = [each.name for each in columns]
-        return read(model, await self._run(sql, arguments, names))[0]
+        """Insert a row, and give it back as the DTO, in one round trip (INSERT … RETURNING).
+
+        Raises:
+            TypeError: a value is for no column, or of the wrong type.
+        """
+        keyed = insert_values(table, values)
+        plain = bind(insert_plan(table, model, frozenset(keyed)), keyed)
+        raw = await self._begin()
+        if plain:
+            records = await run_plan(raw, *plain)
+        else:
+            statement = insert_statement(table, model).values(keyed)
+            records = await execute(raw, await self.unit.join(), statement, {})
+        return read(model, records)[0]
+
+    async def touch(self, row: Table | type[Table], key: Any = None) -> None:
+        """Count a change of a row whose children have changed: its version goes up by one, and
+        `updated_at` is now. `touch(order)`, or `touch(Order, order_id)`.
+
+        Raises:
+            NotFound: the table has no row of this key.
+        """
+        if isinstance(row, type):
+            known: Table | None = self.identity_map.get(self.identity_key(row, key))
+            if known is None:
+                if not await self.fetch(counting_up(row), key=key):
+                    raise NotFound(row.__name__.lower(), key)
+                return
+            row = known
+        self.add(row)
+        row.updated_at = func.now()  # type: ignore[assignment]  # the database's clock
+        await self.flush()
 
     async def connection(self, *args: Any, **options: Any) -> AsyncConnection:
         """SQLAlchemy's connection, in this transaction; it is closed with the unit of work."""
@@ -133,12 +173,3 @@ class WriteSession(AsyncSession, Rows):
                 await self.flush()
             await super().connection()
         return await self.unit.begin()
-
-    async def _run(self, sql: str, values: list[Any], names: list[str]) -> list[asyncpg.Record]:
-        raw = await self._begin()
-        try:
-            return await raw.run(sql, *values)
-        except asyncpg.DataError as error:
-            if mistake := type_mistake(error, values, names):
-                raise mistake from error
-            raise

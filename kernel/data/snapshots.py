@@ -1,18 +1,17 @@
 """Rows, and reads that all see one state of them."""
 
 import asyncio
-import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-import asyncpg
 from pydantic import BaseModel
 from sqlalchemy import ClauseElement
+from sqlalchemy import Connection as SyncConnection
 
-from kernel.context import count_query
-from kernel.data.driver import Connection
+from kernel.data.execution import Fetch, execute, open_cursor, open_result, run_plan
+from kernel.data.links import Link
 from kernel.data.refusals import SNAPSHOT_ENDED
 from kernel.data.sqlstate import (
     READ_ONLY,
@@ -22,30 +21,35 @@ from kernel.data.sqlstate import (
     unavailable,
 )
 from kernel.driver_errors import DRIVER_ERRORS, sqlstate
-from kernel.fast.rows import read
-from kernel.fast.statements import bind_values, compile_statement, type_mistake
+from kernel.fast.records import Record
+from kernel.fast.rows import check_columns, read
+from kernel.fast.statements import bind, plan_of
 
 ATTEMPTS = 3
 ROWS_AT_ONCE = 500
 M = TypeVar("M", bound=BaseModel)
-
-if TYPE_CHECKING:
-    Record = asyncpg.Record
 
 
 class Rows(ABC):
     """Where rows come from: the reader or, inside a unit of work, its session."""
 
     @abstractmethod
-    async def fetch(self, statement: ClauseElement, /, **values: Any) -> list["Record"]:
-        """Run the statement with its bindparams' values."""
+    async def fetch(self, statement: ClauseElement, /, **values: Any) -> Sequence[Record]:
+        """Run the statement with its bindparams' values. Its rows have the form of asyncpg's
+        records."""
 
     async def all(self, model: type[M], statement: ClauseElement, /, **values: Any) -> list[M]:
-        """Every row, as the DTO."""
+        """Every row, as the DTO.
+
+        Raises:
+            TypeError: the statement has two columns with a name that the DTO takes.
+        """
+        check_columns(model, statement)
         return read(model, await self.fetch(statement, **values))
 
     async def first(self, model: type[M], statement: ClauseElement, /, **values: Any) -> M | None:
-        """The first row as the DTO, or None."""
+        """The first row as the DTO, or None; see `all`."""
+        check_columns(model, statement)
         found = await self.fetch(statement, **values)
         return read(model, found[:1])[0] if found else None
 
@@ -57,57 +61,62 @@ class Snapshot(Rows):
 
     def __init__(
         self,
-        connection: Connection,
-        begin: Callable[[], Awaitable[Connection]],
-        release: Callable[[Connection], None],
+        link: Link,
+        begin: Callable[[], Awaitable[Link]],
+        release: Callable[[Link], None],
         patience: float,
     ) -> None:
-        self._lease: Connection | None = connection
+        self._lease: Link | None = link
+        self._joined: SyncConnection | None = None
         self._begin, self._release, self._patience = begin, release, patience
         self._has_read, self._attempts = False, 0
 
-    async def fetch(self, statement: ClauseElement, /, **values: Any) -> list["Record"]:
+    async def fetch(self, statement: ClauseElement, /, **values: Any) -> Sequence[Record]:
         """Run the statement; see `ReadPool.fetch`."""
-        sql, parameters = compile_statement(statement)
-        arguments = bind_values(parameters, values)
         while True:
+            plain = bind(plan_of(statement), values)
             try:
-                rows = await self._connection.run(sql, *arguments)
+                if plain:
+                    records = await run_plan(self._link.raw, *plain)
+                else:
+                    records = await execute(self._link.raw, self._join(), statement, values)
             except DRIVER_ERRORS as error:
-                if mistake := type_mistake(error, arguments, [*parameters]):
-                    raise mistake from error
                 await self._begin_anew_or_raise(error)
             else:
                 self._has_read = True
-                return rows
+                return records
 
     async def stream(
         self, model: type[M], statement: ClauseElement, /, **values: Any
     ) -> AsyncIterator[M]:
         """The rows as DTOs, however many, a few hundred in memory at a time."""
-        sql, parameters = compile_statement(statement)
-        arguments = bind_values(parameters, values)
-        started = time.perf_counter()
-        cursor = None
+        check_columns(model, statement)
+        fetch_more = None
         while True:
             try:
-                with self._connection.watch(sql):
-                    cursor = cursor or await self._connection.cursor(sql, *arguments)
-                    records = await cursor.fetch(ROWS_AT_ONCE)
+                fetch_more = fetch_more or await self._open(statement, values)
+                records = await fetch_more(ROWS_AT_ONCE)
             except DRIVER_ERRORS as error:
-                if mistake := type_mistake(error, arguments, [*parameters]):
-                    raise mistake from error
                 await self._begin_anew_or_raise(error)
-                cursor = None
+                fetch_more = None
                 continue
-            if not self._has_read:
-                count_query(started)
             self._has_read = True
             with self._abandoned_after_a_while():
                 for row in read(model, records):
                     yield row
             if len(records) < ROWS_AT_ONCE:
                 return
+            _ = self._link  # or it has ended meanwhile
+
+    async def _open(self, statement: ClauseElement, values: dict[str, Any]) -> Fetch:
+        plain = bind(plan_of(statement), values)
+        if plain:
+            return await open_cursor(self._link.raw, *plain)
+        return await open_result(self._link.raw, self._join(), statement, values)
+
+    def _join(self) -> SyncConnection:
+        self._joined = self._joined or self._link.connect()
+        return self._joined
 
     async def _begin_anew_or_raise(self, error: Exception) -> None:
         self._attempts += 1
@@ -121,16 +130,22 @@ class Snapshot(Rows):
 
         Whoever is cancelled is so at each await, and gives it back all the same.
         """
-        connection, self._lease = self._lease, None
-        if connection is None:
+        link = self._leave()
+        if link is None:
             return
         try:
-            if connection.outermost and connection.is_reusable:
+            if link.raw.outermost and link.raw.is_reusable:
                 with suppress(*DRIVER_ERRORS):  # then it is broken, and closed
-                    await connection.outermost.rollback()
-                    await connection.clean()
+                    await link.raw.outermost.rollback()
+                    await link.raw.clean()
         finally:
-            self._release(connection)
+            self._release(link)
+
+    def _leave(self) -> Link | None:
+        link, self._lease, joined, self._joined = self._lease, None, self._joined, None
+        if joined is not None:
+            joined.close()
+        return link
 
     @contextmanager
     def _abandoned_after_a_while(self) -> Iterator[None]:
@@ -142,14 +157,13 @@ class Snapshot(Rows):
             timer.cancel()
 
     def _abandon(self) -> None:
-        connection, self._lease = self._lease, None
-        if connection is not None:
-            connection.terminate()
-            connection.is_broken = True
-            self._release(connection)
+        if (link := self._leave()) is not None:
+            link.raw.terminate()
+            link.raw.is_broken = True
+            self._release(link)
 
     @property
-    def _connection(self) -> Connection:
+    def _link(self) -> Link:
         if self._lease is None:
             raise RuntimeError(SNAPSHOT_ENDED)
         return self._lease

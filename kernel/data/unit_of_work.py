@@ -14,7 +14,7 @@ from sqlalchemy import Connection as SyncConnection
 from sqlalchemy.orm import Session, SessionTransaction
 from sqlalchemy.util import greenlet_spawn
 
-from kernel.data.driver import Connection, Isolation, ignore
+from kernel.data.driver import BeforeStatement, Connection, Isolation, ignore
 from kernel.data.links import Link, drop_link, take_link
 from kernel.data.outages import Outages
 from kernel.data.pool import Pool
@@ -39,6 +39,7 @@ class UnitOfWork:
         self._link: Link | None = None
         self._joined: SyncConnection | None = None
         self.outer: UnitOfWork | None = None
+        self._watcher: BeforeStatement | None = None
         # What is to be called after the commit, with the savepoint that it belongs to.
         self.pending: list[tuple[Callback, SessionTransaction | None]] = []
         self.committed: list[Callback] = []
@@ -56,6 +57,12 @@ class UnitOfWork:
     def is_commit_sent(self) -> bool:
         """Whether COMMIT may have reached the server."""
         return self._link is not None and self._link.raw.is_commit_sent
+
+    def watch(self, watcher: BeforeStatement | None) -> None:
+        """Let nobody or somebody know of each statement before it is sent."""
+        self._watcher = watcher
+        if self._link is not None:
+            self._link.raw.watcher = watcher
 
     async def begin(self) -> Connection:
         """The connection, in the transaction; both are had when they are first asked for.
@@ -95,8 +102,7 @@ class UnitOfWork:
         """SQLAlchemy's connection, in the transaction, which begins if it has not."""
         raw = await self.begin()
         if self._joined is None:
-            _, engine, pool = self._link or await self._take()
-            self._joined = SyncConnection(engine, connection=pool.connect())
+            self._joined = (self._link or await self._take()).connect()
         if not self._joined.in_transaction():
             adapted: Any = self._joined.connection.dbapi_connection
             adapted._transaction = raw.outermost
@@ -132,7 +138,7 @@ class UnitOfWork:
         link, self._link, self.has_ended = self._link, None, True
         if link is None:
             return
-        raw, link.raw.on_end = link.raw, ignore
+        raw, link.raw.on_end, link.raw.watcher = link.raw, ignore, None
         if not raw.is_reusable:
             self._drop(link)
         elif raw.outermost or raw.has_traces or self._joined is not None:
@@ -180,6 +186,7 @@ class UnitOfWork:
         raw, self._link = link.raw, link
         raw.isolation, raw.may_commit = self._isolation, self.is_owned
         raw.on_end, raw.is_commit_sent, raw.is_managed = self._note_end, False, True
+        raw.watcher = self._watcher
         return link
 
     def _note_end(self, is_committed: bool) -> None:

@@ -1,120 +1,158 @@
 """The short way through an operation.
 
 FastAPI reads an endpoint's signature once, but works out anew for each request what it found there:
-for a list's page, that takes longer than the queries. A plan runs the common case: coroutines, and
-parameters that are plain values. What it cannot run is FastAPI's own, and so is an invalid request.
+for a list's page, that takes longer than the queries. A plan runs the common case, in FastAPI's own
+order: a dependency is called when what it depends on has been, and then its parameters are valid.
+What it is not known to run is FastAPI's own.
 """
 
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
 from fastapi import Request, Response
-from fastapi.exceptions import ResponseValidationError
-from fastapi.routing import RouteContext
-from pydantic import TypeAdapter
+from fastapi.encoders import jsonable_encoder
+from fastapi.exceptions import EndpointContext, RequestValidationError, ResponseValidationError
+from fastapi.responses import JSONResponse
+from fastapi.routing import RouteContext, _extract_endpoint_context
+from fastapi.telemetry import TelemetryData, get_telemetry_data
+from fastapi.telemetry._api import _validation_failed
+from pydantic import ValidationError
+from starlette._exception_handler import wrap_app_handling_exceptions
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kernel.context import ARGUMENTS
-from kernel.fast.planning import Parameter, steps_of, validator_of
+from kernel.fast.planning import Sources, steps_of
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class Plan:
-    """An operation as it is mounted, which `otherwise` FastAPI runs.
+    """An operation as it is mounted, whose `_fallback` is FastAPI's own app for it.
 
     Raises:
-        Unplanned: it asks for more than a plan can give.
+        NeedsFastAPI: it asks for more than a plan is known to give.
     """
 
     def __init__(self, context: RouteContext) -> None:
         self._steps = steps_of(context)
-        self._body = context.body_field
-        self._validate_body = validator_of(self._body.field_info) if self._body else None
+        self._fallback: ASGIApp = context.app
+        self._path, self._body = context.path_format, context.body_field
+        self._overrides = context.dependency_overrides_provider
         self._answer, self._status = context.response_field, context.status_code or 200
-        self._model = context.response_model
-        self._to_json = TypeAdapter(self._model).serializer.to_json
-        self._otherwise: ASGIApp = context.app
+        if self._answer:
+            adapter = self._answer._type_adapter
+            self._validate = adapter.validator.validate_python
+            self._to_json = adapter.serializer.to_json
 
     def app(self, handler: Handler) -> ASGIApp:
         """The operation as an ASGI app; `handler` is `run` with the boundary around it."""
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             request = Request(scope, receive, send)
-            if await self._take(request):
-                response = await handler(request)
-                await response(scope, receive, send)
+            answer: ASGIApp = self._fallback
+            is_overridden = self._overrides and self._overrides.dependency_overrides
+            if is_overridden or (self._body and not _is_json(request)):
+                pass
+            elif self._body and not await _has_json(request):
+                receive = await _replay_body(request, receive)
             else:
-                await self._otherwise(scope, await _again(request, receive), send)
+                try:
+                    answer = await handler(request)
+                except Exception as error:  # noqa: BLE001  # raised again
+                    # Error handlers are given this very request, whose body is read.
+                    answer = wrap_app_handling_exceptions(_raising(error), request)
+            await answer(scope, receive, send)
 
         return app
 
     async def run(self, request: Request) -> Response:
         """Call the dependencies and the endpoint with what was found in the request."""
-        results: list[Any] = []
-        if ARGUMENTS not in request.scope:  # a further attempt has values of its own
-            await self._take(request)
-        arguments = request.scope.pop(ARGUMENTS)
-        for step, values in zip(self._steps, arguments, strict=True):
-            for name, place in step.parts:
-                if name:
-                    values[name] = results[place]
-            if step.request_name:
-                values[step.request_name] = request
-            results.append(await step.call(**values))
-        return self._respond(results[-1])
+        body = await request.json() if self._body else None
+        text = request.scope["query_string"].decode("latin-1")
+        # As Starlette reads it: what is given twice is the last.
+        query = dict(parse_qsl(text, True)) if text else {}
+        bodies = {self._body.alias: body} if self._body else {}
+        telemetry = get_telemetry_data() if "fastapi.telemetry" in request.scope else None
+        if telemetry:
+            telemetry.request, telemetry.body = request, body
+        result, errors = await self._call(request, (request.path_params, query, bodies), telemetry)
+        if errors:
+            error = RequestValidationError(errors, body=body, endpoint_ctx=self._place(request))
+            _validation_failed(error)
+            raise error
+        return self._respond(request, result)
 
-    def _respond(self, result: Any) -> Response:
+    async def _call(
+        self, request: Request, sources: Sources, telemetry: TelemetryData | None
+    ) -> tuple[Any, list[Any]]:
+        """The endpoint's result, or the errors for which it was not called."""
+        results: list[tuple[Any, list[Any]]] = []
+        for step in self._steps:
+            arguments: dict[str, Any] = dict.fromkeys(step.request_names, request)
+            errors: list[Any] = []
+            for name, place in step.parts:
+                result, further = results[place]
+                errors += further
+                if name:
+                    arguments[name] = result
+            for parameter in step.parameters:
+                source = sources[parameter.source]
+                arguments[parameter.name] = parameter.parse(source, errors)
+            if telemetry and step is self._steps[-1]:
+                telemetry.values, telemetry.errors = arguments, errors
+            results.append((None if errors else await step.call(**arguments), errors))
+        return results[-1]
+
+    def _respond(self, request: Request, result: Any) -> Response:
         if isinstance(result, Response):
             return result
         if self._answer is None:
-            return Response(status_code=self._status)
-        if type(result) is not self._model:
-            result, mistakes = self._answer.validate(result, loc=("response",))
-            if mistakes:
-                raise ResponseValidationError(mistakes)
+            response = JSONResponse(jsonable_encoder(result), self._status)
+            response.body = b""
+            return response
+        try:
+            result = self._validate(result, from_attributes=True)
+        except ValidationError:
+            _, errors = self._answer.validate(result, loc=("response",))
+            place = self._place(request)
+            raise ResponseValidationError(errors, body=result, endpoint_ctx=place) from None
         content = self._to_json(result, by_alias=True)
         return Response(content, self._status, media_type="application/json")
 
-    async def _take(self, request: Request) -> bool:
-        """Find the values of all parameters; nothing is called before all are found valid."""
-        if request.app.dependency_overrides:
-            return False
-        path = request.path_params
-        # As Starlette reads it: what is given twice is the last.
-        text = request.scope["query_string"].decode("latin-1")
-        query = dict(parse_qsl(text, True)) if text else {}
-        try:
-            taken = [
-                {
-                    each.name: _value(each, path if each.in_path else query)
-                    for each in step.parameters
-                }
-                for step in self._steps
-            ]
-            if self._validate_body:
-                taken[-1][self._body.name] = self._validate_body(await request.json())
-        except (ValueError, RecursionError):
-            return False
-        request.scope[ARGUMENTS] = taken
-        return True
+    def _place(self, request: Request) -> EndpointContext:
+        """Where in the code an error is, for the log."""
+        mount = request.scope.get("root_path", "").rstrip("/")
+        path = f"{request.method} {mount}{self._path}"
+        return {**_extract_endpoint_context(self._steps[-1].call), "path": path}
 
 
-def _value(parameter: Parameter, given: Mapping[str, Any]) -> Any:
-    text = given.get(parameter.alias)
-    if text is None and not parameter.is_required:
-        return parameter.default
-    return parameter.validate(text)
+def _raising(error: Exception) -> ASGIApp:
+    async def app(*_: Any) -> NoReturn:
+        raise error
+
+    return app
 
 
-async def _again(request: Request, receive: Receive) -> Receive:
+def _is_json(request: Request) -> bool:
+    media_type = request.headers.get("content-type", "").partition(";")[0]
+    return media_type.strip().lower() == "application/json"
+
+
+async def _has_json(request: Request) -> bool:
+    try:
+        await request.json()
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+async def _replay_body(request: Request, receive: Receive) -> Receive:
     """What gives the request's body once more."""
     body: Message | None = {"type": "http.request", "body": await request.body()}
 
-    async def again() -> Message:
+    async def receive_body() -> Message:
         nonlocal body
         message, body = body, None
         return message or await receive()
 
-    return again
+    return receive_body

@@ -1,142 +1,196 @@
-"""The steps of an operation, out of what FastAPI found in its signature."""
+"""The steps of an operation, out of what FastAPI found in its signature.
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass, fields
-from inspect import iscoroutinefunction, signature
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+There is no list of what a plan cannot do. Each part of FastAPI's analysis has to equal that of the
+plainest operation, attribute by attribute, but for the attributes named here: those that a plan
+follows as FastAPI does, and those that only the document shows. So an option that is not known
+here, of a later FastAPI too, sends its operation FastAPI's own way.
+"""
 
-from fastapi import Body, Depends
-from fastapi.dependencies.models import Dependant
-from fastapi.routing import APIRoute, RouteContext
-from pydantic import BaseModel, Field, TypeAdapter
-from pydantic.fields import FieldInfo
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Annotated, Any
 
-IMMUTABLE = (NoneType, str, int, float, bool)
-BODY = type(Body())
-# The options of an operation that a plan keeps to, or that change nothing about its answers. Each
-# other one, of a later FastAPI too, has to be as it is for the plainest operation.
-KNOWN_OPTIONS = {
-    *("path", "endpoint", "name", "methods", "response_model", "status_code", "dependencies"),
-    *("dependency_overrides_provider", "form_limits", "tags", "summary", "description"),
-    *("response_description", "responses", "deprecated", "operation_id", "include_in_schema"),
-    *("callbacks", "openapi_extra", "generate_unique_id_function"),
-    "strict_content_type",  # the boundary refuses a body without a media type
+from fastapi import APIRouter, Body, Depends
+from fastapi._compat import is_scalar_field
+from fastapi.dependencies.models import (
+    Dependant,
+    _is_async_gen_callable,
+    _is_coroutine_callable,
+    _is_gen_callable,
+)
+from fastapi.routing import RouteContext, iter_route_contexts
+from pydantic import ValidationError
+from pydantic_core import PydanticUndefined
+
+OPERATION = {
+    *("original_route", "app", "path", "path_regex", "path_format", "param_convertors", "methods"),
+    *("endpoint", "dependant", "dependencies", "dependency_overrides_provider", "body_field"),
+    *("response_model", "response_field", "status_code"),
+    "strict_content_type",  # a plan reads a body that is declared to be JSON, and no other one
+    *("name", "summary", "description", "response_description", "responses", "response_fields"),
+    *("tags", "deprecated", "operation_id", "unique_id", "generate_unique_id_function"),
+    *("include_in_schema", "callbacks", "openapi_extra"),
 }
-# The same for what FastAPI has found in a signature.
-KNOWN_PARTS = {
+DEPENDANT = {
     *("path_params", "query_params", "body_params", "dependencies", "name", "call", "path"),
-    *("request_param_name", "use_cache"),
+    *("request_param_name", "http_connection_param_name"),
+    "parent_oauth_scopes",  # which somebody's `own_oauth_scopes` are
 }
+FIELD = {"name", "field_info", "_type_adapter"}
+FIELD_INFO = {
+    *("annotation", "metadata", "default", "alias", "alias_priority", "validation_alias"),
+    *("serialization_alias", "title", "description", "example", "examples", "openapi_examples"),
+    *("deprecated", "include_in_schema", "json_schema_extra"),
+    *("_attributes_set", "_qualifiers", "_complete", "_original_annotation"),
+    *("_original_assignment", "_final"),
+}
+BODY = 2
+# The path's values, the query's, and the body by its name.
+Sources = tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]
 
 
 async def _nothing() -> None: ...
-async def _plainest(_: Annotated[None, Depends(_nothing)]) -> None: ...
 
 
-PLAIN_ROUTE = APIRoute("/", _plainest)
-PLAIN_PART = PLAIN_ROUTE.dependant.dependencies[0]
-OPTIONS = signature(APIRoute).parameters.keys() - KNOWN_OPTIONS
-PARTS = {field.name for field in fields(Dependant)} - KNOWN_PARTS
+async def _plainest(
+    part: str,
+    data: Annotated[str, Body()],
+    _: Annotated[None, Depends(_nothing)],
+    text: str = "",
+) -> str:
+    return part + data + text
 
 
-class Unplanned(Exception):
-    """The operation asks for more than steps can give."""
+_router, _app = APIRouter(), APIRouter()
+_router.post("/{part}")(_plainest)
+_app.include_router(_router)
+(PLAINEST,) = iter_route_contexts(_app.routes)
+PLAIN_ENDPOINT: Dependant = PLAINEST.dependant
+(PLAIN_DEPENDENCY,) = PLAIN_ENDPOINT.dependencies
+PLAIN_FIELDS = [
+    *PLAIN_ENDPOINT.path_params,
+    *PLAIN_ENDPOINT.query_params,
+    *PLAIN_ENDPOINT.body_params,
+]
+
+
+class NeedsFastAPI(Exception):
+    """The operation asks for more than a plan is known to give."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A part of the path or the query; `validate` gives the value, or raises ValidationError."""
+    """A part of the path or the query, or the body: FastAPI's field, and where its value is.
 
+    `validate` gives the argument or raises ValidationError; a required one's default is
+    `PydanticUndefined`.
+    """
+
+    field: Any
     name: str
     alias: str
-    in_path: bool
-    validate: Callable[[Any], Any]
-    is_required: bool
+    source: int
+    location: tuple[str, ...]
+    validate: Callable[..., Any]
     default: Any
+
+    def parse(self, source: Mapping[str, Any], errors: list[Any]) -> Any:
+        """The argument. What FastAPI says of a value that is not valid is added to the errors."""
+        value = source.get(self.alias, PydanticUndefined)
+        if value is not PydanticUndefined:
+            try:
+                return self.validate(value, from_attributes=True)
+            except ValidationError:
+                errors += self.field.validate(value, loc=self.location)[1]
+        elif self.default is PydanticUndefined:
+            missing = {"type": "missing", "loc": self.location, "msg": "Field required"}
+            errors.append({**missing, "input": None})
+        return self.default
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A dependency or, last, the endpoint; `parts` are the steps whose results it takes."""
+    """A dependency or, last, the endpoint; `parts` are the steps whose results it takes, and
+    `request_names` the parameters that are the request itself."""
 
     call: Callable[..., Awaitable[Any]]
     parameters: list[Parameter]
     parts: list[tuple[str | None, int]]
-    request_name: str | None
+    request_names: list[str]
 
 
 def steps_of(context: RouteContext) -> list[Step]:
     """The operation's dependencies in the order in which FastAPI calls them, and its endpoint.
 
     Raises:
-        Unplanned: there is a thread, a generator, a form, a header, a list or the like among them.
+        NeedsFastAPI: something about it is not as in the plainest operation, and not known.
     """
-    body = context.body_field
-    if body and type(body.field_info) is not BODY:
-        raise Unplanned
-    if _has_a_form_of_its_own(context):
-        raise Unplanned
+    if context._route_context is None:
+        raise NeedsFastAPI("it is no router's")
+    _require_likeness(context._route_context, PLAINEST._route_context, OPERATION)
+    if context.response_field is not None:
+        _require_likeness(context.response_field, PLAINEST.response_field, FIELD)
+    elif context.status_code != 204:
+        raise NeedsFastAPI("its answer has no model")
     steps: list[Step] = []
-    if _is_unlike(context.dependant, PLAIN_ROUTE.dependant, PARTS):
-        raise Unplanned
-    _add(context.dependant, steps, {}, bodies=1 if body else 0)
+    bodies = [] if context.body_field is None else [context.body_field]
+    _add(context.dependant, PLAIN_ENDPOINT, steps, {}, bodies)
     return steps
 
 
-def _has_a_form_of_its_own(context: RouteContext) -> bool:
-    """Whether the answer is other than the response model's JSON, or nothing with a 204."""
-    is_missing = context.response_field is None and context.status_code != 204
-    return is_missing or _is_unlike(context, PLAIN_ROUTE, OPTIONS)
+def _require_likeness(thing: object, plain: object, known: set[str]) -> None:
+    ours, plains = _attributes(thing), _attributes(plain)
+    names = ours.keys() | plains.keys()
+    own = {
+        name
+        for name in names
+        if ours.get(name, PydanticUndefined) != plains.get(name, PydanticUndefined)
+    } - known
+    if type(thing) is not type(plain) or own:
+        raise NeedsFastAPI(f"{type(thing).__name__}: {', '.join(sorted(own))}")
 
 
-def _is_unlike(given: object, plain: object, names: Iterable[str]) -> bool:
-    """Whether it has another value than the plain one has; empty is as good as none."""
-    return any((getattr(given, name) or None) != (getattr(plain, name) or None) for name in names)
+def _attributes(thing: object) -> dict[str, Any]:
+    slots = [name for cls in type(thing).__mro__ for name in getattr(cls, "__slots__", ())]
+    in_slots = {name: getattr(thing, name) for name in slots if hasattr(thing, name)}
+    return in_slots | getattr(thing, "__dict__", {})
 
 
-def validator_of(info: FieldInfo) -> Callable[[Any], Any]:
-    """Gives the value of a parameter or a body; it raises ValidationError."""
-    # Even without rules: an annotation cannot be of nothing.
-    rules: Any = Annotated[(info.annotation, *info.metadata, Field())]
-    return TypeAdapter(rules).validator.validate_python
-
-
-def _add(part: Dependant, steps: list[Step], known: dict[Any, int], bodies: int = 0) -> int:
+def _add(
+    part: Dependant, plain: Dependant, steps: list[Step], places: dict[Any, int], bodies: list[Any]
+) -> int:
+    """Add the steps of a part, and say at which place its result is."""
+    _require_likeness(part, plain, DEPENDANT)
     call: Any = part.call
-    is_coroutine = iscoroutinefunction(call) or iscoroutinefunction(call.__call__)
-    if len(part.body_params) != bodies or not is_coroutine:
-        raise Unplanned
-    if part.use_cache and call in known:
-        return known[call]
-    if any(_is_unlike(each, PLAIN_PART, PARTS) for each in part.dependencies):
-        raise Unplanned
-    parts = [(each.name, _add(each, steps, known)) for each in part.dependencies]
-    step = Step(call, [*_parameters(part)], parts, part.request_param_name)
-    steps.append(step)
-    known[call] = len(steps) - 1
-    return known[call]
+    is_generator = _is_gen_callable(call) or _is_async_gen_callable(call)
+    if is_generator or not _is_coroutine_callable(call) or part.body_params != bodies:
+        raise NeedsFastAPI("a thread, a generator, or a body beside the endpoint's own")
+    parts = [
+        (each.name, _add(each, PLAIN_DEPENDENCY, steps, places, [])) for each in part.dependencies
+    ]
+    if call not in places:
+        names = (part.http_connection_param_name, part.request_param_name)
+        steps.append(Step(call, [*_parameters(part)], parts, [name for name in names if name]))
+        places[call] = len(steps) - 1
+    return places[call]
 
 
 def _parameters(part: Dependant) -> Iterator[Parameter]:
-    for in_path, given in ((True, part.path_params), (False, part.query_params)):
-        for each in given:
-            info = each.field_info
-            default = None if info.is_required() else info.get_default(call_default_factory=True)
-            if not _is_plain(info.annotation) or not isinstance(default, IMMUTABLE):
-                raise Unplanned
-            yield Parameter(
-                each.name, each.alias, in_path, validator_of(info), info.is_required(), default
-            )
+    for source, fields in enumerate((part.path_params, part.query_params, part.body_params)):
+        for field in fields:
+            _require_likeness(field, PLAIN_FIELDS[source], FIELD)
+            yield _parameter(field, field.field_info, source)
 
 
-def _is_plain(annotation: Any) -> bool:
-    """Whether a parameter is one text of the request, unlike a list or a model."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _is_plain(get_args(annotation)[0])
-    if origin in (Union, UnionType):
-        return all(map(_is_plain, get_args(annotation)))
-    return origin is Literal or (
-        isinstance(annotation, type) and origin is None and not issubclass(annotation, BaseModel)
-    )
+def _parameter(field: Any, info: Any, source: int) -> Parameter:
+    _require_likeness(info, PLAIN_FIELDS[source].field_info, FIELD_INFO)
+    location: tuple[str, ...] = ("body",)
+    if source != BODY:
+        location = (info.in_.value, field.alias)
+        if not is_scalar_field(field) or deepcopy(info.default) is not info.default:
+            raise NeedsFastAPI("a parameter that is no single text, or has a mutable default")
+    if info.validation_alias not in {None, field.alias}:
+        raise NeedsFastAPI("a parameter of several names")
+    validate = field._type_adapter.validator.validate_python
+    return Parameter(field, field.name, field.alias, source, location, validate, info.default)

@@ -2,22 +2,28 @@
 
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
-from inspect import signature
+from inspect import Signature, signature
+from operator import is_
 from typing import Any, get_args
 
-from fastapi import FastAPI
-from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
-from starlette.convertors import Convertor, register_url_convertor
+from fastapi import APIRouter, FastAPI
+from fastapi.routing import APIRoute, APIWebSocketRoute, RouteContext, iter_route_contexts
+from fastapi.telemetry._api import _route_selected
+from starlette._utils import get_route_path
+from starlette.convertors import Convertor, PathConvertor, StringConvertor, register_url_convertor
+from starlette.routing import BaseRoute, Host, Match, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kernel.fast.planning import Unplanned
+from kernel.fast.planning import NeedsFastAPI
+from kernel.fast.switches import OFF
 
 logger = logging.getLogger(__name__)
-# Of these, a path's parameter is its text.
-TEXTS = {"id", "path", "str"}
-CONVERTORS = re.compile(r":([^{}:]+)}")
+# Each `matches` that depends on nothing but the scope, and leaves it as it is.
+KNOWN_MATCHES = {
+    each.matches for each in (APIRoute, APIWebSocketRoute, Host, Mount, Route, WebSocketRoute)
+}
 
 
 class IdConvertor(Convertor[str]):
@@ -33,80 +39,150 @@ class IdConvertor(Convertor[str]):
 
 
 register_url_convertor("id", IdConvertor())
+# Of these, a path's parameter is its text.
+TEXTS = {IdConvertor, PathConvertor, StringConvertor}
+
+
+def signature_of(endpoint: Callable[..., Any]) -> Signature:
+    """The endpoint's signature, with its annotations evaluated if they can be."""
+    try:
+        return signature(endpoint, eval_str=True)
+    except NameError:  # a name for type checkers alone, which FastAPI can do without
+        return signature(endpoint)
 
 
 def with_plain_ids(path: str, endpoint: Callable[..., Any]) -> str:
     """The path, with its whole numbers marked as ids."""
-    for name, parameter in signature(endpoint, eval_str=True).parameters.items():
+    for name, parameter in signature_of(endpoint).parameters.items():
         if int in (parameter.annotation, *get_args(parameter.annotation)[:1]):
             path = path.replace(f"{{{name}}}", f"{{{name}:id}}")
     return path
 
 
-class _Operation:
-    def __init__(self, context: RouteContext, route: APIRoute) -> None:
-        self.path: re.Pattern[str] = context.path_regex
-        self.methods = context.methods or set()
-        self.route = route
-        self._context = context
+class _Candidate:
+    """A route that a request may be for."""
+
+    def __init__(self, context: RouteContext) -> None:
+        self.context, self.route, self.endpoint = context, context.original_route, context.endpoint
+        self.is_api = isinstance(self.route, APIRoute)
+        matches = self.route.matches if self.is_api else context.matches
+        self.is_known = getattr(matches, "__func__", None) in KNOWN_MATCHES
+        convertors = {type(each) for each in getattr(context, "param_convertors", {}).values()}
+        # Without methods, it takes any.
+        is_plain = self.is_known and self.is_api and convertors <= TEXTS
+        self.is_plain = is_plain and bool(context.methods)
+        if self.is_plain:
+            self.pattern: re.Pattern[str] = context.path_regex
+            self.methods: set[str] = context.methods or set()
+        first = (context.path_format or "/{}")[1:].partition("/")[0]
+        self.segment = None if "{" in first or not self.is_known else first
+
+    def may_match(self, scope: Scope) -> bool:
+        return not self.is_known or self.context.matches(scope)[0] is Match.FULL
 
     @cached_property
     def app(self) -> ASGIApp | None:
         """The short way if there is one, made when it is first gone."""
-        plan: Callable[[RouteContext], ASGIApp] | None = getattr(self.route, "plan", None)
-        if plan is None or not TEXTS.issuperset(CONVERTORS.findall(self._context.path or "")):
-            return None
+        make: Callable[[RouteContext], ASGIApp] | None = getattr(self.route, "short_way", None)
         try:
-            return plan(self._context)
-        except Unplanned:
+            return make(self.context) if make else None
+        except NeedsFastAPI:
             return None
         except Exception:
-            logger.warning("%s goes FastAPI's own way", self._context.path, exc_info=True)
+            logger.warning("%s goes FastAPI's own way", self.context.path, exc_info=True)
             return None
 
 
 class Switchboard:
     """Finds an operation by its path's first segment; leaves all else to FastAPI's own router.
 
-    FastAPI asks each mounted router in turn, and each of its routes, twice. With the routes in the
-    order in which they are mounted the outcome is the same.
+    FastAPI asks each mounted router in turn, and each of its routes, twice. Here the routes stand
+    in the same order, and a route without a short way ends the search if the request may be for it,
+    as any request may be for one that chooses its requests in a way of its own.
     """
 
     def __init__(self, app: FastAPI) -> None:
         self._router, self._long_way = app.router, app.router.middleware_stack
         # Whether nothing stands before the routes that would be passed by, like a limit of bodies.
-        self._is_first = app.router.middleware_stack == app.router.app
-        self._known = -1
-        self._operations: dict[str, list[_Operation]] = {}
+        is_first = self._long_way == self._router.app
+        self._is_on = is_first and type(self._router) is APIRouter
+        self._routes: list[BaseRoute] = []
+        self._routers: list[APIRouter] = []
+        self._versions: list[int] = []
+        self._by_segment: dict[str, list[_Candidate]] = {}
+        self._for_any_segment: list[_Candidate] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_plain = scope["type"] == "http" and not scope.get("root_path")
-        if is_plain and self._is_first and scope.get("fastapi.telemetry") is None:
-            if self._known != len(self._router.routes):
-                self._learn()
-            path, method = scope["path"], scope["method"]
-            for operation in self._operations.get(path[1:].partition("/")[0], ()):
-                found = operation.path.match(path) if method in operation.methods else None
-                if found and operation.app is None:
-                    break
-                if found and operation.app:
-                    scope["path_params"] = found.groupdict()
-                    scope["route"], scope["router"] = operation.route, self._router
-                    scope["endpoint"] = operation.route.endpoint
-                    await operation.app(scope, receive, send)
-                    return
-        await self._long_way(scope, receive, send)
+        is_short = scope["type"] == "http" and self._is_on and "switchboard" not in OFF
+        app = self._find(scope) if is_short else None
+        await (app or self._long_way)(scope, receive, send)
 
-    def _learn(self) -> None:
-        self._known = len(self._router.routes)
-        self._operations = {}
-        opaque: set[str] = set()
-        for route in iter_route_contexts(self._router.routes):
-            first = (route.path or "/{}")[1:].partition("/")[0]
-            if "{" in first:
-                break  # it may be in the way of any route behind it
-            if not isinstance(route.original_route, APIRoute):
-                opaque.add(first)  # a mounted app, say
-            elif first not in opaque:
-                operation = _Operation(route, route.original_route)
-                self._operations.setdefault(first, []).append(operation)
+    def _find(self, scope: Scope) -> ASGIApp | None:
+        """The short way, or None; what FastAPI tells the operation is then in the scope."""
+        path = get_route_path(scope) if scope.get("root_path") else scope["path"]
+        telemetry, method = scope.get("fastapi.telemetry"), scope["method"]
+        # A pattern's `$` also stands before a last line break, which belongs to no segment here;
+        # and FastAPI's own steps make spans of themselves.
+        if path.endswith("\n") or getattr(telemetry, "tracer", None):
+            return None
+        if self._is_outdated():
+            self._rebuild()
+        segment = path[1:].partition("/")[0]
+        for candidate in self._by_segment.get(segment, self._for_any_segment):
+            if not candidate.is_plain:
+                if candidate.may_match(scope):
+                    return None
+            elif method in candidate.methods and (found := candidate.pattern.match(path)):
+                app = None if "plan" in OFF else candidate.app
+                if app:
+                    scope.setdefault("router", self._router)
+                    scope["path_params"] = {**scope.get("path_params", {}), **found.groupdict()}
+                    scope["route"], scope["endpoint"] = candidate.route, candidate.endpoint
+                    if telemetry:
+                        _route_selected(scope=scope, path=candidate.context.path_format)
+                return app
+        return None
+
+    def _is_outdated(self) -> bool:
+        routes = self._router.routes
+        is_same = len(routes) == len(self._routes) and all(map(is_, routes, self._routes))
+        # FastAPI itself sees a change within a mounted router by its version.
+        return not is_same or self._versions != [each._routes_version for each in self._routers]
+
+    def _rebuild(self) -> None:
+        self._routes = [*self._router.routes]
+        self._routers = [*_routers_in(self._routes)]
+        self._versions = [each._routes_version for each in self._routers]
+        self._by_segment, self._for_any_segment = {}, []
+        for context in _contexts_of(self._routes):
+            candidate = _Candidate(context)
+            if candidate.segment is None:
+                for candidates in (self._for_any_segment, *self._by_segment.values()):
+                    candidates.append(candidate)
+            else:
+                candidates = [*self._for_any_segment]
+                self._by_segment.setdefault(candidate.segment, candidates).append(candidate)
+
+
+def _contexts_of(routes: list[BaseRoute]) -> Iterator[RouteContext]:
+    """The routes in order, with the routers around them; a router with ways of its own is one."""
+    for route in routes:
+        if all(map(_is_known_router, _routers_in([route]))):
+            yield from iter_route_contexts([route])
+        else:
+            yield RouteContext(route)
+
+
+def _routers_in(routes: list[BaseRoute]) -> Iterator[APIRouter]:
+    for route in routes:
+        router = getattr(route, "original_router", None)
+        if router is not None:
+            yield router
+            yield from _routers_in(router.routes)
+
+
+def _is_known_router(router: APIRouter) -> bool:
+    return all(
+        getattr(getattr(router, name), "__func__", None) is getattr(APIRouter, name)
+        for name in ("matches", "handle")
+    )

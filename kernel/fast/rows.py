@@ -1,73 +1,174 @@
-"""Records of the database as DTOs."""
+"""Rows of the database as DTOs, as pydantic would validate them.
 
-from collections.abc import Callable, Sequence
-from dataclasses import fields
-from datetime import date, datetime
-from decimal import Decimal
-from functools import cache
+Without validation only if that would change nothing: each field has a column, its schema is that of
+a plain type, and each value is of exactly that class. So what a column was declared to be, an outer
+join or a function that gives another number has no say in it.
+"""
+
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import date, datetime, time, timedelta
+from functools import lru_cache
 from operator import itemgetter
-from types import NoneType, UnionType
-from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
-from uuid import UUID
+from types import NoneType
+from typing import Any, NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
-from pydantic import BaseModel
+from pydantic import BaseModel, TypeAdapter
+from sqlalchemy import ClauseElement
+from sqlmodel import SQLModel
+
+from kernel.fast.records import Record
+from kernel.fast.switches import OFF
 
 M = TypeVar("M", bound=BaseModel)
 _new = object.__new__
 # What every instance of a model has, to be set without a look for its name.
 _parts = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
 _set_values, _set_known, _set_extra, _set_private = (vars(BaseModel)[e].__set__ for e in _parts)
-# The kinds of decorators that change nothing about how a model is made.
-OF_ANSWERS = {"field_serializers", "model_serializers", "computed_fields"}
-# What asyncpg gives for a column of this kind is what pydantic would make of it.
-NATIVE = {int, str, bool, bytes, date, datetime, Decimal, UUID, dict, NoneType}
+# Whatever a value of one of these classes is, pydantic gives it back.
+PLAIN = (int, str, bool, bytes, float, date, datetime, time, timedelta, uuid.UUID)
+SCHEMAS: list[tuple[Any, type]] = [(TypeAdapter[Any](of).core_schema, of) for of in PLAIN]
+# What of a schema may be there, for it does nothing to a value that is given.
+BESIDE = {"metadata", "ref", "serialization"}
+OF_MODEL = BESIDE | {"type", "cls", "schema", "config", "custom_init", "root_model"}
+OF_FIELDS = BESIDE | {"type", "fields", "model_name", "computed_fields"}
+OF_FIELD = BESIDE | {"type", "schema", "frozen", "serialization_alias", "serialization_exclude"}
+OF_DEFAULT = BESIDE | {"type", "schema", "default", "default_factory", "copy_default"}
+OF_NULLABLE = BESIDE | {"type", "schema"}
+OF_CONFIG = {"title", "from_attributes"}
+# What makes an instance and does nothing else with it; a base class may add its own.
+BARE: set[object] = {object.__new__, SQLModel.__new__}
+VALIDATE = {of.model_validate.__func__ for of in (BaseModel, SQLModel)}  # type: ignore[attr-defined]  # class methods
 
 
-def read(model: type[M], records: Sequence[Any]) -> list[M]:
+class Way(NamedTuple):
+    """How a record with certain columns becomes a DTO: the fields, their values in a record (None
+    if these are the record's own, in its order), and the classes that each may have."""
+
+    fields: list[str]
+    pick: Callable[[Record], tuple[Any, ...]] | None
+    classes: list[set[type]]
+
+    def trusts(self, rows: Iterable[Iterable[Any]]) -> bool:
+        """Whether validation would change nothing of these values."""
+        for classes, column in zip(self.classes, zip(*rows, strict=True), strict=True):
+            # asyncpg's UUID is a class of its own; pydantic takes each for what it is.
+            found = {*map(type, column)} - classes
+            if found and not (uuid.UUID in classes and _are_uuids(found)):
+                return False
+        return True
+
+
+def _are_uuids(classes: Iterable[type]) -> bool:
+    return all(issubclass(of, uuid.UUID) for of in classes)
+
+
+def read(model: type[M], records: Sequence[Record]) -> list[M]:
     """The records as DTOs.
 
-    The database has judged them. So they are taken as they are, unless the DTO has rules of its
-    own or fields that are no type of a column.
+    Raises:
+        TypeError: two columns have a name that the DTO takes.
     """
-    names = _trusted(model)
-    if names is None:
-        return [model.model_validate(dict(record)) for record in records]
+    if not records:
+        return []
+    way = _way(model, tuple(records[0].keys()))
+    if way is not None and "rows" not in OFF:
+        rows = [*map(way.pick, records)] if way.pick else records
+        if way.trusts(rows):
+            return _make(model, way.fields, rows)
+    return [model.model_validate(dict(record)) for record in records]
+
+
+def _make(model: type[M], fields: list[str], rows: Iterable[Iterable[Any]]) -> list[M]:
     # All of them share one set: with every name in it, nothing can be added.
-    known, rows = set(names), []
-    take = dict if records and known == set(records[0].keys()) else _taker(names)
-    for record in records:
+    known, made = set(fields), []
+    for values in rows:
         row: M = _new(model)
-        _set_values(row, take(record))
+        _set_values(row, dict(zip(fields, values)))  # noqa: B905  # `trusts` has looked
         _set_known(row, known)
         _set_extra(row, None)
         _set_private(row, None)
-        rows.append(row)
-    return rows
+        made.append(row)
+    return made
 
 
-def _taker(names: list[str]) -> Callable[[Any], dict[str, Any]]:
-    pick = itemgetter(*names)
-    return lambda record: dict(zip(names, pick(record), strict=True))
-
-
-@cache
-def _trusted(model: type[BaseModel]) -> list[str] | None:
-    """The names of the fields, if records can be taken as they are."""
-    if set(BaseModel.__slots__) != set(_parts):
-        return None  # an instance has more to it than `read` would set
-    decorators = model.__pydantic_decorators__
-    kinds = {field.name for field in fields(decorators)} - OF_ANSWERS
-    has_rules = any(getattr(decorators, kind) for kind in kinds)
-    if has_rules or model.model_post_init is not BaseModel.model_post_init:
+@lru_cache(maxsize=1024)
+def _way(model: type[BaseModel], names: tuple[str, ...]) -> Way | None:
+    """The short way from these columns to the DTO, if there is one."""
+    if len({*names}) < len(names):
+        _refuse(model, [name for name in names if names.count(name) > 1])
+    fields = [*model.model_fields]
+    classes = _classes_of_model(model)
+    if classes is None or len(fields) < 2 or not set(fields) <= set(names):
         return None
-    known = model.model_fields
-    is_native = all(_is_native(each.annotation) for each in known.values())
-    return [*known] if len(known) > 1 and is_native else None
+    places = [names.index(name) for name in fields]
+    pick = None if places == [*range(len(names))] else itemgetter(*places)
+    return Way(fields, pick, classes)
 
 
-def _is_native(annotation: Any) -> bool:
-    origin = get_origin(annotation)
-    if origin in (Annotated, Union, UnionType):
-        parts = get_args(annotation)[:1] if origin is Annotated else get_args(annotation)
-        return all(map(_is_native, parts))
-    return origin is Literal or (origin or annotation) in NATIVE
+# By the statement, and no longer than it lives.
+_ambiguous: WeakKeyDictionary[ClauseElement, frozenset[str]] = WeakKeyDictionary()
+
+
+def check_columns(model: type[BaseModel], statement: ClauseElement) -> None:
+    """Raise TypeError if two columns of the statement have a name that the DTO takes, before
+    SQLAlchemy gives one of them another name."""
+    if (names := _ambiguous.get(statement)) is None:
+        names = _ambiguous[statement] = frozenset(_repeated_names(statement))
+    if names:
+        _refuse(model, names)
+
+
+def _repeated_names(statement: ClauseElement) -> Iterator[str]:
+    columns: dict[str, list[Any]] = {}
+    for column in getattr(statement, "exported_columns", ()):
+        columns.setdefault(getattr(column, "name", ""), []).append(column)
+    for name, (first, *others) in columns.items():
+        if not all(first.compare(other) for other in others):
+            yield name
+
+
+def _refuse(model: type[BaseModel], names: Collection[str]) -> None:
+    fields = model.model_fields
+    taken = {*fields, *(str(field.validation_alias) for field in fields.values())}
+    if twice := " and ".join(sorted(taken.intersection(names))):
+        raise TypeError(
+            f"{model.__name__} takes {twice}, of which the statement has two:"
+            ' label one of them, as in User.id.label("user_id")'
+        )
+
+
+def _classes_of_model(model: type[BaseModel]) -> list[set[type]] | None:
+    """The classes that each field's values may have to be taken as they are."""
+    schema: Any = model.__pydantic_core_schema__
+    if set(BaseModel.__slots__) != set(_parts) or not _has(schema, "model", OF_MODEL):
+        return None  # an instance has more to it than is set here, or the model has rules
+    of: Any = model
+    is_own = of.__init__ is SQLModel.__init__ or not schema.get("custom_init")
+    fields, config = schema["schema"], schema.get("config", {})
+    is_known = (
+        is_own and of.__new__ in BARE and getattr(of.model_validate, "__func__", None) in VALIDATE
+    )
+    if not is_known or schema.get("root_model") or not config.keys() <= OF_CONFIG:
+        return None
+    if not _has(fields, "model-fields", OF_FIELDS) or [*fields["fields"]] != [*model.model_fields]:
+        return None
+    classes = [_classes_of_field(field) for field in fields["fields"].values()]
+    return None if None in classes else [each for each in classes if each]
+
+
+def _classes_of_field(field: Mapping[str, Any]) -> set[type] | None:
+    if not _has(field, "model-field", OF_FIELD):
+        return None
+    schema, none = field["schema"], set[type]()
+    if _has(schema, "default", OF_DEFAULT):
+        schema = schema["schema"]
+    if _has(schema, "nullable", OF_NULLABLE):
+        schema, none = schema["schema"], {NoneType}
+    plain = {key: value for key, value in schema.items() if key not in BESIDE}
+    return next(({of, *none} for known, of in SCHEMAS if plain == known), None)
+
+
+def _has(schema: Mapping[str, Any], kind: str, parts: set[str]) -> bool:
+    return schema["type"] == kind and schema.keys() <= parts

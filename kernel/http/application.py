@@ -2,7 +2,9 @@
 
 import gc
 import hashlib
+import logging
 import os
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
@@ -18,15 +20,20 @@ from kernel.data.resources import Resources, resources_of
 from kernel.data.schema import require_one_head
 from kernel.data.writer import open_writer
 from kernel.fast.routing import Switchboard
-from kernel.http.docs import describe_api, serve_docs
+from kernel.http.docs import credential_headers, describe_api, serve_docs
+from kernel.http.exceptions import install_error_handlers
 from kernel.http.middleware import RequestMiddleware
 from kernel.http.openapi import operation_id
-from kernel.http.problems import install_error_handlers
 from kernel.identity.callers import Credentials, CredentialScheme
 from kernel.identity.passwords import PasswordVault
 from kernel.identity.throttle import Throttle
 from kernel.logs import configure_logging
 from kernel.settings import Settings, load_settings
+
+# uvicorn imports what it serves with, and nothing else does.
+PROTOCOL = "kernel.http.server"
+BARE = f"nothing limits slow and oversized requests: start uvicorn with --http {PROTOCOL}:Protocol"
+logger = logging.getLogger(__name__)
 
 
 def build_app(
@@ -51,7 +58,11 @@ def build_app(
     )
     app.state.resources = resources = Resources(name, settings)
     resources.put(Credentials(tuple(credentials)))
-    app.add_middleware(RequestMiddleware, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        RequestMiddleware,
+        max_body_bytes=settings.max_body_bytes,
+        varying=credential_headers(credentials),
+    )
     install_error_handlers(app)
     describe_api(app, credentials)
     if app.openapi_url:
@@ -66,6 +77,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     resources = resources_of(app)
     settings = resources.settings
     _configure_logging(settings)
+    if settings.env != "dev" and PROTOCOL not in sys.modules:
+        logger.warning(BARE)
     async with AsyncExitStack() as stack:
         stack.enter_context(resources.until_closed())
         open_ = stack.enter_async_context
@@ -122,10 +135,13 @@ def _configure_logging(settings: Settings) -> None:
     configure_logging(settings.log_level, full=settings.env == "dev")
 
 
-def _telemetry() -> TelemetryConfig | None:
+def _telemetry() -> TelemetryConfig:
     """FastAPI's OpenTelemetry where an `OTEL_…` variable asks for it; it takes the SDK.
 
-    Otherwise it is off, or it would look for its providers in each request.
+    Otherwise it is off, or it would look for its providers in each request. A request is one span:
+    those of FastAPI's own steps would need these steps, and so end the short way.
     """
     asked = any(name.startswith(("OTEL_", "FASTAPI_OTEL_")) for name in os.environ)
-    return None if asked else {"tracing": False, "metrics": False, "logs": False}
+    if asked:
+        return {"operation_spans": False}
+    return {"tracing": False, "metrics": False, "logs": False}

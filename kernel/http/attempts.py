@@ -8,8 +8,6 @@ from fastapi import Request
 from fastapi.exceptions import FastAPIError
 from starlette.types import Message, Receive
 
-from kernel.context import ARGUMENTS
-
 IN_MEMORY_BYTES = 1024 * 1024
 CHUNK_BYTES = 64 * 1024
 # Where FastAPI keeps what dependencies have opened until the handler is through, and until the
@@ -34,7 +32,6 @@ class Replay:
         scope, state = self._request.scope, self._request.scope.get("state")
         scope.clear()
         scope.update(self._scope)
-        scope.pop(ARGUMENTS, None)  # which the handler may have changed
         if state and "state" in scope:
             state.clear()
             state.update(self._state)

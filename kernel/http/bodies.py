@@ -1,12 +1,17 @@
-"""What a body has to be before it is parsed: of the right media type, and UTF-8."""
+"""What a body has to be before it is parsed, and what of a request is trimmed when it is."""
 
 import json
+from collections.abc import Callable
+from functools import partial, update_wrapper
+from typing import Annotated, Any
 
 from fastapi import Form, Request, Response
 from pydantic.fields import FieldInfo
 
+from kernel.data.trimming import Trims, holds_lines
 from kernel.errors import BadRequest, UnsupportedMediaType
 from kernel.fast.plan import Handler
+from kernel.fast.routing import signature_of
 
 JSON = "application/json"
 FORM = type(Form())
@@ -35,3 +40,20 @@ def with_checked_body(handler: Handler, field: FieldInfo) -> Handler:
         return await handler(request)
 
     return run
+
+
+def with_trimmed_lines(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """The endpoint, whose own parameters are trimmed where they are lines, as an Input's are."""
+    told = signature_of(endpoint)
+    known = told.parameters.values()
+    parameters = [
+        each.replace(annotation=Annotated[each.annotation, Trims()])
+        if holds_lines(each.annotation)
+        else each
+        for each in known
+    ]
+    if parameters == [*known]:
+        return endpoint
+    wrapped: Any = update_wrapper(partial(endpoint), endpoint)
+    wrapped.__signature__ = told.replace(parameters=parameters)
+    return wrapped  # type: ignore[no-any-return]  # or it had no place for a signature

@@ -4,8 +4,9 @@ from collections.abc import Awaitable, Callable
 from functools import cache
 from typing import Annotated, TypeVar
 
-from fastapi import Depends, Path, Query, Request
+from fastapi import Depends, Path, Query
 from pydantic import BeforeValidator, Field
+from starlette.requests import HTTPConnection
 
 from kernel.context import SESSION
 from kernel.data.models import BIGINT_MAX, Text
@@ -17,6 +18,7 @@ from kernel.identity.passwords import PasswordVault
 
 T = TypeVar("T")
 NO_SESSION = "a GET has no session: it reads through Reader and cannot write"
+NO_UNIT_OF_WORK = "a WebSocket has no session: it opens one for each change, with open_session()"
 NO_BOUNDARY = "this operation has no session: its router is no Router of the kernel's"
 
 
@@ -32,47 +34,52 @@ PLAIN_INT = BeforeValidator(_plain_int)
 Id = Annotated[int, Field(ge=1, le=BIGINT_MAX), PLAIN_INT, Path()]
 """The id of a row, in a path."""
 
+Key = Annotated[Text, Path(max_length=200)]
+"""The key of a row that is text, such as a slug, in a path."""
+
 Search = Annotated[Text | None, Query(max_length=100, description="Only rows that contain this.")]
 """The text that a list is searched for."""
 
 
-async def get_session(request: Request) -> WriteSession:
+async def get_session(connection: HTTPConnection) -> WriteSession:
     """The session of the request's unit of work.
 
     Raises:
-        RuntimeError: in a GET, which has none, or without the kernel's router.
+        RuntimeError: in a GET or a WebSocket, which have none, or without the kernel's router.
     """
-    session: WriteSession | None = request.scope.get(SESSION)
+    session: WriteSession | None = connection.scope.get(SESSION)
+    if session is None and connection.scope["type"] == "websocket":
+        raise RuntimeError(NO_UNIT_OF_WORK)
     if session is None:
-        is_read = request.method in {"GET", "HEAD"}
+        is_read = connection.scope["method"] in {"GET", "HEAD"}
         raise RuntimeError(NO_SESSION if is_read else NO_BOUNDARY)
     return session
 
 
-async def get_reader(request: Request) -> ReadPool:
+async def get_reader(connection: HTTPConnection) -> ReadPool:
     """The service's reader."""
-    return resources_of(request.app).reader
+    return resources_of(connection.app).reader
 
 
-async def get_resources(request: Request) -> Resources:
+async def get_resources(connection: HTTPConnection) -> Resources:
     """All that the service has opened."""
-    return resources_of(request.app)
+    return resources_of(connection.app)
 
 
 async def _pager(
-    request: Request,
+    connection: HTTPConnection,
     limit: Annotated[int, Field(ge=1, le=100), PLAIN_INT, Query(description="Rows, at most.")] = 50,
     cursor: Annotated[str | None, Query(max_length=4096, description="`next_cursor`.")] = None,
 ) -> Pager:
-    return Pager(limit, cursor, resources_of(request.app).mac_key, request.scope)
+    return Pager(limit, cursor, resources_of(connection.app).mac_keys, connection.scope)
 
 
 @cache
-def opened(kind: type[T]) -> Callable[[Request], Awaitable[T]]:
+def opened(kind: type[T]) -> Callable[[HTTPConnection], Awaitable[T]]:
     """A dependency: what a slice has put into the resources, by its class."""
 
-    async def get(request: Request) -> T:
-        return resources_of(request.app).get(kind)
+    async def get(connection: HTTPConnection) -> T:
+        return resources_of(connection.app).get(kind)
 
     return get
 

@@ -53,6 +53,19 @@ def _security_schemes(schemes: Sequence[CredentialScheme], paths: dict[str, Any]
     return described
 
 
+def credential_headers(schemes: Sequence[CredentialScheme]) -> list[str]:
+    """The headers of requests in which the schemes have their credentials; of what is in the query,
+    there is none."""
+    found = []
+    for described in _security_schemes(schemes, {}).values():
+        is_key = described["type"] == "apiKey"
+        if is_key and described["in"] == "header":
+            found.append(described["name"])
+        elif not is_key or described["in"] == "cookie":
+            found.append("Cookie" if is_key else "Authorization")
+    return list(dict.fromkeys(found))
+
+
 def _add_error_forms(app: FastAPI, schemas: dict[str, Any]) -> None:
     routes = [route.original_route for route in iter_route_contexts(app.routes)]
     forms = [PROBLEM_DETAILS, *(getattr(route, "errors", PROBLEM_DETAILS) for route in routes)]

@@ -1,11 +1,13 @@
 """`Idempotency-Key`: a write that is sent again is answered again, and done once.
 
-The key's row lies in the transaction of the work itself, so both are stored or neither. A twin
-waits for that row and then replays (draft-ietf-httpapi-idempotency-key-header-07 §2.6).
+A key belongs to a caller. Its row lies in the transaction of the work itself, so both are stored or
+neither. A twin waits for that row and then replays (draft-ietf-httpapi-idempotency-key-header-07
+§2.6).
 """
 
 import hashlib
 import hmac
+import json
 import re
 from dataclasses import dataclass
 from datetime import timedelta
@@ -16,25 +18,44 @@ from sqlalchemy import Row, update
 from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
+from kernel.context import HEADER_NAMES, current_context
 from kernel.data.idempotency_keys import STORED, SWEEP, TAKE, IdempotencyKey
 from kernel.data.resources import resources_of
 from kernel.data.sqlstate import TRY_AGAIN
 from kernel.errors import BadRequest, Conflict, Unprocessable
+from kernel.http.attempts import Replay
+from kernel.http.fingerprints import digest_request
 from kernel.http.openapi import KEY_PATTERN
+from kernel.http.operation import Operation
+from kernel.http.rehearsals import is_rehearsal
+from kernel.identity.callers import has_credential
 from kernel.identity.principal import Principal
+
+NOT_KEPT = "this was done before; its answer held a secret or a cookie, or was a stream: not kept"
+# An answer that is given again has its own.
+PER_REQUEST = {b"date", b"server-timing", b"x-request-id"}
+
+
+@dataclass(frozen=True)
+class SentKey:
+    """A key as it was sent, and a digest of the content that came with it."""
+
+    key: str
+    content: bytes
 
 
 @dataclass(frozen=True)
 class KeyedRequest:
-    """A request with a key: `digest` tells whose key for what, `fingerprint` what was sent."""
+    """A request with a caller's key: `digest` tells whose key for what, `fingerprints` what was
+    sent, the first of them with the present secret."""
 
     digest: bytes
-    fingerprint: bytes
+    fingerprints: tuple[bytes, ...]
     retention: timedelta
 
 
-async def read_key(request: Request, principal: Principal | None) -> KeyedRequest:
-    """The request's key, which is the caller's own for this method and path.
+def read_key(request: Request) -> str:
+    """The request's key.
 
     Raises:
         BadRequest: more than one key, or one that is not 1 to 255 visible characters.
@@ -42,16 +63,39 @@ async def read_key(request: Request, principal: Principal | None) -> KeyedReques
     given = request.headers.getlist("idempotency-key")
     if len(given) != 1 or not re.fullmatch(KEY_PATTERN, given[0]):
         raise BadRequest("Idempotency-Key should be one key of 1 to 255 visible characters")
-    key = given[0].removeprefix('"').removesuffix('"') if given[0][0] == '"' else given[0]
+    return given[0].removeprefix('"').removesuffix('"') if given[0][0] == '"' else given[0]
+
+
+async def read_ahead(
+    route: Operation, request: Request, replay: Replay, *, is_read: bool
+) -> SentKey | None:
+    """The request's key, if it counts, with what came with it.
+
+    This waits for the client's body where a connection would be held meanwhile: for a key, or when
+    a handler reads it itself, behind a dependency that looks for the caller.
+
+    Raises:
+        BadRequest: see `read_key`.
+    """
+    has_key = route.takes_key and b"idempotency-key" in request.scope[HEADER_NAMES]
+    if has_key and has_credential(request) and not is_rehearsal(request):
+        key = read_key(request)
+        return SentKey(key, await digest_request(request if is_read else await replay.request()))
+    if route.may_read_body:
+        async for _ in (await replay.request()).stream():
+            pass
+    return None
+
+
+def of_caller(sent: SentKey, request: Request, principal: Principal) -> KeyedRequest:
+    """The key as the caller's own, for this method and path. A caller with another role is another
+    one: what may be seen depends on it."""
     resources = resources_of(request.app)
-    caller, url = principal.id if principal else 0, request.url
-    scope = f"{caller} {request.method} {url.path} {key}"
-    # With a secret, because a body may hold a password that a plain hash would let one guess.
-    sent = hmac.new(resources.mac_key, url.query.encode() + b"\n", hashlib.sha256)
-    sent.update(await request.body())
+    scope = [str(principal.id), principal.role, request.method, request.scope["path"], sent.key]
     return KeyedRequest(
-        digest=hashlib.sha256(scope.encode()).digest(),
-        fingerprint=sent.digest(),
+        digest=hashlib.sha256(json.dumps(scope).encode()).digest(),
+        # With a secret, because a body may hold a password that a plain hash would let one guess.
+        fingerprints=tuple(hmac.digest(key, sent.content, "sha256") for key in resources.mac_keys),
         retention=timedelta(seconds=resources.settings.idempotency_retention),
     )
 
@@ -62,13 +106,13 @@ async def claim(session: AsyncSession, keyed: KeyedRequest) -> Response | None:
     Waits while another transaction has the key, as long as the lock timeout allows.
 
     Raises:
-        Unprocessable: the key came with another body before.
-        Conflict: the first answer held a secret, so it was not kept.
+        Unprocessable: the key came with another content before.
+        Conflict: the first answer is one that is not kept.
     """
     connection = await session.connection()
     values = {
         "digest": keyed.digest,
-        "fingerprint": keyed.fingerprint,
+        "fingerprint": keyed.fingerprints[0],
         "retention": keyed.retention,
     }
     taken = await connection.execute(TAKE, values)
@@ -84,10 +128,10 @@ async def claim(session: AsyncSession, keyed: KeyedRequest) -> Response | None:
 def _replay(stored: Row[Any] | None, keyed: KeyedRequest) -> Response:
     if stored is None:
         raise Conflict(TRY_AGAIN)  # swept in this very moment
-    if stored.fingerprint != keyed.fingerprint:
+    if stored.fingerprint not in keyed.fingerprints:
         raise Unprocessable("this Idempotency-Key was used for another request")
     if stored.body is None:
-        raise Conflict("this was done before; its answer held a secret and was not kept")
+        raise Conflict(NOT_KEPT)
     response = Response(stored.body, stored.status)
     response.raw_headers = [
         (name.encode("latin-1"), value.encode("latin-1")) for name, value in stored.headers
@@ -96,19 +140,32 @@ def _replay(stored: Row[Any] | None, keyed: KeyedRequest) -> Response:
     return response
 
 
+def may_be_repeated(response: Response, route: Operation) -> bool:
+    """Whether the answer is all there is to it, and may be kept: one that is streamed, or sent in a
+    way of its own, is not in memory, and secrets and cookies are for whoever asked."""
+    context = current_context()
+    if route.holds_secret or (context and context.holds_secret):
+        return False
+    is_plain = type(response).__call__ is Response.__call__
+    return is_plain and all(name.lower() != b"set-cookie" for name, _ in response.raw_headers)
+
+
 async def keep(
-    session: AsyncSession, keyed: KeyedRequest, response: Response, *, secret: bool
+    session: AsyncSession, keyed: KeyedRequest, response: Response, *, is_repeatable: bool
 ) -> None:
-    """Store the answer with the work; of one that holds a secret only that it was given.
+    """Store the answer with the work; of one that may not be repeated only that it was given.
 
     Raises:
         Conflict: the handler has rolled back, the key's row with it, and a twin has it now.
     """
-    headers = [
-        [name.decode("latin-1"), value.decode("latin-1")] for name, value in response.raw_headers
-    ]
-    kept = {"headers": headers, "body": bytes(response.body)}
-    values = {"status": response.status_code, **({} if secret else kept)}
+    values: dict[str, Any] = {"status": response.status_code, "headers": None, "body": None}
+    if is_repeatable:
+        values["body"] = bytes(response.body)
+        values["headers"] = [
+            [name.decode("latin-1"), value.decode("latin-1")]
+            for name, value in response.raw_headers
+            if name.lower() not in PER_REQUEST
+        ]
     store = update(IdempotencyKey).where(col(IdempotencyKey.digest) == keyed.digest).values(values)
     connection = await session.connection()
     if (await connection.execute(store)).rowcount:

@@ -7,43 +7,46 @@ and loses the request's id on a crash.
 import logging
 import re
 import time
+from collections.abc import Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kernel.context import HEADER_NAMES, RequestContext, enter_context, leave_context
+from kernel.http.answer_headers import AnswerHeaders
 from kernel.http.clients import client_of
 from kernel.http.problems import WRONG, failure_response
+from kernel.http.websockets import SocketExchange
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 logger = logging.getLogger(__name__)
 
 
 class RequestMiddleware:
-    """Every request gets a context, every response `X-Request-ID` and `Server-Timing`."""
+    """Every request gets a context, every response `X-Request-ID`, `Server-Timing`, and what it
+    says of itself; `varying` are the headers in which a request may have a credential."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: int, varying: Sequence[str] = ()) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
+        self.answer_headers = AnswerHeaders(varying)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context = RequestContext(scope.get("app"), client=client_of(scope))
-        if scope["type"] != "http":
-            token = enter_context(context)
-            try:
-                await self.app(scope, receive, send)
-            finally:
-                leave_context(token)
-            return
-        headers = dict(scope["headers"])
+        headers = dict(scope.get("headers", ()))
         scope[HEADER_NAMES] = headers.keys()
         given = headers.get(b"x-request-id")
         if given and REQUEST_ID.fullmatch(given):
             context.request_id = given.decode()
         token = enter_context(context)
         try:
-            await _Exchange(self, context, scope, receive, send).run(headers)
+            if scope["type"] == "http":
+                await _Exchange(self, context, scope, receive, send).run(headers)
+            elif scope["type"] == "websocket":
+                await SocketExchange(self.app, context, scope, receive, send).run()
+            else:
+                await self.app(scope, receive, send)
         finally:
             leave_context(token)
 
@@ -61,6 +64,7 @@ class _Exchange:
     ) -> None:
         self.app = middleware.app
         self.max_body_bytes = middleware.max_body_bytes
+        self.answer_headers = middleware.answer_headers
         self.context = context
         self.method: str = scope["method"]
         # HEAD is GET without the body (RFC 9110 §9.3.2), whatever the route declares.
@@ -105,7 +109,7 @@ class _Exchange:
         if message["type"] == "http.response.start":
             self.status = message["status"]
             message["headers"] = [
-                *message.get("headers", ()),
+                *self.answer_headers.of(self.scope, message.get("headers", ())),
                 (b"x-request-id", self.context.request_id.encode()),
                 (b"server-timing", self.timing().encode()),
             ]

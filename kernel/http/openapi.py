@@ -1,16 +1,26 @@
 """What OpenAPI says of an operation besides its own words: the errors and headers that it has."""
 
-from collections.abc import Iterator, Mapping
-from itertools import chain
-from typing import Any, get_args
+from collections.abc import Mapping
+from inspect import signature
+from typing import Any
 
-from fastapi.dependencies.models import Dependant
+from fastapi import Response
 from fastapi.routing import APIRoute
 
-from kernel.data.models import Public, ShownOnce
 from kernel.errors import title_of
+from kernel.http.preconditions import row_place
 from kernel.http.problems import PROBLEM_DETAILS, ErrorForm
-from kernel.identity.callers import RoleCheck, get_person, get_principal, get_viewer
+from kernel.http.secrets import holds_secret
+from kernel.http.signatures import (
+    dependencies,
+    flatten,
+    is_read_as_json,
+    is_write,
+    may_be_forbidden,
+    needs_principal,
+    takes_key,
+)
+from kernel.identity.callers import get_viewer
 
 KEEPS = "A key of your own for this write; sent again, it is answered again and not done again."
 KEEPS_NO_SECRET = f"{KEEPS} This answer holds a secret and is not kept: a second time gives 409."
@@ -20,13 +30,14 @@ CALLER, REQUIRED, OPTIONAL = "x-caller", "required", "optional"
 REQUEST_HEADERS = {
     "Idempotency-Key": KEEPS,
     "Prefer": "`tx=rollback` for a dry run: checked and answered, but not stored.",
-    "If-Match": "The ETag that you read; the row must still have it, or 412.",
-    "If-None-Match": "The ETag that you have; 304 if the row still has it.",
+    "If-Match": "The ETag that you read; the row must still have its version, or 412.",
+    "If-None-Match": "The ETag that you have; 304 if the answer is still the same.",
 }
 # 1 to 255 visible characters, bare or as a string of RFC 8941 §3.3.3.
 KEY_PATTERN = r'^("[!#-\[\]-~]{1,255}"|[!#-~][!-~]{0,254})$'
+DIGEST, VERSION = "Of this very answer.", "The row's version, and of this very answer."
 RESPONSE_HEADERS = {
-    "ETag": "The row's version.",
+    "ETag": DIGEST,
     "Idempotent-Replayed": "`true` when this is the answer to an earlier request.",
     "Preference-Applied": "`tx=rollback` after a dry run.",
 }
@@ -35,62 +46,6 @@ RESPONSE_HEADERS = {
 def operation_id(route: APIRoute) -> str:
     """The endpoint's name: what a generated client's method is called."""
     return route.name
-
-
-def is_write(route: APIRoute) -> bool:
-    """Whether a method of the route may change something (RFC 9110 §9.2.1)."""
-    return not {"GET", "HEAD", "OPTIONS"}.issuperset(route.methods or ())
-
-
-def is_about_one_row(route: APIRoute) -> bool:
-    """Whether the answer is the public form of a row, and so has a version."""
-    return isinstance(route.response_model, type) and issubclass(route.response_model, Public)
-
-
-def dependencies(route: APIRoute) -> set[Any]:
-    """All that the operation depends on."""
-    return {part.call for part in _flatten(route.dependant)}
-
-
-def needs_principal(route: APIRoute) -> bool:
-    """Whether only signed-in callers are answered."""
-    calls = dependencies(route)
-    return get_principal in calls or may_be_forbidden(calls)
-
-
-def may_be_forbidden(calls: set[Any]) -> bool:
-    """Whether some of those who are signed in are refused."""
-    return get_person in calls or any(isinstance(call, RoleCheck) for call in calls)
-
-
-def holds_secret(route: APIRoute) -> bool:
-    """Whether the answer has a field that is marked `ShownOnce`."""
-    fields = getattr(route.response_model, "model_fields", {}).values()
-    return any(isinstance(mark, ShownOnce) for field in fields for mark in field.metadata)
-
-
-def input_names(route: APIRoute) -> frozenset[str]:
-    """The names of all that a client may send to the operation, fields of bodies among them."""
-    names: set[str] = set()
-    seen: set[Any] = set()
-    for part in _flatten(route.dependant):
-        told = (part.path_params, part.query_params, part.header_params, part.body_params)
-        for parameter in chain.from_iterable(told):
-            names.add(parameter.name)
-            _add_fields(parameter.field_info.annotation, names, seen)
-    return frozenset(names)
-
-
-def _add_fields(annotation: Any, names: set[str], seen: set[Any]) -> None:
-    """Add the fields of all models in an annotation, which may contain themselves."""
-    for part in get_args(annotation):
-        _add_fields(part, names, seen)
-    if not isinstance(annotation, type) or annotation in seen:
-        return
-    seen.add(annotation)
-    for name, field in getattr(annotation, "model_fields", {}).items():
-        names.add(name)
-        _add_fields(field.annotation, names, seen)
 
 
 def error_response(status: int, form: ErrorForm = PROBLEM_DETAILS) -> dict[str, Any]:
@@ -112,7 +67,7 @@ def in_form(
 
 def declared_errors(route: APIRoute) -> dict[int | str, dict[str, Any]]:
     """The errors that an operation can give, as far as its signature tells."""
-    parts = list(_flatten(route.dependant))
+    parts = list(flatten(route.dependant))
     calls = dependencies(route)
     takes_input = any(part.path_params or part.query_params for part in parts) or route.body_field
     told = {
@@ -134,18 +89,24 @@ def declared_errors(route: APIRoute) -> dict[int | str, dict[str, Any]]:
 
 def document_headers(route: APIRoute) -> dict[str, Any]:
     """The headers that the boundary understands and gives, as a part of the operation."""
-    write, tagged = is_write(route), is_about_one_row(route)
+    write, is_read, is_secret = is_write(route), is_read_as_json(route), holds_secret(route)
+    has_version = row_place(route.response_model) is not None and (write or is_read)
     asked = {
-        "Idempotency-Key": write,
-        "Prefer": write,
+        "Idempotency-Key": takes_key(route),
+        "Prefer": write and not is_secret,
         "If-Match": _may_be_conditional(route),
-        "If-None-Match": tagged and not write,
+        "If-None-Match": is_read,
     }
-    given = {"ETag": tagged, "Idempotent-Replayed": write, "Preference-Applied": write}
-    answers: dict[str, Any] = {str(route.status_code or 200): {"headers": _described(given)}}
+    given = {
+        "ETag": is_read or has_version,
+        "Idempotent-Replayed": takes_key(route) and not is_secret,
+        "Preference-Applied": asked["Prefer"],
+    }
+    headers = _described(given, {"ETag": VERSION} if has_version else {})
+    answers: dict[str, Any] = {str(_status_of(route)): {"headers": headers}} if headers else {}
     if asked["If-None-Match"]:
         answers["304"] = {"description": "Not Modified"}
-    words = REQUEST_HEADERS | ({"Idempotency-Key": KEEPS_NO_SECRET} if holds_secret(route) else {})
+    words = REQUEST_HEADERS | ({"Idempotency-Key": KEEPS_NO_SECRET} if is_secret else {})
     parameters = [_parameter(name, words[name]) for name, known in asked.items() if known]
     known: dict[str, Any] = {"parameters": parameters, "responses": answers}
     if needs_principal(route):
@@ -155,8 +116,17 @@ def document_headers(route: APIRoute) -> dict[str, Any]:
     return known
 
 
+def _status_of(route: APIRoute) -> int:
+    """The status of a success: the operation's own, or its class's, such as a redirection's."""
+    own = route.response_class if isinstance(route.response_class, type) else Response
+    status: int = route.status_code or signature(own).parameters["status_code"].default
+    return status
+
+
 def _may_be_conditional(route: APIRoute) -> bool:
-    return is_write(route) and route.methods != {"POST"}
+    """Whether the URL names a row: that of a POST needs a key for it."""
+    names_row = any(part.path_params for part in flatten(route.dependant))
+    return is_write(route) and (names_row or route.methods != {"POST"})
 
 
 def _parameter(name: str, words: str) -> dict[str, Any]:
@@ -164,14 +134,9 @@ def _parameter(name: str, words: str) -> dict[str, Any]:
     return {"name": name, "in": "header", "description": words, "schema": schema}
 
 
-def _described(given: dict[str, bool]) -> dict[str, Any]:
-    named = {name: RESPONSE_HEADERS[name] for name, known in given.items() if known}
+def _described(given: dict[str, bool], words: dict[str, str]) -> dict[str, Any]:
+    known = RESPONSE_HEADERS | words
+    named = {name: known[name] for name, is_given in given.items() if is_given}
     return {
         name: {"description": words, "schema": {"type": "string"}} for name, words in named.items()
     }
-
-
-def _flatten(dependant: Dependant) -> Iterator[Dependant]:
-    yield dependant
-    for part in dependant.dependencies:
-        yield from _flatten(part)

@@ -1,98 +1,182 @@
-"""`ETag`, `If-Match` and `If-None-Match` for the one row that a request is about (RFC 9110 §13).
+"""`ETag`, `If-None-Match` and `If-Match` (RFC 9110 §8.8.3, §13.1).
 
-A row's entity tag is its version. A precondition is judged after the handler, as §13.2.1 wants it:
-a request that fails anyway fails for its own reason, and a stranger learns nothing from a 412.
+A tag is of the very bytes of an answer: nested rows, joined counts, another caller and a release
+with a new field change it. Of an answer about one row it has the row's version in front,
+`"<version>-<digest>"`, and `If-Match` compares no more than that. It is judged after the handler,
+as §13.2.1 wants it: a request that fails anyway fails for its own reason, and a stranger learns
+nothing from a 412.
 """
 
 import re
-from collections.abc import Callable
-from functools import wraps
-from inspect import iscoroutinefunction
-from typing import Any
+from hashlib import blake2b
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from fastapi import Request, Response
-from sqlalchemy import event
-from sqlmodel.ext.asyncio.session import AsyncSession
+from pydantic import BaseModel
+from pydantic_core import from_json
+from sqlalchemy.orm.exc import StaleDataError
 
-from kernel.context import HEADER_NAMES, current_context
-from kernel.data.models import Public, Table
+from kernel.context import HEADER_NAMES
+from kernel.data.models import Public
+from kernel.data.named_rows import NamedRow
+from kernel.data.session import WriteSession
+from kernel.data.versions import SeenVersions
 from kernel.errors import PreconditionFailed
 
-TAG = re.compile(r'(?P<weak>W/)?(?P<tag>"[!#-~\x80-\xff]*")')
+TAG = re.compile(r'(?:W/)?("[!#-~\x80-\xff]*")')
+VERSION = re.compile(r'"(\d+)(?:-[0-9a-f]+)?"')
 STALE = "the row has changed since it was read"
+NAMELESS = "this URL names no row whose version could be compared; If-Match: * is fine"
+
+Place = tuple[str, ...]
+"""Where in an answer the row is that it is about: `()` for the answer itself."""
 
 
-def _note_answer(result: object) -> None:
-    if (context := current_context()) and isinstance(result, Public):
-        context.row_id, context.version = result.id, result.version
+def row_place(model: Any) -> Place | None:
+    """Where in its answers the row is that they are about: a `Public`, which may be the only one in
+    an envelope; None if they are about no one row."""
+    if _is_public(model):
+        return ()
+    if not isinstance(model, type) or not issubclass(model, BaseModel):
+        return None
+    rows = [
+        field.serialization_alias or name
+        for name, field in model.model_fields.items()
+        if _is_public(field.annotation)
+    ]
+    return (rows[0],) if len(rows) == 1 else None
 
 
-def noting(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-    """The endpoint, which also remembers what version of which row its answer is about."""
-    if not iscoroutinefunction(endpoint):
-        return endpoint  # a stream of events, say, is about no one row
-
-    @wraps(endpoint)
-    async def run(*args: Any, **kwargs: Any) -> Any:
-        result = await endpoint(*args, **kwargs)
-        _note_answer(result)
-        return result
-
-    return run
+def _is_public(annotation: Any) -> bool:
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _is_public(parts[0])
+    if origin in (Union, UnionType):
+        forms = [part for part in parts if part is not type(None)]
+        return any(map(_is_public, forms)) and not any(map(_has_other_version, forms))
+    return isinstance(annotation, type) and issubclass(annotation, Public)
 
 
-def tag_response(request: Request, response: Response) -> Response:
+def _has_other_version(form: Any) -> bool:
+    """Whether a `version` in this form may be no row's; a summary for others than the owner, say,
+    has none at all."""
+    return not _is_public(form) and "version" in getattr(form, "model_fields", ("version",))
+
+
+def row_in(response: Response, place: Place | None) -> dict[str, Any] | None:
+    """The row that the answer is about, as it is sent."""
+    if place is None or not getattr(response, "body", b""):
+        return None
+    try:
+        row = from_json(bytes(response.body))
+    except ValueError:
+        return None  # a response of the handler's own
+    for name in place:
+        row = row.get(name) if isinstance(row, dict) else None
+    return row if isinstance(row, dict) else None
+
+
+def tag_response(request: Request, response: Response, place: Place | None) -> Response:
     """The response with its ETag, or 304 when a GET's client has it already."""
-    context = current_context()
-    if context is None or context.version is None:
-        return response
-    tag = f'"{context.version}"'
-    response.raw_headers.append((b"etag", tag.encode()))
-    if request.method != "GET" or b"if-none-match" not in request.scope[HEADER_NAMES]:
-        return response
-    is_known = _matches(request.headers["if-none-match"], tag, weakly=True)
-    return Response(status_code=304, headers={"ETag": tag}) if is_known else response
+    is_get = request.method == "GET"
+    tag = _own_tag(response)
+    if tag is None:
+        if not _is_tagged(response, is_get=is_get):
+            return response
+        # 0.5 µs for 300 bytes, 7 for 10,000, with and without a CPU's instructions for SHA.
+        digest = blake2b(response.body, digest_size=12).hexdigest()
+        row = None if place is None else row_in(response, place)
+        version = row.get("version") if row else None
+        if version is None and not is_get:
+            return response
+        tag = f'"{digest}"' if version is None else f'"{version}-{digest}"'
+        response.raw_headers.append((b"etag", tag.encode()))
+    if is_get and response.status_code == 200:
+        known = ", ".join(_lines(request, "if-none-match"))
+        if known.strip() == "*" or opaque(tag) in TAG.findall(known):
+            return _not_modified(response)
+    return response
+
+
+def opaque(tag: str) -> str:
+    return tag.removeprefix("W/")
+
+
+def _own_tag(response: Response) -> str | None:
+    """The ETag that the handler has given itself."""
+    for name, value in response.raw_headers:
+        if name == b"etag":
+            return value.decode("latin-1")
+    return None
+
+
+def _is_tagged(response: Response, *, is_get: bool) -> bool:
+    """Whether the answer has a body, which no stream and no file has, of JSON."""
+    status = response.status_code
+    if not (status == 200 if is_get else 200 <= status < 300) or not getattr(response, "body", b""):
+        return False
+    media_type = response.media_type or response.headers.get("content-type", "")
+    return media_type.partition(";")[0].endswith("json")
+
+
+def _not_modified(response: Response) -> Response:
+    """RFC 9110 §15.4.5: with all that the answer says of itself, but for its content."""
+    answer = Response(status_code=304, background=response.background)
+    answer.raw_headers = [
+        (name, value)
+        for name, value in response.raw_headers
+        if not name.startswith(b"content-") or name == b"content-location"
+    ]
+    return answer
+
+
+def _lines(request: Request, header: str) -> list[str]:
+    """All lines of a header, which mean what one with commas means (RFC 9110 §5.3)."""
+    names = request.scope.get(HEADER_NAMES)  # none in an app of somebody else's
+    is_there = names is None or header.encode() in names
+    return request.headers.getlist(header) if is_there else []
 
 
 class IfMatch:
-    """The request's If-Match, and the versions that rows had before the request changed them."""
+    """The request's If-Match, which is judged once the handler is through; see `SeenVersions`.
 
-    def __init__(self, request: Request, session: AsyncSession) -> None:
-        asked = request.method != "POST" and b"if-match" in request.scope[HEADER_NAMES]
-        self._tags = request.headers["if-match"] if asked else None
-        self._path_params = request.path_params
-        self._before: dict[tuple[type, int], int] = {}
-        if self._tags is not None:
-            event.listen(session.sync_session, "before_flush", self._note)
+    `template` is the path of the route, which tells where in the request's path the key is.
+    """
 
-    def _note(self, session: Any, *_: Any) -> None:
-        for row in (*session.dirty, *session.deleted):
-            if isinstance(row, Table):
-                self._before.setdefault((type(row), row.id), row.version)
+    def __init__(self, request: Request, session: WriteSession, template: str) -> None:
+        self._tags: str | None = None
+        if tags := _lines(request, "if-match"):
+            self._tags = ", ".join(tags)
+            self._is_action = request.method == "POST"
+            named = NamedRow.of(request.scope["path"], template, request.path_params)
+            session.seen = self._seen = SeenVersions(session.sync_session, session.unit, named)
 
-    def check(self) -> None:
-        """Judge the precondition, once the handler is through.
-
-        Raises:
-            PreconditionFailed: none of the tags is the row's, or nobody can tell.
-        """
+    async def check(self, session: WriteSession, response: Response, place: Place | None) -> None:
+        """Raise PreconditionFailed if none of the tags is of the version that the row had, or if
+        nobody can tell which row that is."""
         if self._tags is None:
             return
-        context = current_context()
-        answered = (context.row_id, context.version) if context else (None, None)
-        named = {str(answered[0]), *list(self._path_params.values())[-1:]}
-        about = [version for (_, id_), version in self._before.items() if str(id_) in named]
-        # Nothing was changed: then the answer shows the version that is there.
-        unchanged = [version for version in answered[1:] if version is not None]
-        versions = about or list(self._before.values()) or unchanged
-        if not versions or not all(_matches(self._tags, f'"{each}"') for each in versions):
-            raise PreconditionFailed(STALE)
+        try:
+            if session.in_transaction():
+                await session.flush()
+        except StaleDataError as error:
+            self.judge(error)
+            raise
+        answered = row_in(response, place)
+        versions = await self._seen.of_named_row(answered, is_action=self._is_action)
+        self._seen.end()
+        session.seen = None
+        if not self._lets_pass(versions):
+            raise PreconditionFailed(NAMELESS if versions is None else STALE)
 
+    def judge(self, error: StaleDataError) -> None:
+        """Raise PreconditionFailed if it is the row that the URL names which was changed."""
+        if self._tags is not None and not self._lets_pass(self._seen.known_versions()):
+            raise PreconditionFailed(STALE) from error
 
-def _matches(header: str, tag: str, *, weakly: bool = False) -> bool:
-    """RFC 9110 §8.8.3.2: the strong comparison, which no weak tag passes, or the weak one."""
-    if header.strip() == "*":
-        return True
-    return any(
-        found["tag"] == tag and (weakly or not found["weak"]) for found in TAG.finditer(header)
-    )
+    def _lets_pass(self, versions: set[int] | None) -> bool:
+        if self._tags is None or self._tags.strip() == "*":
+            return versions is None or bool(versions)
+        known = {found[1] for tag in TAG.findall(self._tags) if (found := VERSION.fullmatch(tag))}
+        return bool(versions) and {str(version) for version in versions or ()} <= known

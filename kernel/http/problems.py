@@ -13,27 +13,21 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, cast
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.routing import iter_route_contexts
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import to_jsonable_python
-from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import Match
 
 from kernel.context import current_context
-from kernel.errors import DatabaseUnavailable, ServiceError, title_of
-from kernel.reminders import Reminders
+from kernel.errors import title_of
 
-MOST_MISTAKES = 50
 WRONG = "something went wrong"
-# What a route is found by.
-ASKED = ("type", "path", "root_path", "headers")
 PARAMETER = re.compile("{[^}]*}")
-METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+# Statuses whose answer has no body, whatever it should tell (RFC 9110 §15.2, §15.3.5-6, §15.4.5).
+BODILESS = {*range(100, 200), 204, 205, 304}
+# What an error cannot say, since the form does.
+OF_THE_FORM = {"content-type", "content-length"}
 logger = logging.getLogger(__name__)
-_reminders = Reminders()
 
 
 class Mistake(BaseModel):
@@ -112,6 +106,10 @@ def failure_response(
     extras: Mapping[str, Any] = MappingProxyType({}),
 ) -> Response:
     """The answer for a failure, in the form of the router that the request is for."""
+    own = {name.lower(): text for name, text in (headers or {}).items()}
+    headers = {name: text for name, text in own.items() if name not in OF_THE_FORM}
+    if status in BODILESS:
+        return Response(status_code=status, headers=headers)
     context = current_context()
     failure = Failure(status, message, context.request_id if context else "", extras)
     form = _form_of(scope)
@@ -157,61 +155,3 @@ def has_path(path_format: str, path: str) -> bool:
         if place < len(part) + len(first):
             return False
     return path.startswith(first) and path.endswith(last) and place < len(path) - len(last)
-
-
-def _tell_failure(status: int, message: str, error: Exception) -> None:
-    """Log a failure that is raised as an answer, now and then; those of the database are logged
-    where they happen."""
-    cause = type(error.__cause__ or error).__qualname__
-    if failures := _reminders.count((status, message, cause)):
-        fields = {"status": status, "error": cause, "failures": failures}
-        logger.warning(message, extra={"fields": fields})
-
-
-async def _on_service_error(request: Request, error: ServiceError) -> Response:
-    if error.status >= 500 and not isinstance(error, DatabaseUnavailable):
-        _tell_failure(error.status, error.message, error)
-    return failure_response(request.scope, error.status, error.message, error.headers, error.extras)
-
-
-async def _on_http_exception(request: Request, error: HTTPException) -> Response:
-    headers = dict(error.headers or {})
-    if error.status_code >= 500:
-        _tell_failure(error.status_code, str(error.detail), error)
-    if error.status_code == 405:
-        headers["Allow"] = ", ".join(_allowed_methods(request))
-    return failure_response(request.scope, error.status_code, error.detail, headers)
-
-
-async def _on_invalid_request(request: Request, error: RequestValidationError) -> Response:
-    # Only these three members: `input` and `ctx` would send a password back.
-    mistakes = [
-        {
-            "loc": [part[:64] if isinstance(part, str) else part for part in each["loc"]],
-            "type": each["type"],
-            "msg": each["msg"].removeprefix("Value error, "),
-        }
-        for each in error.errors()[:MOST_MISTAKES]
-    ]
-    extras = {"errors": mistakes}
-    return failure_response(request.scope, 422, "the request is not valid", extras=extras)
-
-
-def _allowed_methods(request: Request) -> list[str]:
-    """All methods that the path answers to; Starlette's own Allow names one route's only."""
-    routes = request.app.router.routes
-
-    def answers(method: str) -> bool:
-        # A scope of its own: to match also notes in it what was found.
-        scope = {name: request.scope[name] for name in ASKED if name in request.scope}
-        return any(route.matches({**scope, "method": method})[0] == Match.FULL for route in routes)
-
-    methods = [method for method in METHODS if answers(method)]
-    return [*methods, "HEAD"] if "GET" in methods else methods
-
-
-def install_error_handlers(app: FastAPI) -> None:
-    """Give the framework's errors and the service's own the one form."""
-    app.add_exception_handler(ServiceError, _on_service_error)  # type: ignore[arg-type]
-    app.add_exception_handler(HTTPException, _on_http_exception)  # type: ignore[arg-type]
-    app.add_exception_handler(RequestValidationError, _on_invalid_request)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ a dependency, after its `yield`, happens when the client already has its 201.)
 
 from collections.abc import Callable
 from functools import cached_property
+from inspect import isfunction
 from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
@@ -16,18 +17,21 @@ from starlette.types import ASGIApp
 from kernel.context import current_context
 from kernel.data.driver import Isolation
 from kernel.fast.plan import Handler, Plan
+from kernel.fast.planning import NeedsFastAPI
 from kernel.fast.routing import with_plain_ids
-from kernel.http.bodies import with_checked_body
-from kernel.http.openapi import (
-    declared_errors,
-    document_headers,
-    holds_secret,
-    in_form,
+from kernel.http.answer_headers import Audience
+from kernel.http.bodies import with_checked_body, with_trimmed_lines
+from kernel.http.openapi import declared_errors, document_headers, in_form
+from kernel.http.preconditions import Place, row_place, tag_response
+from kernel.http.problems import PROBLEM_DETAILS, ErrorForm
+from kernel.http.secrets import UNDECLARED, holds_secret, noting_secrets
+from kernel.http.signatures import (
+    audience_of,
     input_names,
     is_write,
+    may_read_body,
+    takes_key,
 )
-from kernel.http.preconditions import noting, tag_response
-from kernel.http.problems import PROBLEM_DETAILS, ErrorForm
 from kernel.http.writes import Write
 
 RETRIES = 2
@@ -42,19 +46,24 @@ class BoundaryRoute(APIRoute):
     errors = PROBLEM_DETAILS
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        super().__init__(with_plain_ids(path, endpoint), noting(endpoint), **options)
+        declared = options.get("response_model", UNDECLARED)
+        endpoint = noting_secrets(with_trimmed_lines(endpoint), declared)
+        super().__init__(with_plain_ids(path, endpoint), endpoint, **options)
         self.responses = {**declared_errors(self), **in_form(self.responses, self.errors)}
         self.openapi_extra = {**document_headers(self), **(self.openapi_extra or {})}
 
     def get_route_handler(self) -> Handler:
         return self._within(super().get_route_handler(), is_planned=False)
 
-    def plan(self, context: RouteContext) -> ASGIApp:
+    def short_way(self, context: RouteContext) -> ASGIApp:
         """The short way through the operation as it is mounted.
 
         Raises:
-            Unplanned: it needs all of FastAPI.
+            NeedsFastAPI: it is not known to be equal.
         """
+        has_own_methods = any(isfunction(getattr(type(self), name, None)) for name in vars(self))
+        if "is_plain" not in vars(type(self)) or has_own_methods:
+            raise NeedsFastAPI("a route class of its own")
         plan = Plan(context)
         return plan.app(self._within(plan.run, is_planned=True))
 
@@ -68,12 +77,32 @@ class BoundaryRoute(APIRoute):
         """Whether the answer is not to be stored."""
         return holds_secret(self)
 
+    @cached_property
+    def audience(self) -> Audience:
+        """For whom the answers are."""
+        return audience_of(self)
+
+    @cached_property
+    def row_place(self) -> Place | None:
+        """Where in an answer the row is that it is about."""
+        return row_place(self.response_model)
+
+    @cached_property
+    def takes_key(self) -> bool:
+        """Whether it heeds an Idempotency-Key."""
+        return takes_key(self)
+
+    @cached_property
+    def may_read_body(self) -> bool:
+        """Whether the handler may read a body that the signature does not declare."""
+        return may_read_body(self)
+
     def _within(self, handler: Handler, *, is_planned: bool) -> Handler:
         if self.body_field is not None:
             handler = with_checked_body(handler, self.body_field.field_info)
         if is_write(self):
             return Write(handler, self, is_planned=is_planned).run
-        return _read(handler)
+        return _read(handler, self.row_place)
 
 
 class Router(APIRouter):
@@ -83,7 +112,8 @@ class Router(APIRouter):
     instead of PostgreSQL's "read_committed"; `retries` is how often a write is run again when
     somebody was in its way (0 for what must not run twice). An operation may have its own:
     `@router.post("/payments", retries=0)`. `errors` is the form of its failures, if it is not the
-    house's; `lifespan` opens what the slice needs itself, before the first request.
+    house's; `lifespan` opens what the slice needs itself, before the first request. A `route_class`
+    has its own ways around the boundary.
     """
 
     def __init__(
@@ -92,11 +122,12 @@ class Router(APIRouter):
         isolation: Isolation | None = None,
         retries: int = RETRIES,
         errors: ErrorForm = PROBLEM_DETAILS,
+        route_class: type[APIRoute] = APIRoute,
         **options: Any,
     ) -> None:
-        route_class = type("BoundaryRoute", (BoundaryRoute,), {"errors": errors})
-        super().__init__(route_class=route_class, redirect_slashes=False, **options)
-        self._isolation, self._retries = isolation, retries
+        bounded = _bounded(route_class, errors)
+        super().__init__(route_class=bounded, redirect_slashes=False, **options)
+        self._isolation, self._retries, self._errors = isolation, retries, errors
 
     def add_api_route(
         self,
@@ -112,6 +143,13 @@ class Router(APIRouter):
         if isinstance(route, BoundaryRoute):
             route.isolation = isolation or self._isolation
             route.retries = self._retries if retries is None else retries
+
+    def add_api_websocket_route(
+        self, path: str, endpoint: Callable[..., Any], *args: Any, **options: Any
+    ) -> None:
+        super().add_api_websocket_route(path, endpoint, *args, **options)
+        route: Any = self.routes[-1]
+        route.errors = self._errors
 
     def api_route(self, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
         def add(endpoint: Endpoint) -> Endpoint:
@@ -133,9 +171,18 @@ class Router(APIRouter):
         return self.api_route(path, methods=["DELETE"], **options)
 
 
-def _read(handler: Handler) -> Handler:
+def _bounded(route_class: type[APIRoute], errors: ErrorForm) -> type[APIRoute]:
+    """The route class with the boundary inside of it."""
+    if issubclass(BoundaryRoute, route_class):
+        return type("BoundaryRoute", (BoundaryRoute,), {"errors": errors, "is_plain": True})
+    is_bounded = issubclass(route_class, BoundaryRoute)
+    bases = (route_class,) if is_bounded else (route_class, BoundaryRoute)
+    return type(route_class.__name__, bases, {"errors": errors})
+
+
+def _read(handler: Handler, place: Place | None) -> Handler:
     async def run(request: Request) -> Response:
-        response = tag_response(request, await handler(request))
+        response = tag_response(request, await handler(request), place)
         if (context := current_context()) and context.link:
             response.raw_headers.append((b"link", context.link.encode()))
         return response

@@ -3,14 +3,11 @@
 import asyncio
 import random
 from contextlib import AsyncExitStack
-from typing import Protocol
 
 from fastapi import BackgroundTasks, Request, Response
-from sqlalchemy import text
 from sqlalchemy.orm.exc import StaleDataError
 
-from kernel.context import HEADER_NAMES, PRINCIPAL, SESSION, current_context
-from kernel.data.driver import Isolation
+from kernel.context import PRINCIPAL, SESSION, current_context
 from kernel.data.independent import run_callbacks
 from kernel.data.resources import resources_of
 from kernel.data.session import WriteSession
@@ -25,30 +22,22 @@ from kernel.data.sqlstate import (
     unavailable,
 )
 from kernel.data.unit_of_work import Callback
-from kernel.errors import OutcomeUnknown, PreconditionFailed
+from kernel.errors import BadRequest, OutcomeUnknown
 from kernel.fast.plan import Handler
 from kernel.http.attempts import Replay, fresh_dependencies
-from kernel.http.idempotency import KeyedRequest, claim, keep, read_key
-from kernel.http.preconditions import STALE, IfMatch, tag_response
-from kernel.identity.callers import find_principal
-
-DRY_RUN = "tx=rollback"
-
-
-class Operation(Protocol):
-    """What a write has to know of its route."""
-
-    isolation: Isolation | None
-    retries: int
-
-    @property
-    def body_field(self) -> object: ...
-
-    @property
-    def input_names(self) -> frozenset[str]: ...
-
-    @property
-    def holds_secret(self) -> bool: ...
+from kernel.http.idempotency import (
+    KeyedRequest,
+    SentKey,
+    claim,
+    keep,
+    may_be_repeated,
+    of_caller,
+    read_ahead,
+)
+from kernel.http.operation import Operation
+from kernel.http.preconditions import IfMatch, tag_response
+from kernel.http.rehearsals import NO_REHEARSAL, is_rehearsal, rehearse
+from kernel.identity.callers import note_principal
 
 
 class Write:
@@ -60,8 +49,11 @@ class Write:
     async def run(self, request: Request) -> Response:
         # A plan has read what its operation declares.
         is_read = self._is_planned and self._route.body_field is not None
-        replay = Replay(request, is_read=is_read)
+        if self._route.holds_secret and is_rehearsal(request):
+            raise BadRequest(NO_REHEARSAL)
+        first, replay = request, Replay(request, is_read=is_read)
         try:
+            sent = await read_ahead(self._route, request, replay, is_read=is_read)
             for attempt in range(self._route.retries + 1):
                 if attempt:
                     # Nothing was committed, so the work can start over: on a fresh connection, or
@@ -70,17 +62,17 @@ class Write:
                 if attempt or not is_read:
                     request = await replay.request()
                 try:
-                    return await self._attempt(request)
+                    return await self._attempt(request, sent)
                 except Exception as error:  # noqa: BLE001  # raised again, or worth another attempt
                     is_last = attempt == self._route.retries
                     self._raise_unless_retryable(error, request, is_last=is_last)
             raise AssertionError("unreachable")
         finally:
+            # Handlers of errors are given the first, and may ask for what was read of it.
+            vars(first).update(vars(request))
             replay.close()
 
     def _raise_unless_retryable(self, error: Exception, request: Request, *, is_last: bool) -> None:
-        if isinstance(error, StaleDataError) and b"if-match" in request.scope[HEADER_NAMES]:
-            raise PreconditionFailed(STALE) from error
         if not is_ours(error):
             raise error
         if is_disconnect(error) or is_outdated(error):
@@ -91,56 +83,63 @@ class Write:
             raise answer from error
         raise error
 
-    async def _attempt(self, request: Request) -> Response:
+    async def _attempt(self, request: Request, sent: SentKey | None) -> Response:
         session = WriteSession(resources_of(request.app).writer.unit_of_work(self._route.isolation))
         try:
             if self._is_planned:
-                response = await self._work(request, session, None)
+                response = await self._work(request, session, sent, None)
             else:
                 async with fresh_dependencies(request) as of_handler:
-                    response = await self._work(request, session, of_handler)
+                    response = await self._work(request, session, sent, of_handler)
             return _with_callbacks(response, session.unit.committed)
         finally:
             await session.end()
 
     async def _work(
-        self, request: Request, session: WriteSession, of_handler: AsyncExitStack | None
+        self,
+        request: Request,
+        session: WriteSession,
+        sent: SentKey | None,
+        of_handler: AsyncExitStack | None,
     ) -> Response:
         scope, keyed = request.scope, None
         scope[SESSION], scope[PRINCIPAL] = session, None
         if context := current_context():
             context.begin_attempt(session.unit)
-        dry_run = DRY_RUN in _preferences(request)
-        if b"idempotency-key" in scope[HEADER_NAMES] and not dry_run:
-            scope[PRINCIPAL] = await find_principal(request)
-            keyed = await read_key(request, scope[PRINCIPAL])
+        if sent and (principal := await note_principal(request)):
+            keyed = of_caller(sent, request, principal)
             if replay := await claim(session, keyed):
                 return replay
-        precondition = IfMatch(request, session)
-        response = await self._handler(request)
+        precondition = IfMatch(request, session, self._route.path)
+        try:
+            response = await self._handler(request)
+        except StaleDataError as error:
+            precondition.judge(error)
+            raise
         if of_handler:
             await of_handler.aclose()
         if response.status_code >= 400:
             await session.rollback()
             return response
-        precondition.check()
-        response = tag_response(request, response)
-        await self._conclude(session, response, keyed, is_dry_run=dry_run)
+        await precondition.check(session, response, self._route.row_place)
+        response = tag_response(request, response, self._route.row_place)
+        await self._conclude(request, session, response, keyed)
         return response
 
     async def _conclude(
         self,
+        request: Request,
         session: WriteSession,
         response: Response,
         keyed: KeyedRequest | None,
-        *,
-        is_dry_run: bool,
     ) -> None:
-        if is_dry_run:
-            await _rehearse(session, response)
+        if is_rehearsal(request):
+            await rehearse(session, response, is_repeatable=may_be_repeated(response, self._route))
             return
         if keyed:
-            await keep(session, keyed, response, secret=self._route.holds_secret)
+            await keep(
+                session, keyed, response, is_repeatable=may_be_repeated(response, self._route)
+            )
         try:
             await session.finish()
         except OutcomeUnknown as error:
@@ -162,19 +161,3 @@ def _with_callbacks(response: Response, callbacks: list[Callback]) -> Response:
             tasks.add_task(response.background)
         response.background = tasks
     return response
-
-
-async def _rehearse(session: WriteSession, response: Response) -> None:
-    """Let everything be checked that COMMIT would check, then undo it (RFC 7240 §3)."""
-    await session.flush()
-    await (await session.connection()).execute(text("SET CONSTRAINTS ALL IMMEDIATE"))
-    await session.rollback()
-    response.background = None
-    response.headers["Preference-Applied"] = DRY_RUN
-
-
-def _preferences(request: Request) -> set[str]:
-    if b"prefer" not in request.scope[HEADER_NAMES]:
-        return set()
-    given = ",".join(request.headers.getlist("prefer")).replace('"', "").lower()
-    return {preference.partition(";")[0].replace(" ", "") for preference in given.split(",")}

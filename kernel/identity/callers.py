@@ -4,27 +4,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from fastapi import Depends, Request
-from fastapi.security import APIKeyHeader, OAuth2PasswordBearer
+from fastapi import Depends
+from fastapi.security import APIKeyCookie, APIKeyHeader, OAuth2PasswordBearer
+from starlette.requests import HTTPConnection
 
 from kernel.context import HEADER_NAMES, PRINCIPAL, SESSION, current_context
-from kernel.data.resources import resources_of
+from kernel.data.resources import HasState, resources_of
 from kernel.data.session import WriteSession
 from kernel.data.snapshots import Rows
 from kernel.errors import Forbidden, Unauthorized
 from kernel.identity.principal import ADMIN, Authenticator, Principal
+
+CHALLENGE = "WWW-Authenticate"
 
 
 @dataclass(frozen=True)
 class CredentialScheme:
     """A way in which a request may carry a credential, and who can tell whose it is.
 
-    `security` is FastAPI's, for OpenAPI; `read` gives all credentials of the kind that the request
-    has, an empty list most of the time.
+    `security` is FastAPI's, for OpenAPI; `read` gives all credentials of the kind that a request or
+    a WebSocket's handshake has, an empty list most of the time.
     """
 
     security: Callable[..., Any]
-    read: Callable[[Request], Sequence[str]]
+    read: Callable[[HTTPConnection], Sequence[str]]
     authenticate: Authenticator
 
 
@@ -45,26 +48,35 @@ def header_scheme(header: str, authenticate: Authenticator) -> CredentialScheme:
     """A key in a header of its own, such as `X-API-Key`."""
     name = header.lower().encode()
 
-    def read(request: Request) -> Sequence[str]:
-        if name not in request.scope[HEADER_NAMES]:
+    def read(connection: HTTPConnection) -> Sequence[str]:
+        if name not in connection.scope[HEADER_NAMES]:
             return ()
-        return [value for value in request.headers.getlist(header) if value]
+        return [value for value in connection.headers.getlist(header) if value]
 
     security = APIKeyHeader(name=header, scheme_name=header)
     return CredentialScheme(security, read, authenticate)
 
 
-def _bearer_tokens(request: Request) -> Sequence[str]:
-    if b"authorization" not in request.scope[HEADER_NAMES]:
+def _bearer_tokens(connection: HTTPConnection) -> Sequence[str]:
+    if b"authorization" not in connection.scope[HEADER_NAMES]:
         return ()
-    given = request.headers.getlist("authorization")
+    given = connection.headers.getlist("authorization")
     if len(given) > 1:
         return given  # one of which could be somebody else's
     scheme, _, token = given[0].partition(" ")
     return [token] if scheme.lower() == "bearer" and token else ()
 
 
-async def find_principal(request: Request) -> Principal | None:
+def challenges(app: HasState) -> list[str]:
+    """What a 401 asks for: the schemes that the service takes, as FastAPI names each in its own
+    ("How to use old 403 authentication error status codes")."""
+    schemes = resources_of(app).get(Credentials).schemes
+    makers = [getattr(each.security, "make_not_authenticated_error", None) for each in schemes]
+    headers = [maker().headers or {} for maker in makers if maker]
+    return [*dict.fromkeys(each[CHALLENGE] for each in headers if CHALLENGE in each)]
+
+
+async def find_principal(connection: HTTPConnection) -> Principal | None:
     """The caller, or None for a request without a valid credential of an active account.
 
     A request with two credentials is a mistake, and has none. The account is looked up anew in each
@@ -72,59 +84,81 @@ async def find_principal(request: Request) -> Principal | None:
     ended. A write that has begun looks in its own transaction; another one begins behind this, and
     holds no connection while it hashes a password, say.
     """
-    found = _credentials(request)
+    found = _credentials(connection)
     if len(found) != 1:
         return None
     ((scheme, credential),) = found
-    resources = resources_of(request.app)
-    session: WriteSession | None = request.scope.get(SESSION)
-    has_begun = session is not None and session.unit.holds_connection
-    rows: Rows = session if session is not None and has_begun else resources.primary
-    return await scheme.authenticate(resources, rows, credential)
+    resources = resources_of(connection.app)
+    session: WriteSession | None = connection.scope.get(SESSION)
+    if session is None or not session.unit.holds_connection:
+        return await scheme.authenticate(resources, resources.primary, credential)
+    finding = scheme.authenticate(resources, session, credential)
+    return await (session.seen.looking_away(finding) if session.seen else finding)
 
 
-def _credentials(request: Request) -> list[tuple[CredentialScheme, str]]:
+def _credentials(connection: HTTPConnection) -> list[tuple[CredentialScheme, str]]:
     found: list[tuple[CredentialScheme, str]] = []
-    for scheme in resources_of(request.app).get(Credentials).schemes:
-        credentials = scheme.read(request)
+    is_cross_site = connection.scope["type"] == "websocket" and _is_cross_site(connection)
+    for scheme in resources_of(connection.app).get(Credentials).schemes:
+        if is_cross_site and isinstance(scheme.security, APIKeyCookie):
+            continue
+        credentials = scheme.read(connection)
         if isinstance(credentials, str):
             raise TypeError("a credential scheme reads a list of credentials, and no text")
         found += [(scheme, credential) for credential in credentials]
     return found
 
 
-async def get_principal(request: Request) -> Principal:
+def has_credential(connection: HTTPConnection) -> bool:
+    """Whether the request says who its caller is, rightly or not."""
+    return bool(_credentials(connection))
+
+
+async def note_principal(connection: HTTPConnection) -> Principal | None:
+    """The caller, as `find_principal` finds it, noted for the log and for whoever asks again."""
+    # The boundary has looked already when it needs to know whose idempotency key it has.
+    principal = connection.scope.get(PRINCIPAL) or await find_principal(connection)
+    connection.scope[PRINCIPAL] = principal
+    if principal and (context := current_context()):
+        context.user_id = principal.id
+    return principal
+
+
+def _is_cross_site(connection: HTTPConnection) -> bool:
+    """Whether a page of another origin opens the WebSocket: browsers let it, and send cookies along
+    (RFC 6455 §10.2)."""
+    headers = connection.headers
+    return "origin" in headers and headers["origin"].partition("://")[2] != headers.get("host")
+
+
+async def get_principal(connection: HTTPConnection) -> Principal:
     """The caller.
 
     Raises:
         Unauthorized: no credential, one that is not valid, or an account that is not active.
     """
-    # The boundary has looked already when it needs to know whose idempotency key it has.
-    principal = request.scope.get(PRINCIPAL) or await find_principal(request)
+    principal = await note_principal(connection)
     if principal is None:
         raise Unauthorized("sign in to do this")
-    request.scope[PRINCIPAL] = principal
-    if context := current_context():
-        context.user_id = principal.id
     return principal
 
 
-async def get_viewer(request: Request) -> Principal | None:
+async def get_viewer(connection: HTTPConnection) -> Principal | None:
     """The caller, or None for a request without any credential.
 
     Raises:
         Unauthorized: there is one, and it is not valid.
     """
-    return await get_principal(request) if _credentials(request) else None
+    return await get_principal(connection) if has_credential(connection) else None
 
 
-async def get_person(request: Request) -> Principal:
+async def get_person(connection: HTTPConnection) -> Principal:
     """The caller, who has signed in with a password.
 
     Raises:
         Forbidden: with an API key, say, which is to make nothing that outlives it.
     """
-    me = await get_principal(request)
+    me = await get_principal(connection)
     if me.sign_in is None:
         raise Forbidden("only for a person who has signed in with a password")
     return me
@@ -136,13 +170,13 @@ class RoleCheck:
 
     roles: tuple[str, ...]
 
-    async def __call__(self, request: Request) -> Principal:
+    async def __call__(self, connection: HTTPConnection) -> Principal:
         """The caller.
 
         Raises:
             Forbidden: the caller has another role.
         """
-        me = await get_principal(request)
+        me = await get_principal(connection)
         if me.role not in self.roles:
             one = len(self.roles) == 1
             raise Forbidden(f"only for the role{'' if one else 's'} {', '.join(self.roles)}")

@@ -5,6 +5,7 @@ imports the walks: `from kernel.testing.contract import *`.
 """
 
 pytest_plugins = [
+    "kernel.testing.switches",
     "kernel.testing.suite",
     "kernel.testing.fixtures",
     "kernel.testing.instruments",

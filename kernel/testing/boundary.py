@@ -33,8 +33,24 @@ def is_write(operation: Operation) -> bool:
     return operation.is_write
 
 
+def takes_key(operation: Operation) -> bool:
+    return operation.takes_key
+
+
+def takes_no_key(operation: Operation) -> bool:
+    return operation.is_write and not operation.takes_key
+
+
+def can_be_rehearsed(operation: Operation) -> bool:
+    return operation.is_write and not operation.answers_with_a_secret
+
+
+def answers_with_a_secret(operation: Operation) -> bool:
+    return operation.answers_with_a_secret
+
+
 def can_be_wrong(operation: Operation) -> bool:
-    return operation.is_write and bool(operation.body or operation.parameters("path"))
+    return operation.takes_key and bool(operation.body or operation.parameters("path"))
 
 
 @pytest.fixture
@@ -87,7 +103,7 @@ async def test_a_refusal_at_commit_is_no_success(
     assert is_right, told(request, answer, expected)
 
 
-@every(is_write)
+@every(takes_key)
 async def test_a_repeated_key_is_answered_again_byte_for_byte_and_done_once(
     sampler: Sampler, rows: Rows, operation: Operation
 ) -> None:
@@ -112,7 +128,7 @@ def without(answer: httpx.Response, names: set[str]) -> dict[str, str]:
     return {name: value for name, value in answer.headers.items() if name not in names}
 
 
-@every(is_write)
+@every(takes_key)
 async def test_a_key_belongs_to_its_caller_method_path_and_body(
     sampler: Sampler, sign_up: SignUp, operation: Operation
 ) -> None:
@@ -137,6 +153,17 @@ async def test_a_key_belongs_to_its_caller_method_path_and_body(
     assert is_theirs, told(request, theirs, "no replay of somebody else's answer")
 
 
+@every(takes_no_key)
+async def test_a_key_without_a_caller_is_not_looked_at(
+    sampler: Sampler, sql: "Connection[Any]", operation: Operation
+) -> None:
+    for key in ("a-key", "a-key", "not one key"):
+        answer = await sampler.send(await sampler.prepare(operation), Idempotency_Key=key)
+        assert answer.is_success, f"{operation.title} gave {answer.status_code} for a key"
+        assert "idempotent-replayed" not in answer.headers, operation.title
+    assert await sql.fetchval(KEPT) == 0, f"{operation.title} has kept a key that is nobody's"
+
+
 @every(can_be_wrong)
 async def test_a_failure_is_not_kept(
     sampler: Sampler, sql: "Connection[Any]", operation: Operation
@@ -157,7 +184,7 @@ def nowhere(request: Request) -> Request:
     return replace(request, path=request.with_key(last, "0x").partition("?")[0])
 
 
-@every(is_write)
+@every(takes_key)
 async def test_a_key_that_is_not_visible_characters_is_refused(
     sampler: Sampler, operation: Operation
 ) -> None:
@@ -175,7 +202,7 @@ def as_bytes(text: str | bytes) -> bytes:
     return text.encode("latin-1") if isinstance(text, str) else text
 
 
-@every(is_write)
+@every(can_be_rehearsed)
 async def test_a_dry_run_answers_as_if_and_changes_nothing(
     sampler: Sampler, rows: Rows, sql: "Connection[Any]", operation: Operation
 ) -> None:
@@ -198,7 +225,7 @@ async def test_a_dry_run_answers_as_if_and_changes_nothing(
     assert is_run, told(request, another, "a dry run, and no replay")
 
 
-@every(is_write)
+@every(can_be_rehearsed)
 async def test_a_dry_run_checks_what_commit_would_check(
     sampler: Sampler,
     rows: Rows,
@@ -212,3 +239,14 @@ async def test_a_dry_run_checks_what_commit_would_check(
     expected = "409, as COMMIT would give" if is_refused else "success, since it writes nothing"
     is_right = answer.status_code == 409 if is_refused else answer.is_success
     assert is_right, told(request, answer, expected)
+
+
+@every(answers_with_a_secret)
+async def test_a_dry_run_gives_no_secret(
+    sampler: Sampler, rows: Rows, operation: Operation
+) -> None:
+    request = await sampler.prepare(operation)
+    before = await rows()
+    answer = await sampler.send(request, Prefer="tx=rollback")
+    assert answer.status_code == 400, told(request, answer, "400: its answer is the effect")
+    assert await rows() == before, told(request, answer, "no change by a dry run")

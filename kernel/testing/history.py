@@ -39,7 +39,9 @@ SHAPE = """
     SELECT format('type %s', typname) FROM pg_type
     WHERE typnamespace = 'public'::regnamespace AND typtype IN ('d', 'e')
     UNION ALL
-    SELECT format('function %s', oid::regprocedure) FROM pg_proc
+    SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
+    UNION ALL
+    SELECT format('function %s %s', oid::regprocedure, prosrc) FROM pg_proc
     WHERE pronamespace = 'public'::regnamespace
 """
 # Names of constraints and indexes by their kind, without NOT NULL, which has no name of ours.

@@ -21,6 +21,7 @@ from sqlmodel import SQLModel
 
 import features
 from kernel.data.schema import BrokenHistory, migration_config
+from kernel.data.version_counter import TRIGGER
 from kernel.testing.history import (
     NAMES,
     PREFIXES,
@@ -41,6 +42,11 @@ from kernel.testing.suite import Database
 
 POSTGRES = make_url("postgresql://").get_dialect()()
 AUTOGENERATE = "uv run alembic upgrade head && uv run alembic revision --autogenerate -m WHAT"
+
+COUNTED = f"""
+    SELECT tgrelid::regclass::text FROM pg_trigger
+    WHERE tgname = '{TRIGGER}' AND tgenabled = 'O' AND NOT tgisinternal
+"""
 
 each_revision = pytest.mark.parametrize("script", REVISIONS, ids=lambda script: script.revision)
 
@@ -159,6 +165,15 @@ async def test_migrations_make_what_the_models_say(migrated: str, empty: str) ->
     expected, found = await shape(empty), await shape(migrated)
     told = "the migrations do not make (-), or make besides (+), what the models say; write it into"
     assert found == expected, f"{told} a new migration:{difference(expected, found)}"
+
+
+async def test_the_database_counts_every_version(migrated: str) -> None:
+    """Or a bulk UPDATE would keep the version, and an `If-Match` would let a lost update pass."""
+    rows = await query(migrated, COUNTED)
+    counted = {name for (name,) in rows}
+    models = {table.name for table in SQLModel.metadata.tables.values() if "version" in table.c}
+    missing = sorted(models - counted)
+    assert missing == [], f"no trigger counts the versions of {missing}: {AUTOGENERATE}"
 
 
 async def test_every_name_follows_the_convention(migrated: str) -> None:

@@ -13,6 +13,7 @@ from sqlalchemy import Index, Table, UniqueConstraint
 from sqlmodel import SQLModel
 
 from kernel.http.bodies import FORMS, JSON
+from kernel.http.openapi import VERSION
 from kernel.testing.hooks import Hooks, endpoints, hooks_of
 from kernel.testing.schemas import Field, Place, Schema, Schemas
 
@@ -109,10 +110,20 @@ class Operation:
         return next(each for status, each in self.spec["responses"].items() if status[0] == "2")
 
     @property
+    def answer_has_version(self) -> bool:
+        """Whether the document says that the ETag has a row's version in front."""
+        tag: Schema = self.success.get("headers", {}).get("ETag", {})
+        return tag.get("description") == VERSION
+
+    @property
     def answers_with_a_secret(self) -> bool:
-        """Whether its answer is too secret to be kept for a replay."""
-        given = self.spec.get("parameters", [])
-        return any("secret" in each.get("description", "") for each in given)
+        """Whether its answer is too secret to be kept for a replay, or to be rehearsed."""
+        return self.is_write and "Prefer" not in self.parameters("header")
+
+    @property
+    def takes_key(self) -> bool:
+        """Whether it heeds an Idempotency-Key: one that asks for its caller does."""
+        return "Idempotency-Key" in self.parameters("header")
 
     @property
     def is_list(self) -> bool:

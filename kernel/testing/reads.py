@@ -9,7 +9,7 @@ from kernel.testing.asking import (  # noqa: F401  # fixtures of the modules tha
     running_app,
     told,
 )
-from kernel.testing.fixtures import Connection
+from kernel.testing.fixtures import Connection, SignUp
 from kernel.testing.instruments import TABLES, Ask
 from kernel.testing.operations import Operation
 from kernel.testing.sampler import Sampler
@@ -19,6 +19,17 @@ REFUSE = """
     CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN RAISE 'a GET wrote'; END $$
 """
+# Every row that has a version has another one then.
+CHANGE_ALL = """
+    DO $$ DECLARE name text; BEGIN
+        FOR name IN SELECT table_name FROM information_schema.columns
+            WHERE table_schema = 'public' AND column_name = 'version'
+        LOOP
+            EXECUTE format('UPDATE %I SET version = version + 1, updated_at = now()', name);
+        END LOOP;
+    END $$
+"""
+TAG = re.compile(r'"(?:(?P<version>\d+)-)?[0-9a-f]+"')
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "QUERY", "BREW"}
 HEADERS = {"Idempotency-Key", "Prefer", "If-Match", "If-None-Match"}
 
@@ -83,8 +94,14 @@ def test_every_header_of_the_boundary_is_one_that_is_tested(walk: Walk) -> None:
 
     writes = [each for each in walk.operations if each.is_write]
     assert REQUEST_HEADERS.keys() == HEADERS
-    assert documenting("Idempotency-Key") == documenting("Prefer") == writes
-    assert documenting("If-Match") == [each for each in writes if each.method != "POST"]
+    known = [each for each in writes if each.spec.get("security")]
+    assert all(each in known for each in documenting("Idempotency-Key"))  # a key is a caller's
+    assert documenting("Prefer") == [each for each in writes if not each.answers_with_a_secret]
+    # A POST names a row by a key in its path, or none.
+    named = [each for each in writes if each.method != "POST" or each.parameters("path")]
+    assert documenting("If-Match") == named
+    tagged = [each for each in walk.operations if not each.is_write and gives_a_tag(each)]
+    assert documenting("If-None-Match") == tagged
 
 
 @every(takes_a_tag)
@@ -93,19 +110,45 @@ async def test_a_get_with_the_current_tag_is_not_modified(
 ) -> None:
     request = await sampler.prepare(operation)
     read = await ask(request)
-    tag = read.headers.get("etag")
-    assert tag == f'"{read.json()["version"]}"', told(
-        request, read, f"the row's version, not {tag}"
-    )
+    tag = read.headers.get("etag", "")
+    is_tagged = TAG.fullmatch(tag)
+    assert is_tagged, told(request, read, "an ETag of the answer", f"ETag: {tag}")
     for tags in (tag, f"W/{tag}", f'"0", {tag}', "*"):
         answer = await ask(request, headers={**request.headers, "If-None-Match": tags})
         is_known = (answer.status_code, answer.content) == (304, b"")
         assert is_known, told(request, answer, "304", f"If-None-Match: {tags}")
-        assert answer.headers.get("etag") == tag, told(request, answer, f"ETag: {tag}")
-    for tags in ('"0"', tag.strip('"'), ""):
+        named = ("etag", "cache-control", "vary")  # RFC 9110 §15.4.5
+        is_alike = all(answer.headers.get(name) == read.headers.get(name) for name in named)
+        assert is_alike, told(request, answer, f"{named} as with 200")
+    version, _, digest = tag.strip('"').rpartition("-")
+    for tags in ('"0"', tag.strip('"'), "", f'"{version or 1}"', f'"0-{digest}"'):
         answer = await ask(request, headers={**request.headers, "If-None-Match": tags})
         is_whole = (answer.status_code, answer.content) == (200, read.content)
         assert is_whole, told(request, answer, "200 with the row", f"If-None-Match: {tags}")
+
+
+@every(takes_a_tag)
+async def test_only_the_same_bytes_are_not_modified(
+    sampler: Sampler, sign_up: SignUp, sql: "Connection[Any]", operation: Operation
+) -> None:
+    """Asked again by the same caller and by another one, before and after a change of all rows."""
+    if create := sampler.operations.get(("POST", operation.path)):
+        await sampler.call(create)  # or a list may be empty
+    request = await sampler.prepare(operation)
+    read = await sampler.send(request)
+    tag = read.headers["etag"]
+    another = Sampler(sampler.caller.app, await sign_up("Another", "admin"))
+    for change in ("SELECT 1", CHANGE_ALL):
+        await sql.execute(change)
+        for asker in (sampler, another):
+            whole = await asker.send(request)
+            if whole.status_code == 200:
+                is_same = whole.content == read.content
+                answer = await asker.send(request, If_None_Match=tag)
+                expected = "304 for the same bytes" if is_same else "200 for other bytes"
+                is_right = answer.status_code == (304 if is_same else 200)
+                is_right &= (whole.headers["etag"] == tag) is is_same
+                assert is_right, told(request, answer, expected, f"If-None-Match: {tag}")
 
 
 @every(gives_a_tag)
@@ -113,8 +156,18 @@ async def test_an_answer_about_one_row_carries_its_version(
     sampler: Sampler, operation: Operation
 ) -> None:
     answer = await sampler.succeed(operation)
-    tag, version = answer.headers.get("etag"), answer.json()["version"]
-    assert tag == f'"{version}"', f"{operation.title} answered ETag {tag} for version {version}"
+    tag, body = TAG.fullmatch(answer.headers.get("etag", "")), answer.json()
+    version = row_of(body)["version"] if operation.answer_has_version and body else None
+    found = tag["version"] if tag else "none"
+    is_right = found == (None if version is None else str(version))
+    assert is_right, f"{operation.title} answered ETag {tag} for version {version}"
+
+
+def row_of(body: dict[str, Any]) -> dict[str, Any]:
+    """The row that an answer is about, which may be in an envelope."""
+    if "version" in body:
+        return body
+    return next(each for each in body.values() if isinstance(each, dict) and "version" in each)
 
 
 # Methods.

@@ -13,6 +13,7 @@ Schema = dict[str, Any]
 Path = tuple[str | int, ...]
 """Where something is in a document: `("article", "tags", 0)`."""
 numbers = count(1)
+EVERY, SAMPLE = "additionalProperties", "sample"
 _MARK = "\x00here\x00"
 
 
@@ -27,7 +28,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Field:
-    """A field of an object in a body, or an element of a list that is no object."""
+    """A field of an object in a body, or an element of a list or a dict that is no object."""
 
     path: Path
     schema: Schema = field(repr=False, compare=False)
@@ -76,8 +77,9 @@ class Schemas:
             yield Place(path, schema, null)
             for name, inner in schema["properties"].items():
                 yield from self.places(inner, (*path, name), above)
-        elif "items" in schema:
-            yield from self.places(schema["items"], (*path, 0), above)
+        elif inner := self._element(schema):
+            step, element = inner
+            yield from self.places(element, (*path, step), above)
 
     def fields(self, schema: Schema) -> Iterator[Field]:
         """The fields of all objects in a value of this schema, and the elements of lists."""
@@ -90,12 +92,21 @@ class Schemas:
                 yield Field(path, self.resolve(inner), name in required, null)
                 yield from self._elements(path, self.resolve(inner))
 
-    def _elements(self, path: Path, schema: Schema) -> Iterator[Field]:
-        items = self.resolve(schema["items"]) if "items" in schema else None
-        if items is not None and "properties" not in items:
-            yield Field(
-                (*path, 0), items, is_required=False, takes_null=self.takes_null(schema["items"])
-            )
+    def _elements(self, path: Path, schema: Schema, above: tuple[int, ...] = ()) -> Iterator[Field]:
+        if id(schema) in above:  # a list of such lists
+            return
+        if (inner := self._element(schema)) and "properties" not in self.resolve(inner[1]):
+            element, path = self.resolve(inner[1]), (*path, inner[0])
+            yield Field(path, element, is_required=False, takes_null=self.takes_null(inner[1]))
+            yield from self._elements(path, element, (*above, id(schema)))
+
+    def _element(self, schema: Schema) -> tuple[str | int, Schema] | None:
+        """Of a list or a dict, where one of its elements stands, and the element's schema."""
+        if isinstance(items := schema.get("items"), dict):
+            return 0, items
+        if "properties" not in schema and isinstance(every := schema.get(EVERY), dict):
+            return SAMPLE, every
+        return None
 
     def value(self, schema: Schema, *, is_change: bool = False, above: tuple[int, ...] = ()) -> Any:
         """A valid value, different each time where it has to be; a change's is not a create's."""
@@ -107,8 +118,8 @@ class Schemas:
             return {name: self.value(each, **inner) for name, each in schema["properties"].items()}
         if schema.get("type") == "array":
             return self._list(schema, inner)
-        if isinstance(every := schema.get("additionalProperties"), dict):
-            return {"sample": self.value(every, **inner)}
+        if isinstance(every := schema.get(EVERY), dict):
+            return {SAMPLE: self.value(every, **inner)}
         return scalar(schema, next(numbers), is_change=is_change)
 
     def _list(self, schema: Schema, inner: dict[str, Any]) -> list[Any]:

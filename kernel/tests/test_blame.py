@@ -6,9 +6,11 @@ from typing import Annotated
 
 import pytest
 from fastapi import Query
+from pydantic import AwareDatetime
 from sqlalchemy import (
     ARRAY,
     BigInteger,
+    Boolean,
     Float,
     Integer,
     String,
@@ -341,6 +343,46 @@ async def test_a_check_in_an_operation_that_takes_nothing_is_the_services_own(
     async with mount(router) as client:
         answer = await client.post("/cases/thirteen")
     assert_own_mistake(answer, log, ["23514", "things_number_check"])
+
+
+async def test_a_value_that_sqlalchemy_cannot_process_is_not_told(mount, log):
+    router = Router(prefix="/cases", tags=["cases"])
+    statement = select(bindparam("flag", type_=Boolean))
+
+    @router.get("/flag")
+    async def read(reader: Reader) -> Answer:
+        return Answer(text=f"{await reader.fetch(statement, flag=CANARY)}")
+
+    @router.put("/flag")
+    async def by_the_orm(session: Session) -> Answer:
+        return Answer(text=f"{(await session.exec(statement, params={'flag': CANARY})).all()}")
+
+    async with mount(router) as client:
+        for method in ("GET", "PUT"):
+            answer = await client.request(method, "/cases/flag")
+            assert answer.status_code == 500
+            assert "TypeError" in log.lines("ERROR")[-1]["exception"]
+    assert CANARY not in str(log.lines())
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+async def test_a_moment_beyond_the_last_year_is_the_clients(mount, log, method):
+    router = Router(prefix="/cases", tags=["cases"])
+    statement = select(Peeling.id).where(Peeling.created_at == bindparam("at"))
+
+    @router.get("/moment")
+    async def read(reader: Reader, at: AwareDatetime) -> Answer:
+        return Answer(text=f"{await reader.fetch(statement, at=at)}")
+
+    @router.post("/moment")
+    async def write(session: Session, at: AwareDatetime) -> Answer:
+        return Answer(text=f"{await session.fetch(statement, at=at)}")
+
+    async with mount(router) as client:
+        for at, status in (("2030-01-01T00:00:00+05:00", 200), ("9999-12-31T23:00:00-05:00", 422)):
+            answer = await client.request(method, "/cases/moment", params={"at": at})
+            assert answer.status_code == status, answer.text
+    assert not log.lines("ERROR", "WARNING")
 
 
 VALUES = {

@@ -1,16 +1,25 @@
 """What the image holds is enough to migrate, to operate and to serve, and holds no more."""
 
 import fnmatch
+import json
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
+from uvicorn.importer import import_from_string
 
+from kernel.http.server import Protocol
 from kernel.settings import ROOT
 from kernel.tests.processes import serve, variables_of_slices
 
 SECRET = "image" * 8
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+# What it starts, but for where it listens and how many workers there are.
+(COMMAND,) = map(json.loads, re.findall(r"^CMD (.*)$", DOCKERFILE, re.MULTILINE))
+OPTIONS = dict(zip(COMMAND[2::2], COMMAND[3::2], strict=True))
+(PROTOCOL,) = re.findall(r"^ENV UVICORN_HTTP=(.*)$", DOCKERFILE, re.MULTILINE)
 
 
 def tree_of_the_image(folder):
@@ -74,6 +83,13 @@ def test_without_a_database_it_says_what_to_set(image):
     assert "ModuleNotFoundError" not in done.stderr
 
 
+def test_the_image_starts_with_limits():
+    assert COMMAND[:2] == ["uvicorn", "service:app"]
+    assert import_from_string(PROTOCOL) is Protocol
+    assert int(OPTIONS["--timeout-keep-alive"]) > 60  # nginx and most balancers
+    assert int(OPTIONS["--limit-concurrency"]) > 0
+
+
 @pytest.mark.slow
 async def test_the_image_migrates_operates_and_serves(image, database):
     async with database() as url:
@@ -83,5 +99,17 @@ async def test_the_image_migrates_operates_and_serves(image, database):
             assert done.returncode == 0, done.stderr
         done = run(image, "features.users", "promote", "nobody@example.com", **given)
         assert (done.returncode, done.stderr) == (1, "there is no user with this e-mail address\n")
-        async with serve(image, **given) as service:
+        limits = ["--http", PROTOCOL]
+        for name in ("--timeout-keep-alive", "--limit-concurrency"):
+            limits += [name, OPTIONS[name]]
+        async with serve(image, *limits, **given) as service:
             assert await service.status("/readyz") == 200
+            refused = await service.client.get("/livez", headers={"X": "a" * 70_000})
+            assert (refused.status_code, refused.json()["error"]) == (
+                431,
+                "request_header_fields_too_large",
+            )
+            assert [line for line in service.lines() if "--http" in line["message"]] == []
+        async with serve(image, **given) as service:
+            said = [line for line in service.lines() if "--http" in line["message"]]
+            assert [line["level"] for line in said] == ["WARNING"]

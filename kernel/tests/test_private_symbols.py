@@ -53,31 +53,42 @@ SYMBOLS = [
     ),
     Row(
         "FastAPI's telemetry in the scope",
-        ("fastapi.telemetry",),
-        ("kernel/fast/routing.py",),
-        "a request that is traced goes FastAPI's way, which names the route",
-        ("test_routing.py::test_a_trace_names_the_route",),
+        (
+            *("fastapi.telemetry", "tracer", "_route_selected"),
+            "_validation_failed",
+        ),
+        ("kernel/fast/plan.py", "kernel/fast/routing.py"),
+        "a trace says the same of a request on each way",
+        ("test_routing.py::test_a_trace_says_the_same_on_each_way",),
     ),
     Row(
         "fastapi.routing.RouteContext",
-        ("iter_route_contexts", "RouteContext", "original_route"),
+        (
+            *("iter_route_contexts", "RouteContext", "original_route", "_route_context"),
+            *("original_router", "_routes_version", "_extract_endpoint_context"),
+        ),
         (
             *("kernel/fast/plan.py", "kernel/fast/planning.py", "kernel/fast/routing.py"),
             *("kernel/http/docs.py", "kernel/http/problems.py", "kernel/http/router.py"),
         ),
-        "an operation as it is mounted, with the options of the routers around it",
-        (PLANNED, COUNTED),
+        "an operation as it is mounted, with the options of the routers around it; what is mounted",
+        (
+            *(PLANNED, COUNTED),
+            "test_routing.py::test_a_route_that_is_added_before_another_is_found",
+        ),
     ),
     Row(
         "fastapi.routing.APIRoute: what it has read of its options and its endpoint",
         (
             *("dependant", "body_field", "response_field", "response_model", "methods", "app"),
             *("status_code", "path_regex", "path_format", "responses", "openapi_extra"),
+            *("response_fields", "stream_item_type"),
         ),
         (
             *("kernel/fast/plan.py", "kernel/fast/planning.py", "kernel/fast/routing.py"),
             *("kernel/http/middleware.py", "kernel/http/openapi.py", "kernel/http/problems.py"),
-            *("kernel/http/router.py", "kernel/http/writes.py"),
+            *("kernel/http/router.py", "kernel/http/secrets.py", "kernel/http/signatures.py"),
+            *("kernel/http/websockets.py", "kernel/http/writes.py"),
         ),
         "plans, what OpenAPI says, the route's name in log lines",
         (
@@ -89,18 +100,19 @@ SYMBOLS = [
         "fastapi.dependencies.models.Dependant",
         (
             *("path_params", "query_params", "header_params", "body_params", "dependencies"),
-            *("Dependant", "call", "name", "use_cache", "request_param_name"),
+            *("Dependant", "call", "name", "request_param_name", "http_connection_param_name"),
+            *("_is_async_gen_callable", "_is_coroutine_callable", "_is_gen_callable"),
         ),
-        ("kernel/fast/planning.py", "kernel/http/openapi.py"),
+        ("kernel/fast/planning.py", "kernel/http/openapi.py", "kernel/http/signatures.py"),
         "a plan's steps, and what an operation's signature tells OpenAPI",
         (PLANNED,),
     ),
     Row(
         "fastapi's ModelField",
-        ("name", "alias", "field_info", "validate"),
+        ("name", "alias", "field_info", "validate", "_type_adapter", "is_scalar_field"),
         (
-            *("kernel/fast/plan.py", "kernel/fast/planning.py", "kernel/http/openapi.py"),
-            "kernel/http/router.py",
+            *("kernel/fast/plan.py", "kernel/fast/planning.py", "kernel/http/router.py"),
+            "kernel/http/signatures.py",
         ),
         "how a parameter, a body and an answer are validated",
         (PLANNED, "test_routing.py::test_an_answer_is_made_what_its_operation_says"),
@@ -116,17 +128,22 @@ SYMBOLS = [
     ),
     Row(
         "starlette.routing.Router",
-        ("middleware_stack", "app"),
-        ("kernel/fast/routing.py", "kernel/http/application.py"),
-        "the switchboard stands where the router's own middleware does",
-        (COUNTED,),
+        ("middleware_stack", "app", "get_route_path", "wrap_app_handling_exceptions"),
+        ("kernel/fast/plan.py", "kernel/fast/routing.py", "kernel/http/application.py"),
+        "the switchboard stands where the router's own middleware does, and errors are handled",
+        (
+            COUNTED,
+            "test_routing.py::test_the_short_way_is_taken_behind_a_prefix",
+            "test_plan.py::test_an_error_handler_may_read_the_body",
+        ),
     ),
     Row(
         "Starlette's keys in the scope",
         ("path_params", "router", "route", "endpoint", "state"),
         (
             *("kernel/fast/routing.py", "kernel/http/attempts.py", "kernel/http/middleware.py"),
-            "kernel/http/problems.py",
+            *("kernel/http/answer_headers.py", "kernel/http/problems.py"),
+            "kernel/http/websockets.py",
         ),
         "requests know their route on the short way too; an attempt begins with the first state",
         (
@@ -136,15 +153,41 @@ SYMBOLS = [
     ),
     Row(
         "starlette.routing.BaseRoute.matches",
-        ("matches", "Match"),
-        ("kernel/http/problems.py",),
-        "which methods a path has, for Allow",
-        ("test_errors.py::test_a_wrong_method_is_told_all_the_right_ones",),
+        ("matches", "Match", "BaseRoute"),
+        ("kernel/fast/routing.py", "kernel/http/exceptions.py"),
+        "which methods a path has, for Allow; which routes are in the way of others",
+        (
+            "test_errors.py::test_a_wrong_method_is_told_all_the_right_ones",
+            "test_routing.py::test_the_first_route_that_matches_answers",
+        ),
+    ),
+    Row(
+        "uvicorn's HttpToolsProtocol, and what it has of a connection",
+        (
+            *("HttpToolsProtocol", "RequestResponseCycle", "data_received", "send_400_response"),
+            *("on_message_begin", "on_headers_complete", "on_body", "on_message_complete"),
+            *("on_response_complete", "handle_websocket_upgrade", "resume_writing", "headers"),
+            *("url", "scope", "cycle", "response_started", "response_complete", "disconnected"),
+            *("message_event", "waiting_for_100_continue", "flow", "read_paused", "pipeline"),
+            *("connections", "tasks", "limit_concurrency", "timeout_keep_alive", "loaded_app"),
+            *("default_headers", "get_http_version"),
+        ),
+        ("kernel/http/server.py", "kernel/http/timeouts.py"),
+        "limits and deadlines of a connection, which uvicorn has no options for",
+        (
+            "test_server.py::test_what_is_too_large_is_refused_at_once_and_costs_nothing",
+            "test_server.py::test_who_sends_too_slowly_is_told_so_and_closed",
+            "test_server.py::test_a_refusal_waits_for_the_answers_before_it",
+            "test_server.py::test_more_than_the_concurrency_limit_is_told_to_come_again",
+        ),
     ),
     Row(
         "sqlalchemy.util: the bridge between coroutines and plain functions",
         ("await_", "greenlet_spawn"),
-        ("kernel/data/engine.py", "kernel/data/orm.py", "kernel/data/unit_of_work.py"),
+        (
+            *("kernel/data/engine.py", "kernel/data/execution.py", "kernel/data/orm.py"),
+            *("kernel/data/unit_of_work.py", "kernel/data/versions.py"),
+        ),
         "SQLAlchemy's session asks the unit of work, and the other way round",
         (SAVEPOINT,),
     ),
@@ -156,11 +199,11 @@ SYMBOLS = [
         (SAVEPOINT, KEPT),
     ),
     Row(
-        "sqlalchemy.Connection(engine, connection=...)",
-        ("SyncConnection", "connection"),
-        ("kernel/data/unit_of_work.py",),
-        "SQLAlchemy's connection over one that the kernel has pooled",
-        (SAVEPOINT,),
+        "sqlalchemy.Connection and AsyncConnection, over a connection that is there",
+        ("SyncConnection", "connection", "UnitConnection", "sync_connection"),
+        ("kernel/data/links.py", "kernel/data/session.py"),
+        "SQLAlchemy's, over one that the kernel has pooled; whoever asks for it may keep it",
+        (SAVEPOINT, KEPT),
     ),
     Row(
         "sqlalchemy.ext.asyncio.AsyncSession's own session",
@@ -172,13 +215,6 @@ SYMBOLS = [
         ),
     ),
     Row(
-        "sqlalchemy.ext.asyncio.AsyncConnection(engine, sync_connection)",
-        ("UnitConnection", "sync_connection"),
-        ("kernel/data/session.py",),
-        "whoever asks for the driver's connection may keep it",
-        (KEPT,),
-    ),
-    Row(
         "sqlalchemy.exc.DBAPIError.orig.__cause__",
         ("orig", "__cause__"),
         ("kernel/data/engine.py", "kernel/driver_errors.py"),
@@ -186,11 +222,11 @@ SYMBOLS = [
         ("test_errors.py::test_each_refusal_of_the_database_has_its_answer",),
     ),
     Row(
-        "sqlalchemy.ColumnDefault",
-        ("arg", "is_callable"),
-        ("kernel/fast/statements.py",),
-        "`session.insert` sends the defaults that Python makes",
-        ("test_rows.py::test_what_is_inserted_is_what_the_driver_takes",),
+        "sqlalchemy's SQLCompiler: what it knows of a statement's columns and parameters",
+        ("_result_columns", "binds", "params", "expanding", "literal_execute", "callable"),
+        ("kernel/data/execution.py", "kernel/fast/statements.py"),
+        "a statement of plain types runs on asyncpg itself",
+        ("test_statements.py::test_a_query_gives_the_same_on_each_way",),
     ),
     Row(
         "asyncpg.transaction.Transaction",
@@ -247,11 +283,14 @@ SYMBOLS = [
         ("test_rows.py::test_all_that_an_instance_has_is_set",),
     ),
     Row(
-        "pydantic.BaseModel.__pydantic_decorators__",
-        ("__pydantic_decorators__",),
+        "pydantic.BaseModel.__pydantic_core_schema__",
+        ("__pydantic_core_schema__", "custom_init", "model-fields", "model-field", "nullable"),
         ("kernel/fast/rows.py",),
-        "a DTO with rules of its own is validated",
-        ("test_rows.py::test_a_dto_with_rules_keeps_to_them",),
+        "a DTO is validated unless its schema is that of plain types",
+        (
+            "test_rows.py::test_a_dto_that_asks_for_more_than_plain_types_is_validated",
+            "test_rows.py::test_a_dto_of_plain_types_is_not",
+        ),
     ),
 ]
 # What only the libraries have: wherever it is, it has to be in the table for that file.
@@ -259,6 +298,7 @@ WATCHED = {
     *("body_field", "body_params", "constraint_name", "dependant", "field_info", "header_params"),
     *("is_callable", "middleware_stack", "original_route", "path_format", "path_regex"),
     *("query_params", "request_param_name", "response_field", "response_fields", "use_cache"),
+    *("http_connection_param_name", "stream_item_type"),
 }
 # Where a library's documented names are; `None` means all that is in the module.
 DOCUMENTED: dict[str, set[str] | None] = {
@@ -275,6 +315,8 @@ DOCUMENTED: dict[str, set[str] | None] = {
         [
             "sqlalchemy.pool",
             "sqlalchemy.schema",
+            "sqlalchemy.sql.visitors",
+            "sqlalchemy.types",
             "sqlmodel",
             "starlette.exceptions",
             "starlette.requests",
@@ -282,9 +324,16 @@ DOCUMENTED: dict[str, set[str] | None] = {
     ),
     **dict.fromkeys(["starlette.responses", "starlette.types"]),
     "alembic.script.revision": {"MultipleHeads"},
-    "fastapi.routing": {"APIRoute"},
+    "fastapi.encoders": {"jsonable_encoder"},
+    "fastapi.routing": {"APIRoute", "APIWebSocketRoute"},
+    "pydantic.json_schema": {"JsonSchemaValue"},
+    "sqlalchemy.orm.attributes": {"set_committed_value"},
     "sqlmodel.ext.asyncio.session": {"AsyncSession"},
-    "starlette.convertors": {"Convertor", "register_url_convertor"},
+    "starlette.convertors": {
+        *("Convertor", "PathConvertor", "StringConvertor", "register_url_convertor"),
+    },
+    "starlette.routing": {"Host", "Mount", "Route", "WebSocketRoute"},
+    "starlette.websockets": {"WebSocketDisconnected"},
 }
 # Private attributes of our own, used on another instance.
 OWN = {"_of_slices"}
@@ -419,8 +468,8 @@ def test_what_a_file_uses_beyond_the_documentation_is_in_the_table(path):
 def test_what_a_class_uses_of_a_librarys_private_attributes_is_in_the_table():
     found = set()
     for path in runtime():
-        if path.parts[-3:-1] == ("kernel", "data"):
-            module = import_module(f"kernel.data.{path.stem}")
+        if path.parts[-3:-1] in {("kernel", "data"), ("kernel", "http")}:
+            module = import_module(f"kernel.{path.parts[-2]}.{path.stem}")
             for cls in filter(isclass, vars(module).values()):
                 if cls.__module__ == module.__name__:
                     found |= inherited_uses(cls, parsed(path))

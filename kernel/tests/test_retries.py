@@ -9,7 +9,6 @@ import pytest
 from fastapi import BackgroundTasks, Body, Depends, Form, Request, Response, UploadFile
 from sqlalchemy import text
 
-from kernel.context import current_context
 from kernel.data.independent import open_session
 from kernel.data.models import Dto
 from kernel.http.dependencies import Session
@@ -199,7 +198,6 @@ async def answers_in_turn(me: CurrentUser, session: Session) -> PeelingPublic | 
     seen.append("run")
     made = await add(session, me, "first") if len(seen) == 1 else None
     if made:
-        current_context().row_id, current_context().version = made.id, 77
         async with session.driver_connection() as connection:
             await connection.execute("DO $$ BEGIN RAISE 'x' USING ERRCODE = '40001'; END $$")
     return Answer()

@@ -417,6 +417,7 @@ def test_what_is_added_and_removed_leaves_two_migrations(tree):
     made, dropped = sorted(after.keys() - before.keys())
     assert {name: after[name] for name in before} == before
     assert not (tree / "features/turnips").exists()
+    assert "CREATE TRIGGER count_version BEFORE UPDATE ON turnips" in after[made].decode()
     assert functions(after[made], "upgrade") == functions(after[dropped], "downgrade")
     reason = f"{ACCEPTED}\n    "
     assert functions(after[dropped], "upgrade").count(reason) == 1

@@ -183,16 +183,16 @@ async def test_a_hundred_increments_with_if_match_lose_none(alice, sql):
 
 async def test_a_get_with_the_current_tag_is_not_modified(alice):
     created = await alice.post("/peelings", json=SOUP)
-    assert created.headers["etag"] == '"1"'
+    tag = created.headers["etag"]
+    assert tag.startswith('"1-')
     read = await alice.get("/peelings/1")
-    assert read.headers["etag"] == '"1"'
-    for tags in ('"1"', 'W/"1"', '"0", "1"', "*"):
+    assert read.headers["etag"] == tag
+    for tags in (tag, f"W/{tag}", f'"0", {tag}', "*"):
         answer = await alice.get("/peelings/1", headers={"If-None-Match": tags})
         assert (answer.status_code, answer.content) == (304, b"")
-        assert answer.headers["etag"] == '"1"'
-    for tags in ('"2"', "1", ""):
+        assert answer.headers["etag"] == tag
+    for tags in ('"2"', '"1"', "1", tag.strip('"'), ""):
         assert (await alice.get("/peelings/1", headers={"If-None-Match": tags})).status_code == 200
-    assert "etag" not in (await alice.get("/peelings")).headers
 
 
 async def test_a_stranger_learns_nothing_from_a_precondition(alice, bob):

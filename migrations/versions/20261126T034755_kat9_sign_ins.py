@@ -1,14 +1,14 @@
 """sign_ins
 
 Revision ID: 20261126T034755_kat9
-Revises: 0006
+Revises: 20261126T033300_v5ct
 """
 
 import sqlalchemy as sa
 from alembic import op
 
 revision = "20261126T034755_kat9"
-down_revision = "0006"
+down_revision = "20261126T033300_v5ct"
 branch_labels = None
 depends_on = None
 

@@ -52,6 +52,13 @@ KINDS = {
     ),
 }
 REFERENCE = Kind("RowId", "", "", ("0", '"x"'))
+# What a type is in an answer; the others have a form of their own in JSON.
+PLAIN = {
+    **dict.fromkeys(["Line", "Text"], "str"),
+    **dict.fromkeys(["Whole", "RowId"], "int"),
+    "Day": "date",
+    "Timestamp": "datetime",
+}
 TYPES = ", ".join([*KINDS, "ref:TABLE"])
 
 
@@ -81,6 +88,12 @@ class Field:
     def changed(self) -> str:
         """Its line in the update, where nothing is required."""
         return self._line(True, "")
+
+    @property
+    def shown(self) -> str:
+        """Its line in the answer, whose rows were judged when they were written."""
+        annotation = PLAIN.get(self.kind.annotation, self.kind.annotation)
+        return f"{self.name}: {annotation}" + (" | None" if self.is_optional else "")
 
     def _line(self, has_default: bool, column: str) -> str:
         options = ", ".join(filter(None, (self.kind.limits, column)))

@@ -28,6 +28,7 @@ from kernel.data.schema import (
     new_revision_id,
 )
 from kernel.dev.embedded import server
+from kernel.dev.version_triggers import MakeTrigger, is_counted
 
 ACCEPTED = "# accepted: the feature is gone, and while an older version runs, its routes answer 500"
 DROP = re.compile(r"^(?=    op\.drop_table\()", re.MULTILINE)
@@ -56,6 +57,8 @@ class Writer:
         for table in SQLModel.metadata.sorted_tables:
             if table.name in self.tables:
                 yield ops.CreateTableOp.from_table(table)
+                if is_counted(table):
+                    yield MakeTrigger(table.name)
                 for index in sorted(table.indexes, key=lambda index: str(index.name)):
                     yield ops.CreateIndexOp.from_index(index)
 

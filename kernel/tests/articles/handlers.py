@@ -5,7 +5,17 @@ import httpx
 from sqlalchemy import bindparam
 from sqlmodel import col, select
 
-from kernel import Conflict, Forbidden, NotFound, Page, Pager, Principal, ReadPool, WriteSession
+from kernel import (
+    Conflict,
+    Forbidden,
+    NotFound,
+    Page,
+    Pager,
+    Principal,
+    ReadPool,
+    Rows,
+    WriteSession,
+)
 
 from .models import (
     Article,
@@ -13,6 +23,10 @@ from .models import (
     ArticleFields,
     ArticlePublic,
     ArticleTag,
+    Country,
+    CountryCreate,
+    CountryFields,
+    CountryPublic,
     Language,
     PreviewCreate,
     PreviewPublic,
@@ -28,6 +42,7 @@ from .models import (
 
 TRANSLATOR = "https://translator.example/v1/translate"
 BY_SLUG = select(Article).where(Article.slug == bindparam("slug"))
+COUNTRY = select(Country).where(Country.id == bindparam("id"))
 MINE = select(Article).where(Article.owner_id == bindparam("owner_id"))
 TAGS = select(Tag)
 
@@ -50,7 +65,7 @@ async def list_articles(reader: ReadPool, me: Principal, pager: Pager) -> Page[A
 async def get_article(reader: ReadPool, me: Principal | None, slug: str) -> ArticleAnswer:
     article = await reader.first(ArticlePublic, BY_SLUG, slug=slug)
     if article is None or (article.state == "draft" and (me is None or me.id != article.owner_id)):
-        raise NotFound("article", 0)
+        raise NotFound("article", slug)
     return ArticleAnswer(article=article)
 
 
@@ -137,11 +152,39 @@ async def list_tags(reader: ReadPool, pager: Pager) -> Page[TagPublic]:
     return await pager.fetch(reader, TagPublic, TAGS, "name")
 
 
+async def create_country(session: WriteSession, data: CountryCreate) -> CountryPublic:
+    return await session.insert(Country, CountryPublic, **data.model_dump())
+
+
+async def get_country(rows: Rows, code: str) -> CountryPublic:
+    country = await rows.first(CountryPublic, COUNTRY, id=code)
+    if country is None:
+        raise NotFound("country", code)
+    return country
+
+
+async def rename_country(session: WriteSession, code: str, data: CountryFields) -> CountryPublic:
+    country = await session.get(Country, code)
+    if country is None:
+        raise NotFound("country", code)
+    country.name = data.name
+    await session.flush()
+    return CountryPublic.model_validate(country)
+
+
+async def delete_country(session: WriteSession, code: str) -> None:
+    country = await session.get(Country, code)
+    if country is None:
+        raise NotFound("country", code)
+    await session.delete(country)
+    await session.flush()
+
+
 async def _own(session: WriteSession, me: Principal, slug: str) -> Article:
     found = await session.exec(select(Article).where(col(Article.slug) == slug))
     article = found.first()
     if article is None:
-        raise NotFound("article", 0)
+        raise NotFound("article", slug)
     if not me.is_admin and me.id != article.owner_id:
         raise Forbidden("only for the article's author")
     return article

@@ -43,6 +43,15 @@ class Tag(Table, table=True):
     name: str = Field(max_length=50, unique=True)
 
 
+class Country(Table, table=True):
+    """A table whose key is text."""
+
+    __tablename__ = "countries"
+
+    id: str = Field(primary_key=True, max_length=20)  # type: ignore[assignment]  # not a number
+    name: str = Field(max_length=100)
+
+
 class ArticleTag(SQLModel, table=True):
     __tablename__ = "article_tags"
 
@@ -99,6 +108,19 @@ class TagCreate(Input):
 
 
 class TagPublic(Public):
+    name: str
+
+
+class CountryFields(Input):
+    name: Line = Field(max_length=100)
+
+
+class CountryCreate(CountryFields):
+    id: Line = Field(max_length=20)
+
+
+class CountryPublic(Public):
+    id: str  # type: ignore[assignment]  # not a number
     name: str
 
 

@@ -2,19 +2,19 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 import httpx
-from fastapi import Depends, Header, Path, Query, UploadFile
+from fastapi import Depends, Header, Query, UploadFile
 from fastapi.responses import StreamingResponse
 
 from kernel import (
     Admin,
     CurrentUser,
     Id,
+    Key,
     Page,
     Paging,
     Reader,
     Router,
     Session,
-    Text,
     Viewer,
     error_response,
     opened,
@@ -25,6 +25,9 @@ from .models import (
     ArticleAnswer,
     ArticleBody,
     ArticlePublic,
+    CountryCreate,
+    CountryFields,
+    CountryPublic,
     Language,
     PreviewCreate,
     PreviewPublic,
@@ -36,7 +39,6 @@ from .models import (
 )
 
 router = Router(tags=["articles"])
-Slug = Annotated[Text, Path(max_length=120)]
 OTHERS = {403: error_response(403)}
 TEXT: dict[int | str, dict[str, object]] = {
     200: {"content": {"text/plain": {"schema": {"type": "string"}}}}
@@ -62,52 +64,52 @@ async def preview_article(data: PreviewCreate, _: CurrentUser) -> PreviewPublic:
 
 
 @router.get("/articles/{slug}")
-async def get_article(slug: Slug, me: Viewer, reader: Reader) -> ArticleAnswer:
+async def get_article(slug: Key, me: Viewer, reader: Reader) -> ArticleAnswer:
     return await handlers.get_article(reader, me, slug)
 
 
 @router.put("/articles/{slug}", responses=OTHERS)
 async def update_article(
-    slug: Slug, data: ArticleBody, me: CurrentUser, session: Session
+    slug: Key, data: ArticleBody, me: CurrentUser, session: Session
 ) -> ArticleAnswer:
     return await handlers.update_article(session, me, slug, data.article)
 
 
 @router.delete("/articles/{slug}", status_code=204, responses=OTHERS)
-async def delete_article(slug: Slug, me: CurrentUser, session: Session) -> None:
+async def delete_article(slug: Key, me: CurrentUser, session: Session) -> None:
     await handlers.delete_article(session, me, slug)
 
 
 @router.post("/articles/{slug}/publication", responses=OTHERS)
-async def publish_article(slug: Slug, me: CurrentUser, session: Session) -> ArticleAnswer:
+async def publish_article(slug: Key, me: CurrentUser, session: Session) -> ArticleAnswer:
     return await handlers.change_state(session, me, slug, "draft", "published")
 
 
 @router.delete("/articles/{slug}/publication", responses=OTHERS)
-async def withdraw_article(slug: Slug, me: CurrentUser, session: Session) -> ArticleAnswer:
+async def withdraw_article(slug: Key, me: CurrentUser, session: Session) -> ArticleAnswer:
     return await handlers.change_state(session, me, slug, "published", "draft")
 
 
 @router.put("/articles/{slug}/tags/{tag_id}", status_code=204, responses=OTHERS)
-async def tag_article(slug: Slug, tag_id: Id, me: CurrentUser, session: Session) -> None:
+async def tag_article(slug: Key, tag_id: Id, me: CurrentUser, session: Session) -> None:
     await handlers.tag_article(session, me, slug, tag_id)
 
 
 @router.delete("/articles/{slug}/tags/{tag_id}", status_code=204, responses=OTHERS)
-async def untag_article(slug: Slug, tag_id: Id, me: CurrentUser, session: Session) -> None:
+async def untag_article(slug: Key, tag_id: Id, me: CurrentUser, session: Session) -> None:
     await handlers.untag_article(session, me, slug, tag_id)
 
 
 @router.post("/articles/{slug}/sections", status_code=201, responses=OTHERS)
 async def add_sections(
-    slug: Slug, data: list[SectionCreate], me: CurrentUser, session: Session
+    slug: Key, data: list[SectionCreate], me: CurrentUser, session: Session
 ) -> list[SectionPublic]:
     return await handlers.add_sections(session, me, slug, data)
 
 
 @router.post("/articles/{slug}/cover", status_code=201, responses=OTHERS)
 async def set_cover(
-    slug: Slug,
+    slug: Key,
     file: UploadFile,
     x_alt_text: Annotated[str, Header(max_length=100)],
     me: CurrentUser,
@@ -118,7 +120,7 @@ async def set_cover(
 
 @router.post("/articles/{slug}/translation", responses=OTHERS)
 async def translate_article(
-    slug: Slug,
+    slug: Key,
     language: Annotated[Language, Query()],
     me: CurrentUser,
     session: Session,
@@ -128,7 +130,7 @@ async def translate_article(
 
 
 @router.get("/articles/{slug}/text", response_class=StreamingResponse, responses=TEXT)
-async def stream_article(slug: Slug, me: CurrentUser, reader: Reader) -> StreamingResponse:
+async def stream_article(slug: Key, me: CurrentUser, reader: Reader) -> StreamingResponse:
     found = await handlers.get_article(reader, me, slug)
 
     async def lines() -> AsyncIterator[str]:
@@ -145,3 +147,25 @@ async def create_tag(data: TagCreate, _: Admin, session: Session) -> TagPublic:
 @router.get("/tags")
 async def list_tags(_: CurrentUser, reader: Reader, paging: Paging) -> Page[TagPublic]:
     return await handlers.list_tags(reader, paging)
+
+
+@router.post("/countries", status_code=201)
+async def create_country(data: CountryCreate, _: Admin, session: Session) -> CountryPublic:
+    return await handlers.create_country(session, data)
+
+
+@router.get("/countries/{code}")
+async def get_country(code: Key, _: CurrentUser, reader: Reader) -> CountryPublic:
+    return await handlers.get_country(reader, code)
+
+
+@router.patch("/countries/{code}")
+async def rename_country(
+    code: Key, data: CountryFields, _: Admin, session: Session
+) -> CountryPublic:
+    return await handlers.rename_country(session, code, data)
+
+
+@router.delete("/countries/{code}", status_code=204)
+async def delete_country(code: Key, _: Admin, session: Session) -> None:
+    await handlers.delete_country(session, code)

@@ -1,8 +1,10 @@
 """A foreign team's slice, which the walks have to be told a few things about."""
 
 import json
+from itertools import product
 
 import httpx
+import pytest
 
 from kernel import Sample
 
@@ -24,6 +26,10 @@ RULES = {
     "stream_article": "owner",
     "create_tag": "admin",
     "list_tags": "signed_in",
+    "create_country": "admin",
+    "get_country": "signed_in",
+    "rename_country": "admin",
+    "delete_country": "admin",
 }
 KEYS = {"slug": "article.slug"}
 COSTS = {"preview_article": 1, "tag_article": 7, "untag_article": 6}
@@ -43,6 +49,7 @@ async def tag(caller, url):
 
 BEFORE = {"get_article": publish, "withdraw_article": withdraw_later, "untag_article": tag}
 SAMPLES = {
+    "create_country": lambda caller, number: {"id": f"C{number}", "name": "Country"},
     "create_tag": lambda caller, number: {"name": f"tag{number}"},
     "translate_article": Sample(params={"language": "de"}),
     "set_cover": Sample(files={"file": b"cover"}, headers={"X-Alt-Text": "A cover"}),
@@ -55,11 +62,9 @@ def translator(request):
 
 UPSTREAMS = {"https://translator.example/": translator}
 NO_VERSION = "a link is there or not, and has no version"
-LINK = {
-    "test_a_matching_tag_lets_the_change_through": NO_VERSION,
-    "test_of_many_changes_of_one_version_exactly_one_wins": NO_VERSION,
-}
-SKIPS = {"tag_article": LINK, "untag_article": LINK}
+LINK = {"test_of_many_changes_of_one_version_exactly_one_wins": NO_VERSION}
+OWN_KEY = {"test_a_column_that_is_not_the_clients_cannot_be_set": "the client chooses the key"}
+SKIPS = {"tag_article": LINK, "untag_article": LINK, "create_country": OWN_KEY}
 
 
 async def test_an_article_is_translated_by_another_service(alice, upstreams):
@@ -68,3 +73,83 @@ async def test_an_article_is_translated_by_another_service(alice, upstreams):
     url = f"/articles/{made['article']['slug']}/translation"
     answer = await alice.post(url, params={"language": "de"})
     assert answer.json() == {"language": "de", "title": "Suppe"}
+
+
+HOSTILE = {
+    "nul": "%00",
+    "long": "x" * 5000,
+    "120": "x" * 120,
+    "surrogate": "%ED%A0%80",
+    "slash": "a%2Fb",
+    "newline": "a%0Ab",
+    "only newline": "%0A",
+    "blank": "%20",
+    "percent": "%25",
+    "plus": "%2B",
+    "dots": "..%2F..",
+    "no utf-8": "%FF",
+    "quote": "%27%22",
+    "1e9": "1e9",
+    "number": "1",
+    "negative": "-1",
+    "huge": "9" * 40,
+    "digits": "%D9%A1",
+    "tag": "%22",
+    "star": "*",
+    "name": "articles",
+}
+
+
+@pytest.mark.parametrize("key", HOSTILE)
+@pytest.mark.parametrize("collection", ["articles", "countries", "tags", "peelings"])
+async def test_a_key_that_is_nobodys_is_not_found_or_refused(alice, admin, collection, key):
+    await alice.post("/articles", json={"article": {"title": "Soup"}})
+    await admin.post("/countries", json={"id": "DE", "name": "Germany"})
+    body = {"article": {"title": "x"}} if collection == "articles" else {"name": "x"}
+    url = f"/{collection}/{HOSTILE[key]}"
+    for path in (url, f"{url}/publication", f"{url}/tags/1"):
+        for method, tag in product(("GET", "PUT", "PATCH", "DELETE", "POST"), (None, "*", '"1"')):
+            headers = {"If-Match": tag} if tag else {}
+            sent = {} if method in {"GET", "DELETE"} else {"json": body}
+            answer = await admin.request(method, path, headers=headers, **sent)
+            assert answer.status_code in {404, 405, 412, 422}, (method, path, tag)
+            assert "x" * 100 not in answer.text
+            assert len(answer.content) < 1000
+
+
+async def test_who_asks_for_what_is_not_there_is_told_its_key(alice):
+    for slug in ("no-soup", "s\u00fc\u00df"):
+        answer = await alice.get(f"/articles/{slug}")
+        assert answer.json()["message"] == f"article {slug} not found"
+    assert (await alice.get("/countries/XX")).json()["message"] == "country XX not found"
+
+
+async def test_a_slug_names_a_row_as_its_id_does(alice, sql):
+    made = await alice.post("/articles", json={"article": {"title": "Soup"}})
+    slug, first = made.json()["article"]["slug"], made.headers["etag"]
+    body = {"article": {"title": "Stew"}}
+    url = f"/articles/{slug}"
+    changed = await alice.put(url, json=body, headers={"If-Match": first})
+    assert changed.status_code == 200
+    assert (await alice.put(url, json=body, headers={"If-Match": first})).status_code == 412
+    publish = f"{url}/publication"
+    assert (await alice.post(publish, headers={"If-Match": first})).status_code == 412
+    assert await sql.fetchval("SELECT state FROM articles") == "draft"
+    tag = changed.headers["etag"]
+    assert tag == (await alice.get(url)).headers["etag"]
+    assert (await alice.get(url, headers={"If-None-Match": tag})).status_code == 304
+    assert (await alice.post(publish, headers={"If-Match": tag})).status_code == 200
+
+
+async def test_a_key_of_text_is_a_key(admin):
+    made = await admin.post("/countries", json={"id": "DE", "name": "Germany"})
+    tag = made.headers["etag"]
+    assert (await admin.get("/countries/DE")).headers["etag"] == tag
+    for status in (200, 412):
+        answer = await admin.patch(
+            "/countries/DE", json={"name": "Deutschland"}, headers={"If-Match": tag}
+        )
+        assert answer.status_code == status
+    assert (await admin.delete("/countries/DE", headers={"If-Match": tag})).status_code == 412
+    assert (await admin.delete("/countries/DE", headers={"If-Match": '"2"'})).status_code == 204
+    assert (await admin.get("/countries/DE")).status_code == 404

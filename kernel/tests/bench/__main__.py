@@ -1,9 +1,9 @@
 """How near to the limit: `uv run --group bench python -m kernel.tests.bench`.
 
-Runs the bound, this service and the published layout in turn, on one database, under the same load,
-and compares what a request costs the process that answers it, at a few connections and at many.
-`growth` asks what the service's requests cost as rows, slices and connections grow, `workers` what
-a second worker brings.
+Runs the bound, this service (with its short ways and without), FastAPI by hand and the published
+layout in turn, on one database and under the same load, and compares what a request costs the
+process that answers it, at a few connections and at many. `growth` asks what the service's requests
+cost as rows, slices and connections grow, `workers` what a second worker brings.
 """
 
 import asyncio

@@ -10,8 +10,15 @@ from kernel.tests.bench.stage import Failed, Items, Operation, System, serving
 
 BOUND = System("bound", "by hand", "kernel.tests.bench.bound:app", ("--no-access-log",))
 SERVICE = System("julienne", "Julienne", "service:app")
+LONG = System("long way", "without short ways", "kernel.tests.bench.long_way:app")
+FASTAPI = System(
+    "FastAPI by hand",
+    "FastAPI by hand",
+    "kernel.tests.bench.fastapi_by_hand:app",
+    ("--no-access-log",),
+)
 LAYOUT = System("layout", "published layout", "kernel.tests.bench.layout:app")
-SYSTEMS = [BOUND, SERVICE, LAYOUT]
+SYSTEMS = [BOUND, SERVICE, LONG, FASTAPI, LAYOUT]
 GET = Operation("GET one", "/items/{id}")
 LIST = Operation("list of 50", "/items?limit=50")
 POST = Operation("POST", "/items", '{"title": "Soup", "description": "With leek"}')

@@ -109,7 +109,7 @@ async def create_item(request: Request) -> Response:
 
 def seal(key: bytes, path: str, row_id: int) -> str:
     """The cursor behind this row, newest first: the service's own, byte for byte."""
-    text = json.dumps(["-id", row_id, row_id]).encode()
+    text = to_json(["-id", None, [row_id]])
     return base64.urlsafe_b64encode(text + sign(key, path, text)).decode()
 
 
@@ -117,11 +117,11 @@ def unseal(key: bytes, path: str, cursor: str) -> int:
     sealed = base64.urlsafe_b64decode(cursor)
     text, signature = sealed[:-16], sealed[-16:]
     assert hmac.compare_digest(signature, sign(key, path, text))
-    return int(json.loads(text)[2])
+    return int(json.loads(text)[2][0])
 
 
 def sign(key: bytes, path: str, text: bytes) -> bytes:
-    return hmac.digest(key, path.encode() + text, hashlib.sha256)[:16]
+    return hmac.digest(key, f"{path}\nBIGINT\n".encode() + text, hashlib.sha256)[:16]
 
 
 @asynccontextmanager

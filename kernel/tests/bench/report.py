@@ -15,7 +15,7 @@ from kernel.settings import ROOT
 
 FOLDER = ROOT / "docs" / "benchmark"
 PACKAGES = ("fastapi", "starlette", "uvicorn", "asyncpg", "sqlalchemy", "pydantic")
-COLOURS = ("#9aa5b1", "#2f9e5f", "#d9823b", "#4a7fc1", "#b0518f", "#6b5b95", "#c0a030", "#444444")
+COLOURS = ("#9aa5b1", "#2f9e5f", "#4a7fc1", "#d9823b", "#b0518f", "#6b5b95", "#c0a030", "#444444")
 COSTS = (500, 1_000, 2_000, 5_000, 10_000, 20_000)
 mpl.use("agg")
 mpl.rcParams |= {
@@ -56,7 +56,7 @@ def keep(name: str, *parts: str) -> None:
 
 def draw_bars(name: str, title: str, groups: Mapping[str, Mapping[str, float]]) -> None:
     """Horizontal bars: a group for each operation, a bar in it for each system."""
-    figure, axes = plt.subplots(figsize=(9, 0.5 + 1.5 * len(groups)))
+    figure, axes = plt.subplots(figsize=(9, 0.5 + 1.8 * len(groups)))
     places, labels = [], []
     for number, (group, bars) in enumerate(groups.items()):
         top, least = number * (len(bars) + 1.6), min(bars.values())

@@ -127,15 +127,15 @@ async def authenticate_password(
 from base64 import b64decode
 from collections.abc import Iterator, Sequence
 
-from fastapi import Request
+from fastapi.requests import HTTPConnection
 from fastapi.security import HTTPBasic
 
 from features.basic.handlers import authenticate_password
 from kernel import CredentialScheme
 
 
-def _credentials(request: Request) -> Sequence[str]:
-    return list(_read(request.headers.getlist("authorization")))
+def _credentials(connection: HTTPConnection) -> Sequence[str]:
+    return list(_read(connection.headers.getlist("authorization")))
 
 
 def _read(headers: Sequence[str]) -> Iterator[str]:

@@ -38,6 +38,8 @@ IN_TRANSACTION = f"""
 """
 
 every_write = pytest.mark.parametrize("write", WRITES, ids=str)
+KEYED = [write for write in WRITES if write.takes_key]  # of no one, there is no key
+every_keyed_write = pytest.mark.parametrize("write", KEYED, ids=str)
 every_cut = pytest.mark.parametrize("cut", [Fault.CUT_BEFORE, Fault.CUT_AFTER], ids=str)
 
 
@@ -142,7 +144,7 @@ async def test_a_write_whose_commit_was_not_answered_is_no_success(
     assert await rows() != before
 
 
-@every_write
+@every_keyed_write
 async def test_with_a_key_a_commit_that_never_arrived_is_done_after_all(
     sampler, prepare, way, rows, write
 ):
@@ -159,7 +161,7 @@ async def test_with_a_key_a_commit_that_never_arrived_is_done_after_all(
     assert await rows() == after
 
 
-@every_write
+@every_keyed_write
 async def test_with_a_key_a_commit_that_was_not_answered_is_not_done_again(
     sampler, prepare, way, rows, write
 ):

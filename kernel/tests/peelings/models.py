@@ -30,5 +30,7 @@ class PeelingUpdate(Input):
     description: Text | None = Field(default=None, max_length=2000)
 
 
-class PeelingPublic(PeelingBase, Public):
+class PeelingPublic(Public):
+    title: str
+    description: str | None
     owner_id: int

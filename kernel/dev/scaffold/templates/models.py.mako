@@ -1,3 +1,4 @@
+from datetime import date, datetime
 from uuid import UUID
 
 from sqlalchemy import BigInteger, Index
@@ -32,9 +33,10 @@ class ${row}Update(Input):
 % endfor
 
 
-class ${row}Public(${row}Base, Public):
+class ${row}Public(Public):
+% for field in fields:
+    ${field.shown}
+% endfor
 % if is_owned:
     owner_id: int
-% else:
-    pass
 % endif

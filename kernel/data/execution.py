@@ -1,0 +1,146 @@
+"""Statements as SQLAlchemy executes them on the kernel's connections, with asyncpg's errors.
+
+So whoever has a row, or catches an error, need not know who has run the statement.
+"""
+
+import time
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import ClauseElement, UpdateBase
+from sqlalchemy import Connection as SyncConnection
+from sqlalchemy.exc import CompileError, DBAPIError, InvalidRequestError, StatementError
+from sqlalchemy.util import greenlet_spawn
+
+from kernel.context import count_query
+from kernel.data.driver import Connection
+from kernel.data.sqlstate import OUT_OF_RANGE
+from kernel.driver_errors import DRIVER_ERRORS, driver_error, is_unsendable
+from kernel.errors import Unprocessable
+from kernel.fast.plain_types import POSTGRES
+from kernel.fast.records import Record, Row, rows_of
+from kernel.fast.statements import Plan, bind_values, parameters_of, type_mistake
+
+# An execution option: the names of the values, to be checked before the statement is sent.
+VALUE_NAMES = "kernel_value_names"
+Fetch = Callable[[int], Awaitable[Sequence[Record]]]
+
+
+async def execute(
+    raw: Connection, connection: SyncConnection, statement: Any, values: Mapping[str, Any]
+) -> list[Row]:
+    """Run the statement on SQLAlchemy's connection over asyncpg's.
+
+    Raises:
+        TypeError: a value is missing, of the wrong type, or for no parameter of the statement.
+        DRIVER_ERRORS: whatever asyncpg raises for it.
+    """
+
+    def run() -> list[Row]:
+        # All rows are wanted at once, and a cursor on the server would want a transaction.
+        options = {VALUE_NAMES: frozenset(values), "yield_per": None, "stream_results": False}
+        result = connection.execute(statement, values, execution_options=options)
+        return rows_of(result.keys(), result) if result.returns_rows else []
+
+    with asyncpgs_errors(raw, statement, values):
+        return await greenlet_spawn(run)
+
+
+async def open_result(
+    raw: Connection, connection: SyncConnection, statement: Any, values: Mapping[str, Any]
+) -> Fetch:
+    """What gives so many rows more of the statement, out of a cursor on the server; see
+    `execute`."""
+    options = {VALUE_NAMES: frozenset(values), "yield_per": None, "stream_results": True}
+
+    def run() -> Any:
+        return connection.execute(statement, values, execution_options=options)
+
+    with asyncpgs_errors(raw, statement, values):
+        result = await greenlet_spawn(run)
+    names = [*result.keys()] if result.returns_rows else []
+
+    async def fetch(count: int) -> list[Row]:
+        raw.begin_statement("SELECT")
+        with asyncpgs_errors(raw, statement, values):  # of which the engine has noted its part
+            rows = await greenlet_spawn(result.fetchmany, count) if names else []
+        raw.end_statement()
+        return rows_of(names, rows)
+
+    return fetch
+
+
+async def run_plan(raw: Connection, plan: Plan, arguments: list[Any]) -> Sequence[Record]:
+    """Run the statement on asyncpg; see `execute`."""
+    try:
+        return plan.results(await raw.run(plan.sql, *arguments))
+    except DRIVER_ERRORS as error:
+        raise_mistake(error, plan, arguments)
+        raise
+
+
+async def open_cursor(raw: Connection, plan: Plan, arguments: list[Any]) -> Fetch:
+    """What gives so many rows more of the statement; see `open_result`."""
+    started = time.perf_counter()
+    try:
+        with raw.watch(plan.sql):
+            cursor = await raw.cursor(plan.sql, *arguments)
+    except DRIVER_ERRORS as error:
+        raise_mistake(error, plan, arguments)
+        raise
+    count_query(started)
+
+    async def fetch(count: int) -> Sequence[Record]:
+        with raw.watch(plan.sql):
+            return plan.results(await cursor.fetch(count))
+
+    return fetch
+
+
+def raise_mistake(error: Exception, plan: Plan, arguments: list[Any]) -> None:
+    """Tell of a value that asyncpg cannot send by the name of its parameter."""
+    if mistake := type_mistake(error, dict(zip(plan.parameters, arguments, strict=True))):
+        raise mistake from error
+
+
+@contextmanager
+def asyncpgs_errors(
+    raw: Connection, statement: ClauseElement, values: Mapping[str, Any]
+) -> Iterator[None]:
+    """Raise what asyncpg would have raised, or what is wrong with the values."""
+    cursors = {*raw.cursors}
+    try:
+        yield
+    except DBAPIError as error:
+        driver = driver_error(error)
+        known = _parameters(statement, values) if is_unsendable(driver) else {}
+        if mistake := type_mistake(driver, known):
+            raise mistake from driver
+        raise driver from driver.__cause__
+    except StatementError as error:
+        if isinstance(error.orig, OverflowError):  # a moment beyond the year 9999
+            raise Unprocessable(OUT_OF_RANGE) from error
+        if isinstance(error.orig, InvalidRequestError):
+            _parameters(statement, values)  # tells what is missing
+            raise TypeError(error.orig.args[0]) from error
+        # Its message may repeat the value, and so may its cause's.
+        kind = type(error.orig).__name__
+        raise TypeError(f"a value is none of its type's ({kind}): {error.statement}") from None
+    except CompileError as error:
+        if not values:
+            raise
+        raise TypeError(error.args[0]) from error  # "Unconsumed column names: ..."
+    finally:
+        raw.cursors &= cursors  # nobody else has what was made for this
+
+
+def _parameters(statement: ClauseElement, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the parameters by their places in the SQL, if that has one place for each."""
+    if isinstance(statement, UpdateBase):
+        return {}
+    compiled: Any = statement.compile(dialect=POSTGRES)
+    if any(bind.expanding or bind.literal_execute for bind in compiled.binds.values()):
+        return {}
+    parameters = parameters_of(compiled)
+    return dict(zip(parameters, bind_values(parameters, values), strict=True))

@@ -1,0 +1,120 @@
+"""A WebSocket on its way through the middleware: its id, its log line, and its failures.
+
+A handshake is refused with an answer in the house's form, where the server can send one (uvicorn
+can), or else by closing, which the client sees as an empty 403. Behind the handshake, a failure
+closes the socket: with 1008 if the client can mend it, with 1011 if not (RFC 6455 §7.4.1).
+"""
+
+import logging
+import time
+from http import HTTPStatus
+
+from fastapi import WebSocketDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.websockets import WebSocketDisconnected
+
+from kernel.context import RequestContext
+from kernel.errors import title_of
+from kernel.http.problems import WRONG, failure_response
+
+ACCEPTED, NORMAL, POLICY, CRASHED = 101, 1000, 1008, 1011
+NO_HANDSHAKE = "a handler of a WebSocket has neither accepted nor closed it"
+CAN_ANSWER = "websocket.http.response"
+STATUSES = {status.value for status in HTTPStatus}
+logger = logging.getLogger(__name__)
+
+
+class SocketExchange:
+    """One WebSocket; `status` is that of the handshake, `code` the one that it was closed with."""
+
+    def __init__(
+        self, app: ASGIApp, context: RequestContext, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        self.app, self.context, self.scope = app, context, scope
+        self._receive, self._send = receive, send
+        self.status = 0
+        self.code: int | None = None
+        self.has_left = False
+
+    async def run(self) -> None:
+        try:
+            await self.app(self.scope, self.receive, self.send)
+            await self.end()
+        except WebSocketDisconnect:
+            pass  # the client's end, which the handler did not wait for
+        except Exception as error:
+            if not (self.has_left and isinstance(error, WebSocketDisconnected)):
+                logger.exception("unhandled error")
+                await self.answer(500, WRONG)
+        finally:
+            self.log()
+
+    async def receive(self) -> Message:
+        message = await self._receive()
+        if message["type"] == "websocket.disconnect":
+            self.has_left = True
+            self.code = self.code or message.get("code")
+        return message
+
+    async def send(self, message: Message) -> None:
+        kind = message["type"]
+        if kind == "websocket.accept":
+            self.status = ACCEPTED
+            message = self.with_id(message)
+        elif kind == "websocket.http.response.start":
+            await self.refuse(message)
+            return
+        elif kind == "websocket.http.response.body" and self.code is not None:
+            return  # of a failure that has closed the socket
+        elif kind == "websocket.close" and not self.status and self.can_answer:
+            is_known = "route" in self.scope
+            await self.answer(403 if is_known else 404, message.get("reason", ""))
+            return
+        elif kind == "websocket.close":
+            self.code, self.status = message.get("code", NORMAL), self.status or 403
+        await self._send(message)
+
+    @property
+    def can_answer(self) -> bool:
+        return CAN_ANSWER in (self.scope.get("extensions") or {})
+
+    async def refuse(self, start: Message) -> None:
+        """Send the beginning of an answer, or close the socket instead, if it is too late for it or
+        the server cannot."""
+        status: int = start["status"]
+        if self.status or not self.can_answer:
+            code = POLICY if status < 500 else CRASHED
+            await self.send({"type": "websocket.close", "code": code, "reason": title_of(status)})
+            return
+        # Servers know no other ones here (RFC 9110 §15: any is as good as the first of its class).
+        self.status = status if status in STATUSES else status // 100 * 100
+        await self._send(self.with_id({**start, "status": self.status}))
+
+    async def answer(self, status: int, message: str) -> None:
+        """Tell a failure, if the client is there to be told."""
+        if not self.has_left and self.code is None:
+            response = failure_response(self.scope, status, message or title_of(status))
+            await response(self.scope, self.receive, self.send)
+
+    async def end(self) -> None:
+        """Close what a handler has left open; one that was not even opened is its mistake."""
+        if not self.status and not self.has_left:
+            raise RuntimeError(NO_HANDSHAKE)
+        if self.status == ACCEPTED and self.code is None and not self.has_left:
+            await self.send({"type": "websocket.close", "code": NORMAL})
+
+    def with_id(self, message: Message) -> Message:
+        own = (b"x-request-id", self.context.request_id.encode())
+        return {**message, "headers": [*message.get("headers", ()), own]}
+
+    def log(self) -> None:
+        fields = {
+            "route": getattr(self.scope.get("route"), "path_format", None),
+            "status": self.status,
+            "code": self.code,
+            "ms": round((time.perf_counter() - self.context.started) * 1e3, 1),
+            "queries": self.context.queries,
+            "user_id": self.context.user_id,
+            "client": self.context.client,
+        }
+        logger.info("websocket", extra={"fields": fields})

@@ -1,0 +1,8 @@
+"""The service without its short ways: what they are worth."""
+
+from kernel.fast.switches import OFF
+from service import app
+
+__all__ = ["app"]
+
+OFF.update(("plan", "switchboard", "statements", "rows"))

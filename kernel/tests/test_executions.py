@@ -1,0 +1,207 @@
+"""What SQLAlchemy executes leaves the kernel's connections as asyncpg's own statements do."""
+
+import asyncio
+import time
+from contextlib import suppress
+
+import asyncpg
+import pytest
+from sqlalchemy import func, insert, select, text, update
+
+from kernel.context import RequestContext, enter_context, leave_context
+from kernel.data.independent import open_session
+from kernel.data.models import Dto
+from kernel.fast.statements import plan_of
+from kernel.testing.switches import needs
+from kernel.tests.app import NAME
+from kernel.tests.peelings.models import Peeling, PeelingPublic
+from kernel.tests.processes import until
+from kernel.tests.test_statements import is_idle
+
+SLEEP = text("SELECT pg_sleep(:seconds), 1 AS number")
+NUMBERS = text("SELECT n AS number FROM generate_series(1, 2000) AS n")
+BACKENDS = f"application_name = '{NAME}' AND datname = current_database()"
+KILL = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {BACKENDS}"
+ACTIVE = f"SELECT count(*) FROM pg_stat_activity WHERE {BACKENDS} AND state = 'active'"
+
+
+class Number(Dto):
+    number: int
+
+
+async def by_the_reader(app, statement, **values):
+    return await app.state.resources.reader.fetch(statement, **values)
+
+
+async def by_a_snapshot(app, statement, **values):
+    async with app.state.resources.reader.snapshot() as snapshot:
+        return await snapshot.fetch(statement, **values)
+
+
+async def by_a_stream(app, statement, **values):
+    stream = app.state.resources.reader.stream(Number, statement, **values)
+    return [{"number": row.number} async for row in stream]
+
+
+async def by_a_session(app, statement, **values):
+    async with open_session(app) as session:
+        return await session.fetch(statement, **values)
+
+
+WAYS = [by_the_reader, by_a_snapshot, by_a_stream, by_a_session]
+
+
+@pytest.mark.parametrize("run", WAYS)
+async def test_what_is_cut_off_frees_its_connection_and_its_server(app, sql, run):
+    """A frozen server must not delay whoever has given up."""
+    for _ in range(4):
+        started = time.perf_counter()
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await run(app, SLEEP, seconds=5)
+        assert time.perf_counter() - started < 1
+    await until(is_idle(app), 3)
+
+    async def is_quiet():
+        return await sql.fetchval(ACTIVE) == 0
+
+    await until(is_quiet, 3)
+    [row] = await run(app, SLEEP, seconds=0)
+    assert row["number"] == 1
+
+
+@pytest.mark.parametrize("run", WAYS)
+async def test_connections_that_died_idle_are_noticed_by_nobody(app, sql, run):
+    for _ in range(3):
+        [row] = await run(app, SLEEP, seconds=0)
+        assert row["number"] == 1
+        await sql.execute(KILL)
+        await asyncio.sleep(0.05)
+    await until(is_idle(app), 3)
+
+
+async def test_a_read_whose_server_dies_is_run_again(app, sql):
+    async def kill():
+        await asyncio.sleep(0.1)
+        await sql.execute(KILL)
+
+    killer = asyncio.create_task(kill())
+    [row] = await by_the_reader(app, SLEEP, seconds=0.3)
+    await killer
+    assert row["number"] == 1
+    await until(is_idle(app), 3)
+
+
+async def test_many_reads_at_once_are_each_others_business_in_nothing(app):
+    async def read(number):
+        [row] = await by_the_reader(app, text("SELECT CAST(:n AS int) AS number"), n=number)
+        return row["number"]
+
+    assert await asyncio.gather(*map(read, range(100))) == [*range(100)]
+    assert app.state.resources.reader.in_use() == 0
+
+
+async def test_a_stream_that_is_left_leaves_its_connection_to_others(app):
+    reader = app.state.resources.reader
+    for _ in range(10):
+        async with reader.snapshot() as snapshot:
+            stream = snapshot.stream(Number, NUMBERS)
+            first = await anext(stream)
+            [[count]] = await snapshot.fetch(text("SELECT 7"))
+            second = await anext(stream)
+            await stream.aclose()
+        assert (first.number, count, second.number) == (1, 7, 2)
+        assert reader.in_use() == 0
+    [pids] = {len({row["pid"] for row in await reader.fetch(text("SELECT pg_backend_pid() pid"))})}
+    assert pids == 1
+
+
+async def test_two_tasks_at_once_are_refused_in_a_session(app):
+    async with open_session(app) as session:
+        results = await asyncio.gather(
+            *[session.fetch(SLEEP, seconds=0.01) for _ in range(2)], return_exceptions=True
+        )
+    assert [type(result) for result in results] == [list, RuntimeError]
+    await until(is_idle(app), 3)
+
+
+async def test_it_takes_part_in_the_transaction_and_its_savepoints(app, sql, alice):
+    async def titles():
+        return [row[0] for row in await sql.fetch("SELECT title FROM peelings ORDER BY id")]
+
+    new = {"owner_id": alice.user_id}
+    returning = insert(Peeling).returning(Peeling.id)
+    with suppress(ZeroDivisionError):
+        async with open_session(app) as session:
+            await session.fetch(returning.values(title="undone", **new))
+            raise ZeroDivisionError
+    async with open_session(app) as session:
+        await session.fetch(returning.values(title="kept", **new))
+        nested = await session.begin_nested()
+        await session.fetch(update(Peeling).values(title="undone").returning(Peeling.id))
+        await session.fetch(returning.values(title="undone", **new))
+        await nested.rollback()
+        session.add(Peeling(title="by the orm", **new))
+        [[seen]] = await session.fetch(text("SELECT count(*) FROM peelings"))
+        await session.insert(Peeling, PeelingPublic, title=func.concat("ex", "pr"), **new)
+    assert seen == 2
+    assert await titles() == ["kept", "by the orm", "expr"]
+
+
+async def test_a_statement_that_gives_no_rows_gives_none(app):
+    for _ in range(2):
+        assert await by_the_reader(app, text("SET LOCAL my.tenant = '7'")) == []
+        assert await by_a_session(app, text("LOCK TABLE peelings")) == []
+
+
+async def test_a_write_through_the_reader_is_refused_and_leaves_no_trace(app, alice):
+    returning = insert(Peeling).values(title="x", owner_id=1).returning(Peeling.id)
+    for _ in range(3):
+        for run in (by_the_reader, by_a_snapshot):
+            with pytest.raises(asyncpg.ReadOnlySQLTransactionError):
+                await run(app, returning)
+    assert app.state.resources.reader.in_use() == 0
+
+
+@needs("statements")
+async def test_each_way_is_counted_as_one_query(app, sql):
+    short = select(Peeling.id).where(Peeling.id == -1)
+    context = RequestContext(app)
+    token = enter_context(context)
+    try:
+        for run in (by_the_reader, by_a_session):
+            for statement in (short, short, short, text("SELECT 1"), text("SELECT 1")):
+                before, spent = context.queries, context.database_time
+                await run(app, statement)
+                assert (context.queries - before, context.database_time > spent) == (1, True)
+    finally:
+        leave_context(token)
+    assert plan_of(short)
+
+
+async def test_rows_may_be_asked_for_a_few_at_a_time(app):
+    statement = NUMBERS.execution_options(yield_per=10)
+    for run in WAYS:
+        assert [row["number"] for row in await run(app, statement)] == [*range(1, 2001)]
+
+
+@pytest.mark.parametrize("run", WAYS)
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"seconds": 0, "second": 1}, "no parameter second; it has: seconds"),
+        ({}, "no value for the statement's parameter seconds"),
+        ({"seconds": "long"}, "parameter seconds cannot be of type str"),
+    ],
+)
+async def test_a_wrong_name_or_value_is_told_and_nothing_is_sent(app, run, values, words):
+    for _ in range(2):
+        with pytest.raises(TypeError, match=words):
+            await run(app, SLEEP, **values)
+    await until(is_idle(app), 2)
+
+
+@needs("statements")
+def test_what_is_met_once_is_nothing_to_prepare():
+    fresh = select(Peeling.id).where(Peeling.id == 8)
+    assert (plan_of(fresh), plan_of(fresh).parameters) == (None, {"id_1": 8})
