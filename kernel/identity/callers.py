@@ -11,7 +11,6 @@ from starlette.requests import HTTPConnection
 from kernel.context import HEADER_NAMES, PRINCIPAL, SESSION, current_context
 from kernel.data.resources import HasState, resources_of
 from kernel.data.session import WriteSession
-from kernel.data.snapshots import Rows
 from kernel.errors import Forbidden, Unauthorized
 from kernel.identity.principal import ADMIN, Authenticator, Principal
 

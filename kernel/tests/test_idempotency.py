@@ -813,7 +813,7 @@ async def test_a_key_survives_the_secret_that_its_content_was_signed_with(
     first = await alice.post("/peelings", json=body, headers=KEY)
     async with serve(**replaced(settings, is_kept=is_kept)) as client:
         app = client._transport.app
-        headers = sign_in(app, alice.user_id) | KEY
+        headers = await sign_in(app, alice.user_id) | KEY
         again = await client.post("/peelings", json=body, headers=headers)
         other = await client.post("/peelings", json={"title": "y"}, headers=headers)
         new = await client.post("/peelings", json=body, headers=headers | {"Idempotency-Key": "n"})
@@ -832,7 +832,7 @@ async def test_a_cursor_survives_the_secret_that_it_was_signed_with(
         await alice.post("/peelings", json={"title": title})
     cursor = (await alice.get("/peelings", params={"limit": 1})).json()["next_cursor"]
     async with serve(**replaced(settings, is_kept=is_kept)) as client:
-        headers = sign_in(client._transport.app, alice.user_id)
+        headers = await sign_in(client._transport.app, alice.user_id)
         page = {"limit": 1, "cursor": cursor}
         answer = await client.get("/peelings", params=page, headers=headers)
     assert answer.status_code == status

@@ -4,7 +4,7 @@ import asyncio
 from typing import Annotated
 
 import pytest
-from fastapi import BackgroundTasks, Path, Response
+from fastapi import BackgroundTasks, Depends, Path, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import APIKeyCookie, APIKeyHeader, APIKeyQuery, HTTPBasic, HTTPBearer
 from sqlalchemy import (
@@ -20,7 +20,7 @@ from sqlalchemy import (
 )
 from sqlmodel import col, select
 
-from features.users.models import User, UserPublic
+from features.users.models import User, UserPublic, UserSummary
 from kernel import (
     CredentialScheme,
     CurrentUser,
@@ -40,6 +40,7 @@ from kernel import (
 from kernel.data.named_rows import NamedRow
 from kernel.http.answer_headers import AnswerHeaders
 from kernel.http.docs import credential_headers
+from kernel.http.preconditions import row_place
 from kernel.identity.callers import Credentials
 from kernel.tests.articles.models import Section
 from kernel.tests.peelings.models import Peeling, PeelingPublic, PeelingUpdate
@@ -752,6 +753,39 @@ def test_the_headers_of_credentials_are_read_off_their_schemes():
     assert credential_headers([]) == []
 
 
+class Release(Dto):
+    """What has a version that is no row's."""
+
+    version: str
+
+
+@pytest.mark.parametrize(
+    ("model", "place"),
+    [
+        (UserPublic | PeelingPublic | None, ()),
+        (UserPublic | UserSummary, ()),
+        (UserSummary | UserPublic | None, ()),
+        (UserPublic | Release, None),
+        (UserPublic | list[PeelingPublic], None),
+        (UserSummary | Nothing, None),
+    ],
+)
+def test_an_answer_of_several_forms_is_about_a_row_if_all_versions_are_rows(model, place):
+    assert row_place(model) == place
+
+
+async def test_an_account_that_was_read_is_changed_in_this_version_only(sign_up, alice):
+    admin = await sign_up("Admin", "admin")
+    url = f"/users/{alice.user_id}"
+    tag = (await admin.get(url)).headers["etag"]
+    for status in (200, 412):
+        answer = await admin.patch(url, json={"full_name": "New"}, headers={"If-Match": tag})
+        assert answer.status_code == status
+    summary = await (await sign_up("Bob")).get(url)
+    assert summary.json() == {"id": alice.user_id, "full_name": "New"}
+    assert "-" not in summary.headers["etag"]
+
+
 # What must not be taken for the row that a URL names.
 
 
@@ -765,7 +799,12 @@ async def by_dto(_, rows, credential):
     return Principal(user.id, user.role)
 
 
-@router.patch("/{way}/somewhere/{key}")
+async def begin(session: Session) -> None:
+    """A caller is looked up in the transaction if that has begun before."""
+    await session.connection()
+
+
+@router.patch("/{way}/somewhere/{key}", dependencies=[Depends(begin)])
 async def change_somewhere(way: str, key: Id, me: CurrentUser, session: Session) -> Nothing:
     """Neither the path nor the answer says which table it is; the caller's account has this id."""
     await WAYS[way](session, key)

@@ -191,6 +191,7 @@ async def test_a_socket_knows_its_caller(service, alice, log):
         "code": 4321,
         "queries": 1,
         "user_id": alice.user_id,
+        "client": "127.0.0.1",
     }
 
 

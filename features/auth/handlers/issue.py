@@ -35,7 +35,7 @@ IS_ITS_USER = users.c.id == col(SignIn.user_id)
 # The very hash that was verified, in a row that stays as it is until this is committed: a change of
 # the password comes before it, and there is no sign-in, or after it, and ends it.
 IS_AS_VERIFIED = (
-    users.c.id == bindparam("id"),
+    users.c.id == bindparam("user_id"),
     users.c.password_hash == bindparam("verified_hash"),
 )
 IS_STILL = select(users.c.id).where(*IS_AS_VERIFIED, users.c.is_active).with_for_update(read=True)
@@ -133,7 +133,9 @@ class TokenIssuer:
         """The tokens of a new sign-in, unless the account has another password by now."""
         named = uuid4()
         token = f"{named.hex}.{secrets.token_urlsafe(32)}"
-        if not await session.fetch(IS_STILL, id=account.id, verified_hash=account.password_hash):
+        if not await session.fetch(
+            IS_STILL, user_id=account.id, verified_hash=account.password_hash
+        ):
             return None
         row = {"user_id": account.id, "family": named, "digest": _digest(token)}
         expires_at = datetime.now(UTC) + self.lifetime
@@ -150,7 +152,7 @@ class TokenIssuer:
 
     async def _rehash(self, account: Account, password: SecretStr) -> None:
         new = await self.passwords.hash(password)
-        values = {"id": account.id, "verified_hash": account.password_hash, "new_hash": new}
+        values = {"user_id": account.id, "verified_hash": account.password_hash, "new_hash": new}
         async with open_session() as session:
             await session.fetch(REHASH, **values)
 

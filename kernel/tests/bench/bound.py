@@ -14,6 +14,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
+from uuid import UUID
 
 import asyncpg
 import jwt
@@ -24,17 +25,23 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-USER = "SELECT id, role FROM users WHERE id = $1 AND is_active"
+USER = """
+    SELECT users.id, users.role FROM refresh_tokens
+    JOIN users ON refresh_tokens.user_id = users.id
+    WHERE refresh_tokens.family = $1 AND users.id = $2 AND refresh_tokens.spent_at IS NULL
+        AND refresh_tokens.expires_at > now() AND users.is_active
+"""
 COLUMNS = "id, created_at, updated_at, version, title, description, owner_id"
 ITEM = f"SELECT {COLUMNS} FROM items WHERE id = $1"
 PAGE = f"SELECT {COLUMNS} FROM items WHERE owner_id = $1 ORDER BY id DESC LIMIT $2"
 NEXT = f"SELECT {COLUMNS} FROM items WHERE owner_id = $1 AND id < $3 ORDER BY id DESC LIMIT $2"
 INSERT = f"INSERT INTO items (title, description, owner_id) VALUES ($1, $2, $3) RETURNING {COLUMNS}"
+NOBODY = UUID(int=0), 0
 REQUEST_ID = re.compile("[A-Za-z0-9._-]{1,64}")
 
 secret = os.environ.get("APP_JWT_SECRET", "")
 mac_key = hashlib.sha256(b"mac" + secret.encode()).digest()
-verified: dict[str, tuple[int, int]] = {}
+verified: dict[str, tuple[UUID, int, int]] = {}
 pool: "asyncpg.Pool[asyncpg.Record]"
 
 
@@ -45,8 +52,8 @@ class ItemCreate(BaseModel):
     description: Annotated[str, StringConstraints(max_length=2000)] | None = None
 
 
-def user_id(request: Request) -> int:
-    """The caller's id, or 0, for which there is no user."""
+def caller(request: Request) -> tuple[UUID, int]:
+    """The ids of sign-in and user, or NOBODY's."""
     token = request.headers.get("authorization", "").removeprefix("Bearer ")
     known = verified.get(token)
     if known is None:
@@ -55,9 +62,9 @@ def user_id(request: Request) -> int:
                 token, secret, algorithms=["HS256"], issuer="julienne", audience="julienne"
             )
         except jwt.InvalidTokenError:
-            return 0
-        known = verified[token] = int(claims["sub"]), claims["exp"]
-    return known[0] if known[1] > time.time() else 0
+            return NOBODY
+        known = verified[token] = UUID(claims["sid"]), int(claims["sub"]), claims["exp"]
+    return known[:2] if known[2] > time.time() else NOBODY
 
 
 def answer(request: Request, status: int, content: object) -> Response:
@@ -70,7 +77,7 @@ def answer(request: Request, status: int, content: object) -> Response:
 
 async def get_item(request: Request) -> Response:
     async with pool.acquire() as connection:
-        user = await connection.fetchrow(USER, user_id(request))
+        user = await connection.fetchrow(USER, *caller(request))
         if user is None:
             return answer(request, 401, {"error": "unauthorized"})
         item = await connection.fetchrow(ITEM, request.path_params["id"])
@@ -84,7 +91,7 @@ async def list_items(request: Request) -> Response:
     limit = int(query.get("limit", "50"))
     after = unseal(mac_key, path, query["cursor"]) if "cursor" in query else None
     async with pool.acquire() as connection:
-        user = await connection.fetchrow(USER, user_id(request))
+        user = await connection.fetchrow(USER, *caller(request))
         if user is None:
             return answer(request, 401, {"error": "unauthorized"})
         place = () if after is None else (after,)
@@ -100,7 +107,7 @@ async def create_item(request: Request) -> Response:
     except ValidationError:
         return answer(request, 422, {"error": "unprocessable"})
     async with pool.acquire() as connection, connection.transaction():
-        user = await connection.fetchrow(USER, user_id(request))
+        user = await connection.fetchrow(USER, *caller(request))
         if user is None:
             return answer(request, 401, {"error": "unauthorized"})
         item = await connection.fetchrow(INSERT, data.title, data.description, user["id"])

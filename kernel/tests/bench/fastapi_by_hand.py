@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Annotated, Any
+from uuid import UUID
 
 import asyncpg
 import jwt
@@ -80,7 +81,7 @@ async def get_current_user(connection: Connection, credentials: Bearer) -> User:
         )
     except jwt.InvalidTokenError:
         raise HTTPException(401, "invalid token") from None
-    user = await connection.fetchrow(USER, int(claims["sub"]))
+    user = await connection.fetchrow(USER, UUID(claims["sid"]), int(claims["sub"]))
     if user is None:
         raise HTTPException(401, "unknown user")
     return User(**user)

@@ -65,6 +65,16 @@ class User(Base):
     created_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.now())
 
 
+class SignIn(Base):
+    __tablename__ = "refresh_tokens"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    family: Mapped[uuid.UUID]
+    expires_at: Mapped[datetime] = mapped_column(DateTime(timezone=True))
+    spent_at: Mapped[datetime | None] = mapped_column(DateTime(timezone=True))
+
+
 class Item(Base):
     __tablename__ = "items"
 
@@ -168,7 +178,13 @@ async def get_current_user(session: SessionDep, credentials: Bearer) -> User:
         )
     except jwt.InvalidTokenError as error:
         raise UnauthorizedError from error
-    user = await session.get(User, int(payload["sub"]))
+    statement = (
+        select(User)
+        .join(SignIn, SignIn.user_id == User.id)
+        .where(SignIn.family == uuid.UUID(payload["sid"]), User.id == int(payload["sub"]))
+        .where(SignIn.spent_at.is_(None), SignIn.expires_at > func.now())
+    )
+    user = await session.scalar(statement)
     if user is None or not user.is_active:
         raise UnauthorizedError
     return user
