@@ -36,7 +36,7 @@ IS_ITS_USER = users.c.id == col(SignIn.user_id)
 # the password comes before it, and there is no sign-in, or after it, and ends it.
 IS_AS_VERIFIED = (
     users.c.id == bindparam("user_id"),
-    users.c.password_hash == bindparam("verified_hash"),
+    users.c.password_hash == bindparam("known_hash"),
 )
 IS_STILL = select(users.c.id).where(*IS_AS_VERIFIED, users.c.is_active).with_for_update(read=True)
 REHASH = update(users).where(*IS_AS_VERIFIED).values(password_hash=bindparam("new_hash"))
@@ -133,13 +133,10 @@ class TokenIssuer:
         """The tokens of a new sign-in, unless the account has another password by now."""
         named = uuid4()
         token = f"{named.hex}.{secrets.token_urlsafe(32)}"
-        if not await session.fetch(
-            IS_STILL, user_id=account.id, verified_hash=account.password_hash
-        ):
+        if not await session.fetch(IS_STILL, user_id=account.id, known_hash=account.password_hash):
             return None
         row = {"user_id": account.id, "family": named, "digest": _digest(token)}
-        expires_at = datetime.now(UTC) + self.lifetime
-        await session.insert(SignIn, Public, **row, expires_at=expires_at)
+        await session.insert(SignIn, Public, **row, expires_at=datetime.now(UTC) + self.lifetime)
         session.after_commit(security_event, "signed_in", account.id)
         # One sign-in in 256 cleans up after all others, so that no scheduler has to.
         if named.bytes[0] == 0:
@@ -152,7 +149,7 @@ class TokenIssuer:
 
     async def _rehash(self, account: Account, password: SecretStr) -> None:
         new = await self.passwords.hash(password)
-        values = {"user_id": account.id, "verified_hash": account.password_hash, "new_hash": new}
+        values = {"user_id": account.id, "known_hash": account.password_hash, "new_hash": new}
         async with open_session() as session:
             await session.fetch(REHASH, **values)
 
