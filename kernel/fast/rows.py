@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, TypeAdapter
-from sqlalchemy import ClauseElement
+from sqlalchemy import ClauseElement, ColumnClause
+from sqlalchemy.sql.visitors import iterate
 from sqlmodel import SQLModel
 
 from kernel.fast.records import Record
@@ -122,11 +123,19 @@ def check_columns(model: type[BaseModel], statement: ClauseElement) -> None:
 
 def _repeated_names(statement: ClauseElement) -> Iterator[str]:
     columns: dict[str, list[Any]] = {}
-    for column in getattr(statement, "exported_columns", ()):
-        columns.setdefault(getattr(column, "name", ""), []).append(column)
+    try:
+        for column in getattr(statement, "exported_columns", ()):
+            columns.setdefault(getattr(column, "name", ""), []).append(column)
+    except NotImplementedError:  # of `from_statement`, whose columns the result tells
+        return
     for name, (first, *others) in columns.items():
-        if not all(first.compare(other) for other in others):
+        if not all(first.compare(other) and _sources(first) == _sources(other) for other in others):
             yield name
+
+
+def _sources(column: ClauseElement) -> set[Any]:
+    """The very tables of an expression: to `compare`, two aliases of one are the same."""
+    return {part.table for part in iterate(column) if isinstance(part, ColumnClause)}
 
 
 def _refuse(model: type[BaseModel], names: Collection[str]) -> None:
