@@ -2,11 +2,12 @@
 
 import json
 from contextlib import suppress
+from typing import Annotated
 
 import asyncpg
 import httpx
 import pytest
-from fastapi import Response
+from fastapi import Body, Response
 from sqlalchemy import literal, select
 
 from kernel.http.dependencies import Session
@@ -145,6 +146,50 @@ async def test_a_body_of_another_media_type_is_unsupported(alice, media_type):
     assert_form(answer, 415, "unsupported_media_type")
     answer = await alice.post(PATHS["create_token"], json={"username": "x", "password": "y"})
     assert_form(answer, 415, "unsupported_media_type")
+
+
+async def takes_json_of_its_own(
+    data: Annotated[dict[str, int], Body(media_type="application/vnd.house+json")],
+) -> dict[str, int]:
+    return data
+
+
+async def takes_plain_text(
+    data: Annotated[str, Body(media_type="text/plain; charset=utf-8")],
+) -> str:
+    return data
+
+
+async def takes_bytes(data: Annotated[bytes, Body(media_type="image/*")]) -> int:
+    return len(data)
+
+
+@pytest.mark.parametrize(
+    ("takes", "media_type", "body", "answer"),
+    [
+        (takes_json_of_its_own, "application/vnd.house+json", b'{"a": 1}', {"a": 1}),
+        (takes_json_of_its_own, "Application/Vnd.House+JSON; a=b", b'{"a": 1}', {"a": 1}),
+        (takes_plain_text, "text/plain", b"Leek", "Leek"),
+        (takes_bytes, "image/png", b"\x00\xff", 2),
+    ],
+)
+async def test_a_body_is_of_the_media_type_that_its_operation_declares(
+    mount, takes, media_type, body, answer
+):
+    router = Router(prefix="/declared", tags=["declared"])
+    router.post("")(takes)
+    async with mount(router) as client:
+        given = await client.post("/declared", content=body, headers={"Content-Type": media_type})
+        assert (given.status_code, given.json()) == (200, answer)
+        for other in ("application/json", "application/xml"):
+            given = await client.post("/declared", content=body, headers={"Content-Type": other})
+            assert_form(given, 415, "unsupported_media_type")
+        given = await client.post(
+            "/declared",
+            content='{"a": 1}'.encode("utf-16"),
+            headers={"Content-Type": media_type},
+        )
+        assert given.status_code in ({400} if "json" in media_type.lower() else {200, 422})
 
 
 @pytest.mark.parametrize("coding", ["gzip", "br", "identity, gzip"])
