@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, TypeAdapter
-from sqlalchemy import ClauseElement, ColumnClause
+from sqlalchemy import ClauseElement, ColumnClause, Select, inspect
 from sqlalchemy.sql.visitors import iterate
 from sqlmodel import SQLModel
 
@@ -108,17 +108,38 @@ def _way(model: type[BaseModel], names: tuple[str, ...]) -> Way | None:
     return Way(fields, pick, classes)
 
 
-# By the statement, and no longer than it lives.
-_ambiguous: WeakKeyDictionary[ClauseElement, frozenset[str]] = WeakKeyDictionary()
+# The DTOs that a statement is known to have columns for: by the statement, while that lives.
+_checked: WeakKeyDictionary[ClauseElement, set[type]] = WeakKeyDictionary()
 
 
 def check_columns(model: type[BaseModel], statement: ClauseElement) -> None:
     """Raise TypeError if two columns of the statement have a name that the DTO takes, before
-    SQLAlchemy gives one of them another name."""
-    if (names := _ambiguous.get(statement)) is None:
-        names = _ambiguous[statement] = frozenset(_repeated_names(statement))
-    if names:
-        _refuse(model, names)
+    SQLAlchemy gives one of them another name, or if one has another name in the database."""
+    if (checked := _checked.get(statement)) is None:
+        checked = _checked[statement] = set()
+    if model not in checked:
+        if names := frozenset(_repeated_names(statement)):
+            _refuse(model, names)
+        if isinstance(statement, Select):
+            _refuse_renamed(model, statement)
+        checked.add(model)
+
+
+def _refuse_renamed(model: type[BaseModel], statement: Select[Any]) -> None:
+    columns = statement.exported_columns
+    renamed: dict[str, Any] = dict(columns.items())
+    for part in statement.column_descriptions:
+        entity: Any = part.get("entity")
+        if entity is not None and part["expr"] is entity:
+            renamed |= inspect(entity).mapper.columns.items()
+    names = {getattr(column, "name", "") for column in columns}
+    for name in model.model_fields.keys() - names:
+        column: Any = renamed.get(name)
+        if hasattr(column, "name") and model.model_fields[name].validation_alias is None:
+            raise TypeError(
+                f"{model.__name__} takes {name}, which the database calls {column.name}:"
+                f' label it, as in Thing.{name}.label("{name}")'
+            )
 
 
 def _repeated_names(statement: ClauseElement) -> Iterator[str]:
