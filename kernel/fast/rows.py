@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, TypeAdapter
-from sqlalchemy import ClauseElement, ColumnClause, Select, inspect
+from sqlalchemy import ClauseElement, ColumnClause, CompoundSelect, Select, inspect
 from sqlalchemy.sql.visitors import iterate
 from sqlmodel import SQLModel
 
@@ -120,6 +120,8 @@ def check_columns(model: type[BaseModel], statement: ClauseElement) -> None:
     if model not in checked:
         if names := frozenset(_repeated_names(statement)):
             _refuse(model, names)
+        while isinstance(statement, CompoundSelect):
+            statement = statement.selects[0]
         if isinstance(statement, Select):
             _refuse_renamed(model, statement)
         checked.add(model)

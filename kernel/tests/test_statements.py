@@ -458,7 +458,11 @@ class NicknamePublic(Dto):
     nick: str | None = PydanticField(None, validation_alias="nickname")
 
 
-OTHER_NAMES = [select(T), select(T.id, T.nick), select(Other), select(S, T.nick).join(T)]
+OTHER_NAMES = [
+    *(select(T), select(T.id, T.nick), select(Other), select(S, T.nick).join(T)),
+    union_all(select(T.id, T.nick), select(T.id, T.nick)),
+    select(select(T.id, T.nick).subquery()),
+]
 
 
 @pytest.mark.parametrize("statement", OTHER_NAMES)
