@@ -129,13 +129,15 @@ def check_columns(model: type[BaseModel], statement: ClauseElement) -> None:
 
 def _refuse_renamed(model: type[BaseModel], statement: Select[Any]) -> None:
     columns = statement.exported_columns
+    missing = model.model_fields.keys() - {getattr(column, "name", "") for column in columns}
+    if not missing:
+        return
     renamed: dict[str, Any] = dict(columns.items())
     for part in statement.column_descriptions:
         entity: Any = part.get("entity")
         if entity is not None and part["expr"] is entity:
             renamed |= inspect(entity).mapper.columns.items()
-    names = {getattr(column, "name", "") for column in columns}
-    for name in model.model_fields.keys() - names:
+    for name in missing:
         column: Any = renamed.get(name)
         if hasattr(column, "name") and model.model_fields[name].validation_alias is None:
             raise TypeError(
