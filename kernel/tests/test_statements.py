@@ -183,10 +183,12 @@ QUERIES: dict[str, Any] = {
     "two columns of one name": text("SELECT 1 AS n, 2 AS n"),
     "* a column twice": select(T.id, T.id).order_by(T.id),
     "* a parameter's own value": select(bindparam("n", 5, type_=Integer)),
-    "* a parameter's value, given before": select(bindparam("n", type_=Integer)).params(n=5),
+    "* a parameter's value, given before": select(bindparam("given", type_=Integer)).params(
+        given=5
+    ),
     "* another value than was given before": (
-        select(bindparam("n", type_=Integer)).params(n=5),
-        {"n": 6},
+        select(bindparam("given", type_=Integer)).params(given=5),
+        {"given": 6},
     ),
     "a callable's value": select(bindparam("n", callable_=lambda: 5, type_=Integer)),
     "a literal in the SQL": select(T.id).where(T.name == bindparam("n", "a", literal_execute=True)),
