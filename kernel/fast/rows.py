@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, TypeAdapter
-from sqlalchemy import ClauseElement, ColumnClause, CompoundSelect, Select, inspect
+from sqlalchemy import ClauseElement, ColumnClause, CompoundSelect, Select, UpdateBase, inspect
 from sqlalchemy.sql.visitors import iterate
 from sqlmodel import SQLModel
 
@@ -122,28 +122,36 @@ def check_columns(model: type[BaseModel], statement: ClauseElement) -> None:
             _refuse(model, names)
         while isinstance(statement, CompoundSelect):
             statement = statement.selects[0]
-        if isinstance(statement, Select):
+        if isinstance(statement, Select | UpdateBase):
             _refuse_renamed(model, statement)
         checked.add(model)
 
 
-def _refuse_renamed(model: type[BaseModel], statement: Select[Any]) -> None:
+def _refuse_renamed(model: type[BaseModel], statement: Select[Any] | UpdateBase) -> None:
     columns = statement.exported_columns
-    missing = model.model_fields.keys() - {getattr(column, "name", "") for column in columns}
+    names = {getattr(column, "name", "") for column in columns}
+    missing = model.model_fields.keys() - names
     if not missing:
         return
     renamed: dict[str, Any] = dict(columns.items())
-    for part in statement.column_descriptions:
+    for part in _parts_of(statement):
         entity: Any = part.get("entity")
         if entity is not None and part["expr"] is entity:
             renamed |= inspect(entity).mapper.columns.items()
     for name in missing:
         column: Any = renamed.get(name)
-        if hasattr(column, "name") and model.model_fields[name].validation_alias is None:
+        is_there = getattr(column, "name", None) in names
+        if is_there and model.model_fields[name].validation_alias is None:
             raise TypeError(
                 f"{model.__name__} takes {name}, which the database calls {column.name}:"
                 f' label it, as in Thing.{name}.label("{name}")'
             )
+
+
+def _parts_of(statement: Select[Any] | UpdateBase) -> Sequence[Any]:
+    if isinstance(statement, Select):
+        return statement.column_descriptions
+    return [statement.entity_description]
 
 
 def _repeated_names(statement: ClauseElement) -> Iterator[str]:

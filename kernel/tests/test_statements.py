@@ -485,3 +485,12 @@ async def test_a_label_or_an_alias_tells_which_column_is_meant(filled):
         for _ in range(3):
             rows = await reader.all(model, statement)
             assert [row.nick for row in rows] == ["Nick", "Nick", None]
+
+
+async def test_what_is_returned_has_no_default_for_another_name_either(filled):
+    changed = update(T).values(nick="x")
+    async with open_session(filled) as session:
+        for returning in (changed.returning(T), changed.returning(T.id, T.nick)):
+            with pytest.raises(TypeError, match="takes nick, which the database calls nickname"):
+                await session.all(NickPublic, returning)
+        assert await session.all(NickPublic, changed.where(T.id == -1).returning(T.id)) == []
