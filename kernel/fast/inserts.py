@@ -19,7 +19,7 @@ def columns_of(table: type[SQLModel]) -> Mapping[str, Column[Any]]:
 
 
 def insert_values(table: type[SQLModel], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values by the keys of the columns.
+    """The values by the keys of the columns, with the defaults of fields whose columns have none.
 
     Raises:
         TypeError: one is for no column.
@@ -28,7 +28,27 @@ def insert_values(table: type[SQLModel], values: Mapping[str, Any]) -> dict[str,
     if unknown := ", ".join(name for name in values if name not in columns):
         known = ", ".join(columns.keys())
         raise TypeError(f"{table.__name__} has no column {unknown}; it has: {known}")
-    return {columns[name].key: value for name, value in values.items()}
+    fields = table.model_fields
+    own = {
+        name: fields[name].get_default(call_default_factory=True, validated_data={**values})
+        for name in _fields_with_defaults(table)
+        if name not in values
+    }
+    return {columns[name].key: value for name, value in (own | {**values}).items()}
+
+
+@lru_cache(maxsize=1024)
+def _fields_with_defaults(table: type[SQLModel]) -> tuple[str, ...]:
+    """The fields whose defaults their columns do not have: SQLModel gives none to `sa_column`."""
+    return tuple(
+        name
+        for name, column in columns_of(table).items()
+        if column.default is None
+        and column.server_default is None
+        and (field := table.model_fields.get(name))
+        and not field.is_required()
+        and (field.default_factory or field.default is not None)
+    )
 
 
 def insert_statement(table: type[SQLModel], model: type[BaseModel]) -> Insert:

@@ -11,6 +11,7 @@ from typing import Any, get_args
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute, APIWebSocketRoute, RouteContext, iter_route_contexts
 from fastapi.telemetry._api import _route_selected
+from pydantic import AfterValidator, BeforeValidator
 from starlette._utils import get_route_path
 from starlette.convertors import Convertor, PathConvertor, StringConvertor, register_url_convertor
 from starlette.routing import BaseRoute, Host, Match, Mount, Route, WebSocketRoute
@@ -38,6 +39,14 @@ class IdConvertor(Convertor[str]):
         return str(value)
 
 
+def _plain_int(value: object) -> object:
+    # int() also reads "1_0", " 1" and digits of other scripts.
+    if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
+        raise ValueError("should be an integer")
+    return value
+
+
+PLAIN_INT = BeforeValidator(_plain_int)
 register_url_convertor("id", IdConvertor())
 # Of these, a path's parameter is its text.
 TEXTS = {IdConvertor, PathConvertor, StringConvertor}
@@ -54,9 +63,21 @@ def signature_of(endpoint: Callable[..., Any]) -> Signature:
 def with_plain_ids(path: str, endpoint: Callable[..., Any]) -> str:
     """The path, with its whole numbers marked as ids."""
     for name, parameter in signature_of(endpoint).parameters.items():
-        if int in (parameter.annotation, *get_args(parameter.annotation)[:1]):
+        if _is_plain_id(parameter.annotation):
             path = path.replace(f"{{{name}}}", f"{{{name}:id}}")
     return path
+
+
+def _is_plain_id(annotation: Any) -> bool:
+    """Whether it is a whole number, and nothing that could make one of a word comes before it."""
+    marks = getattr(annotation, "__metadata__", ())
+    of = get_args(annotation)[0] if marks else annotation
+    return of is int and all(
+        mark == PLAIN_INT
+        or isinstance(mark, AfterValidator)
+        or not hasattr(mark, "__get_pydantic_core_schema__")
+        for mark in marks
+    )
 
 
 class _Candidate:

@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, TypeVar
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, TypeAdapter
-from sqlalchemy import ClauseElement
+from sqlalchemy import ClauseElement, ColumnClause, CompoundSelect, Select, UpdateBase, inspect
+from sqlalchemy.sql.visitors import iterate
 from sqlmodel import SQLModel
 
 from kernel.fast.records import Record
@@ -107,26 +108,67 @@ def _way(model: type[BaseModel], names: tuple[str, ...]) -> Way | None:
     return Way(fields, pick, classes)
 
 
-# By the statement, and no longer than it lives.
-_ambiguous: WeakKeyDictionary[ClauseElement, frozenset[str]] = WeakKeyDictionary()
+# The DTOs that a statement is known to have columns for: by the statement, while that lives.
+_checked: WeakKeyDictionary[ClauseElement, set[type]] = WeakKeyDictionary()
 
 
 def check_columns(model: type[BaseModel], statement: ClauseElement) -> None:
     """Raise TypeError if two columns of the statement have a name that the DTO takes, before
-    SQLAlchemy gives one of them another name."""
-    if (names := _ambiguous.get(statement)) is None:
-        names = _ambiguous[statement] = frozenset(_repeated_names(statement))
-    if names:
-        _refuse(model, names)
+    SQLAlchemy gives one of them another name, or if one has another name in the database."""
+    if (checked := _checked.get(statement)) is None:
+        checked = _checked[statement] = set()
+    if model not in checked:
+        if names := frozenset(_repeated_names(statement)):
+            _refuse(model, names)
+        while isinstance(statement, CompoundSelect):
+            statement = statement.selects[0]
+        if isinstance(statement, Select | UpdateBase):
+            _refuse_renamed(model, statement)
+        checked.add(model)
+
+
+def _refuse_renamed(model: type[BaseModel], statement: Select[Any] | UpdateBase) -> None:
+    columns = statement.exported_columns
+    names = {getattr(column, "name", "") for column in columns}
+    missing = model.model_fields.keys() - names
+    if not missing:
+        return
+    renamed: dict[str, Any] = dict(columns.items())
+    for part in _parts_of(statement):
+        entity: Any = part.get("entity")
+        if entity is not None and part["expr"] is entity:
+            renamed |= inspect(entity).mapper.columns.items()
+    for name in missing:
+        column: Any = renamed.get(name)
+        is_there = getattr(column, "name", None) in names
+        if is_there and model.model_fields[name].validation_alias is None:
+            raise TypeError(
+                f"{model.__name__} takes {name}, which the database calls {column.name}:"
+                f' label it, as in Thing.{name}.label("{name}")'
+            )
+
+
+def _parts_of(statement: Select[Any] | UpdateBase) -> Sequence[Any]:
+    if isinstance(statement, Select):
+        return statement.column_descriptions
+    return [statement.entity_description]
 
 
 def _repeated_names(statement: ClauseElement) -> Iterator[str]:
     columns: dict[str, list[Any]] = {}
-    for column in getattr(statement, "exported_columns", ()):
-        columns.setdefault(getattr(column, "name", ""), []).append(column)
+    try:
+        for column in getattr(statement, "exported_columns", ()):
+            columns.setdefault(getattr(column, "name", ""), []).append(column)
+    except NotImplementedError:  # of `from_statement`, whose columns the result tells
+        return
     for name, (first, *others) in columns.items():
-        if not all(first.compare(other) for other in others):
+        if not all(first.compare(other) and _sources(first) == _sources(other) for other in others):
             yield name
+
+
+def _sources(column: ClauseElement) -> set[Any]:
+    """The very tables of an expression: to `compare`, two aliases of one are the same."""
+    return {part.table for part in iterate(column) if isinstance(part, ColumnClause)}
 
 
 def _refuse(model: type[BaseModel], names: Collection[str]) -> None:

@@ -172,7 +172,8 @@ def parameters_of(compiled: Any) -> dict[str, Any]:
     """The parameters in their order, each with the statement's own value for it, or REQUIRED."""
     values = compiled.params
     return {
-        name: REQUIRED if compiled.binds[name].required else values[name]
+        # `statement.params(…)` gives a value to one that still says that it is required.
+        name: REQUIRED if compiled.binds[name].required and values[name] is None else values[name]
         for name in compiled.positiontup or ()
     }
 

@@ -30,6 +30,7 @@ class Replay:
     async def request(self) -> Request:
         """The request from its beginning."""
         scope, state = self._request.scope, self._request.scope.get("state")
+        of = type(self._request)  # a route class may have one of its own
         scope.clear()
         scope.update(self._scope)
         if state and "state" in scope:
@@ -37,8 +38,8 @@ class Replay:
             state.update(self._state)
         if self._is_read:
             body = await self._request.body()
-            return Request(scope, _receive_once(body, self._request.receive))
-        return Request(scope, self._receive_from_start())
+            return of(scope, _receive_once(body, self._request.receive))
+        return of(scope, self._receive_from_start())
 
     def close(self) -> None:
         if self._kept is not None:

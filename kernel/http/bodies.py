@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from fnmatch import fnmatchcase
 from functools import partial, update_wrapper
 from typing import Annotated, Any
 
@@ -24,18 +25,22 @@ def with_checked_body(handler: Handler, field: FieldInfo) -> Handler:
     It raises UnsupportedMediaType, for a compressed body as well, or BadRequest for another
     encoding than UTF-8.
     """
-    accepted = FORMS if isinstance(field, FORM) else (JSON,)
+    declared: str = getattr(field, "media_type", JSON)
+    accepted = FORMS if isinstance(field, FORM) else (declared.partition(";")[0].strip().lower(),)
 
     async def run(request: Request) -> Response:
         headers = request.headers
         has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-        if has_body and headers.get("content-encoding", "identity").lower() != "identity":
+        is_plain = type(request) is Request  # one of a route class's own reads in its own way
+        is_coded = headers.get("content-encoding", "identity").lower() != "identity"
+        if is_plain and has_body and is_coded:
             raise UnsupportedMediaType("the body should not be compressed")  # RFC 9110 §15.5.16
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if has_body and media_type not in accepted:
+        if has_body and not any(fnmatchcase(media_type, each) for each in accepted):
             raise UnsupportedMediaType(f"the body should be {' or '.join(accepted)}")
         # Python's parser also reads UTF-16, UTF-32 and a byte order mark; RFC 8259 §8.1 has none.
-        if media_type == JSON and json.detect_encoding(await request.body()) != "utf-8":
+        is_json = is_plain and (media_type == JSON or media_type.endswith("+json"))
+        if is_json and json.detect_encoding(await request.body()) != "utf-8":
             raise BadRequest("the body should be UTF-8")
         return await handler(request)
 

@@ -5,7 +5,7 @@ from functools import cache
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Path, Query
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from starlette.requests import HTTPConnection
 
 from kernel.context import SESSION
@@ -14,6 +14,7 @@ from kernel.data.paging import Pager
 from kernel.data.reader import ReadPool
 from kernel.data.resources import Resources, resources_of
 from kernel.data.session import WriteSession
+from kernel.fast.routing import PLAIN_INT
 from kernel.identity.passwords import PasswordVault
 
 T = TypeVar("T")
@@ -22,15 +23,7 @@ NO_UNIT_OF_WORK = "a WebSocket has no session: it opens one for each change, wit
 NO_BOUNDARY = "this operation has no session: its router is no Router of the kernel's"
 
 
-def _plain_int(value: object) -> object:
-    # int() also reads "1_0", " 1" and digits of other scripts.
-    if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
-        raise ValueError("should be an integer")
-    return value
-
-
-# Behind the bounds, or OpenAPI would not show them as minimum and maximum.
-PLAIN_INT = BeforeValidator(_plain_int)
+# Behind the bounds, PLAIN_INT, or OpenAPI would not show them as minimum and maximum.
 Id = Annotated[int, Field(ge=1, le=BIGINT_MAX), PLAIN_INT, Path()]
 """The id of a row, in a path."""
 

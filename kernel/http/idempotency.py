@@ -80,7 +80,10 @@ async def read_ahead(
     has_key = route.takes_key and b"idempotency-key" in request.scope[HEADER_NAMES]
     if has_key and has_credential(request) and not is_rehearsal(request):
         key = read_key(request)
-        return SentKey(key, await digest_request(request if is_read else await replay.request()))
+        if not is_read:
+            again = await replay.request()
+            request = Request(again.scope, again.receive)  # the bytes, whoever reads them later
+        return SentKey(key, await digest_request(request))
     if route.may_read_body:
         async for _ in (await replay.request()).stream():
             pass

@@ -4,13 +4,14 @@ Such an answer is never stored, and cannot be rehearsed. What the operation decl
 that leaves open what is answered (`dict[str, Any]`, nothing at all): then each answer is looked at.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import is_dataclass
 from datetime import datetime
 from functools import cache, wraps
 from inspect import (
     Signature,
     isasyncgenfunction,
+    isawaitable,
     iscoroutinefunction,
     isgeneratorfunction,
     signature,
@@ -81,9 +82,15 @@ def noting_secrets(endpoint: Callable[..., Any], declared: object) -> Callable[.
 
     @wraps(endpoint)
     def run_in_thread(*args: Any, **kwargs: Any) -> Any:
-        return _noted(endpoint(*args, **kwargs))
+        # An instance's `__call__` and what a decorator calls may be coroutines' for all that.
+        result = endpoint(*args, **kwargs)
+        return _noted_later(result) if isawaitable(result) else _noted(result)
 
     return run if iscoroutinefunction(endpoint) else run_in_thread
+
+
+async def _noted_later(result: Awaitable[object]) -> object:
+    return _noted(await result)
 
 
 def _noted(result: object) -> object:

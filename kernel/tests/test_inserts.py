@@ -49,6 +49,11 @@ class BlankPublic(Dto):
     secret: str
 
 
+class NickPublic(Dto):
+    id: int
+    nick: str | None
+
+
 class NoColumn(Dto):
     fixed: str = "always"
 
@@ -114,6 +119,20 @@ async def test_defaults_are_made_as_sqlalchemy_makes_them(filled, sql):  # noqa:
     plan = inserts.insert_plan(Made, MadePublic, frozenset({"name", *full}))
     assert plan
     assert inserts.insert_plan(Made, MadePublic, frozenset({"name"})) is None
+
+
+async def test_a_field_has_its_default_though_its_column_was_given(filled, sql):  # noqa: F811
+    for way in (long_way(), contextmanager(lambda: iter([None]))()):
+        with way:
+            async with open_session(filled) as session:
+                made = await session.insert(Thing, NickPublic, name="x")
+                blank = await session.insert(Thing, NickPublic, name="x", nick=None)
+                by_the_orm = Thing(name="x")
+                session.add(by_the_orm)
+            assert made.nick == by_the_orm.nick == "Nick"
+            assert blank.nick is None
+    nicks = await sql.fetch("SELECT nickname FROM all_things WHERE name = 'x' ORDER BY id")
+    assert [nick for [nick] in nicks] == ["Nick", None, "Nick"] * 2
 
 
 @pytest.mark.parametrize("values", [{}, {"place": 4}, {"secret": "word"}])

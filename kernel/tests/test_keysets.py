@@ -279,6 +279,7 @@ STATEMENTS |= {name: select(n(SAMPLES.c.id), SAMPLES.c[name]) for name in TYPES}
 
 
 @pytest.mark.parametrize("name", TYPES)
+@pytest.mark.slow
 async def test_pages_are_complete_in_the_order_of_every_type(client, sql, name):
     for order in (name, f"-{name}"):
         await check_walks(client, sql, name, order)
@@ -409,6 +410,7 @@ STATEMENTS |= SHAPES
 
 
 @pytest.mark.parametrize("what", SHAPES)
+@pytest.mark.slow
 async def test_pages_of_a_statement_of_every_shape_are_complete(client, sql, what):
     names = [column.name for column in SHAPES[what].selected_columns]
     name = "date" if "date" in names else names[-1]

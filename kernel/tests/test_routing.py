@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from typing import Annotated, Literal
 
 import httpx
 import pytest
@@ -10,7 +11,7 @@ from fastapi.exceptions import ResponseValidationError
 from fastapi.responses import PlainTextResponse
 from fastapi.routing import APIRoute
 from fastapi.telemetry import get_telemetry_data
-from pydantic import BaseModel
+from pydantic import BaseModel, BeforeValidator
 from starlette.routing import Match, Route
 
 from kernel.fast import planning, routing
@@ -336,6 +337,36 @@ async def test_an_annotation_may_be_for_type_checkers_alone(ask):
     router.get("/x/{x}")(knows_no_such_name)
     router.get("/x", name="tells_where_it_is")(tells_where_it_is)
     assert await ask(router, "GET", "/x/1") == (200, '"1"')
+
+
+async def takes_a_number_or_a_word(key: int | str) -> int | str:
+    return key
+
+
+async def takes_a_number_or_latest(key: int | Literal["latest"]) -> int | str:
+    return key
+
+
+async def takes_a_word_for_a_number(
+    key: Annotated[int, BeforeValidator(lambda text: {"latest": 7}.get(text, text))],
+) -> int:
+    return key
+
+
+@pytest.mark.parametrize("is_short", [True, False])
+@pytest.mark.parametrize(
+    ("takes", "word", "number"),
+    [
+        (takes_a_number_or_a_word, '"latest"', '"5"'),
+        (takes_a_number_or_latest, '"latest"', "5"),
+        (takes_a_word_for_a_number, "7", "5"),
+    ],
+)
+async def test_a_word_is_for_what_takes_a_word_beside_numbers(ask, takes, word, number, is_short):
+    router = Router()
+    router.get("/x/{key}")(takes)
+    assert await ask(router, "GET", "/x/latest", is_short) == (200, word)
+    assert await ask(router, "GET", "/x/5", is_short) == (200, number)
 
 
 async def says_one() -> str:

@@ -410,17 +410,26 @@ async def test_a_row_of_a_query_is_a_dto(app):
 # Two columns of one name.
 
 
+FIRST, SECOND = aliased(Peeling), aliased(Peeling)
+FIRST_ROWS, SECOND_ROWS = select(Peeling).subquery(), select(Peeling).subquery()
 TWO_IDS = [
     select(Peeling, Item).join(Item, Item.owner_id == Peeling.owner_id),
     select(Peeling.title, Peeling.version, Peeling.owner_id, Peeling, aliased(Peeling).id),
     text("SELECT p.*, 7 AS id FROM peelings p"),
     select(literal(1).label("id"), literal("x").label("title"), literal(2).label("id")),
+    select(FIRST.id, SECOND.id, SECOND.title),
+    select(FIRST, SECOND),
+    select(FIRST_ROWS.c.id, SECOND_ROWS.c.id, SECOND_ROWS.c.title),
+    select((FIRST.id + 1).label("id"), (SECOND.id + 1).label("id")),
 ]
 ONE_ID = [
     select(Peeling, Item.title.label("item")).outerjoin(Item, Item.owner_id == Peeling.owner_id),
     select(Peeling, Peeling.id, Peeling.title),
     select(Peeling.id.label("no"), Peeling),
     select(Peeling, func.count().over(), func.count(Peeling.id).over()),
+    select(FIRST, FIRST.id, (FIRST.id + 1).label("more"), (FIRST.id + 1).label("more")),
+    select(Peeling).from_statement(select(Peeling)),
+    select(Peeling).from_statement(text("SELECT * FROM peelings")),
 ]
 
 

@@ -184,6 +184,7 @@ LONG = "a" * 39
         ("remove health --force", "Dockerfile:"),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_be_is_refused_in_a_line(arguments, reason):
     before = contents(ROOT)
     with pytest.raises(Refusal) as refusal:

@@ -3,11 +3,15 @@
 import io
 import json
 import logging
+from functools import wraps
 
 import httpx
 import pytest
 from pydantic import SecretStr
 
+from kernel.data.models import Dto, Secret
+from kernel.http.router import Router
+from kernel.identity.callers import CurrentUser
 from kernel.logs import JsonFormatter, configure_logging
 from kernel.settings import Settings
 from kernel.tests.app import PATHS, account_body, create_app
@@ -138,3 +142,42 @@ def test_settings_tell_no_secret():
         jwt_secret=CANARIES["token secret"],
     )
     assert "canary" not in repr(settings)
+
+
+class Shown(Dto):
+    token: Secret
+
+
+class Shows:
+    """An operation that is an instance, and says nothing of its answer."""
+
+    async def __call__(self, me: CurrentUser):  # noqa: ARG002  # only who asks for a caller takes keys
+        return Shown(token="canary")
+
+
+def decorated(call):
+    @wraps(call)
+    def run(*args, **kwargs):
+        return call(*args, **kwargs)
+
+    return run
+
+
+@decorated
+async def shows(me: CurrentUser):
+    return Shown(token="canary")
+
+
+@pytest.mark.parametrize("endpoint", [Shows(), shows, decorated(Shows().__call__)])
+async def test_an_undeclared_secret_is_kept_by_nobody_however_its_operation_is_made(
+    mount, alice, sql, endpoint
+):
+    router = Router(prefix="/shown", tags=["shown"])
+    router.post("", name="shows")(endpoint)
+    headers = {**alice.headers, "Idempotency-Key": "k"}
+    async with mount(router) as client:
+        first, again = [await client.post("/shown", headers=headers) for _ in range(2)]
+    assert (first.status_code, first.json()) == (200, {"token": "canary"})
+    assert first.headers["cache-control"] == "no-store"
+    assert (again.status_code, "canary" in again.text) == (409, False)
+    assert "canary" not in str(await sql.fetch("SELECT * FROM idempotency_keys"))

@@ -22,7 +22,10 @@ from kernel.settings import ROOT
 from kernel.tests.processes import PATIENCE, Service, end, until
 from kernel.tests.serving import LARGE, LATE_SECONDS, Quick, app
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+pytestmark = [
+    pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
+    pytest.mark.slow,
+]
 
 QUICK = "kernel.tests.serving:Quick"
 REAL = "kernel.http.server:Protocol"
@@ -296,7 +299,6 @@ async def test_a_body_that_is_announced_is_waited_for_until_it_is_asked_for(serv
         assert problems((await client.closed())[0]) == [408]
 
 
-@pytest.mark.slow
 async def test_a_connection_without_a_request_is_kept_for_as_long_as_uvicorn_is_told(server):
     async def idle(*pieces):
         async with connected(server) as client:
@@ -525,7 +527,6 @@ async def test_a_closed_connection_leaves_no_timer():
         await until(is_over, PATIENCE)
 
 
-@pytest.mark.slow
 async def test_a_websocket_has_none_of_these_limits(server):
     async with connect(f"ws://127.0.0.1:{server.port}/", proxy=None) as socket:
         for wait in (KEEP_ALIVE + 5 * Quick.check_seconds, 0):
@@ -561,7 +562,6 @@ async def test_a_start_without_these_limits_says_so(
     assert [line.levelname for line in found] == ["WARNING"] * warnings
 
 
-@pytest.mark.slow
 def test_without_its_parser_it_says_what_to_install():
     code = "import sys; sys.modules['httptools'] = None; import kernel.http.server"
     command = [sys.executable, "-c", code]
@@ -599,7 +599,6 @@ def p99(found):
     return quantiles([seconds for _, seconds in found], n=100)[98]
 
 
-@pytest.mark.slow
 async def test_500_slow_clients_are_closed_and_others_served_meanwhile(tmp_path):
     slow = {
         "half a head": [(GET + HOST + b"X: ", *[b"a"] * 30)] * 200,
@@ -639,7 +638,6 @@ async def test_500_slow_clients_are_closed_and_others_served_meanwhile(tmp_path)
         assert server.memory("VmRSS") - memory < 50 * 1024 * 1024
 
 
-@pytest.mark.slow
 async def test_silent_clients_do_not_hold_all_files_that_may_be_open(tmp_path):
     async with serving(tmp_path, REAL) as server, AsyncExitStack() as silent:
         resource.prlimit(server.process.pid, resource.RLIMIT_NOFILE, (64, 64))

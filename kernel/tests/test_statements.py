@@ -17,6 +17,7 @@ from uuid import UUID
 
 import pytest
 from pydantic import BaseModel, ConfigDict
+from pydantic import Field as PydanticField
 from sqlalchemy import (
     ARRAY,
     JSON,
@@ -182,6 +183,13 @@ QUERIES: dict[str, Any] = {
     "two columns of one name": text("SELECT 1 AS n, 2 AS n"),
     "* a column twice": select(T.id, T.id).order_by(T.id),
     "* a parameter's own value": select(bindparam("n", 5, type_=Integer)),
+    "* a parameter's value, given before": select(bindparam("given", type_=Integer)).params(
+        given=5
+    ),
+    "* another value than was given before": (
+        select(bindparam("given", type_=Integer)).params(given=5),
+        {"given": 6},
+    ),
     "a callable's value": select(bindparam("n", callable_=lambda: 5, type_=Integer)),
     "a literal in the SQL": select(T.id).where(T.name == bindparam("n", "a", literal_execute=True)),
     "a parameter in the SQL": (
@@ -440,3 +448,49 @@ async def test_what_goes_wrong_while_a_plan_is_prepared_is_told_and_sqlalchemys(
     for _ in range(3):
         assert [row["name"] for row in await reader.fetch(statement)] == ["Corner", "Market"]
     assert [line["message"] for line in log.lines("WARNING")] == ["a statement has no short way"]
+
+
+class NickPublic(Dto):
+    id: int
+    nick: str | None = None
+
+
+class NicknamePublic(Dto):
+    id: int
+    nick: str | None = PydanticField(None, validation_alias="nickname")
+
+
+OTHER_NAMES = [
+    *(select(T), select(T.id, T.nick), select(Other), select(S, T.nick).join(T)),
+    union_all(select(T.id, T.nick), select(T.id, T.nick)),
+    select(select(T.id, T.nick).subquery()),
+]
+
+
+@pytest.mark.parametrize("statement", OTHER_NAMES)
+async def test_a_column_of_another_name_is_no_default_of_the_dto(filled, statement):
+    for fetch in (filled.state.resources.reader.all, filled.state.resources.reader.first):
+        for _ in range(3):
+            with pytest.raises(TypeError, match="takes nick, which the database calls nickname"):
+                await fetch(NickPublic, statement)
+
+
+async def test_a_label_or_an_alias_tells_which_column_is_meant(filled):
+    reader = filled.state.resources.reader
+    for model, statement in (
+        (NickPublic, select(T.id, T.nick.label("nick")).order_by(T.id)),
+        (NickPublic, select(T, T.nick.label("nick")).order_by(T.id)),
+        (NicknamePublic, select(T).order_by(T.id)),
+    ):
+        for _ in range(3):
+            rows = await reader.all(model, statement)
+            assert [row.nick for row in rows] == ["Nick", "Nick", None]
+
+
+async def test_what_is_returned_has_no_default_for_another_name_either(filled):
+    changed = update(T).values(nick="x")
+    async with open_session(filled) as session:
+        for returning in (changed.returning(T), changed.returning(T.id, T.nick)):
+            with pytest.raises(TypeError, match="takes nick, which the database calls nickname"):
+                await session.all(NickPublic, returning)
+        assert await session.all(NickPublic, changed.where(T.id == -1).returning(T.id)) == []

@@ -102,6 +102,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("key", HOSTILE)
 @pytest.mark.parametrize("collection", ["articles", "countries", "tags", "peelings"])
+@pytest.mark.slow
 async def test_a_key_that_is_nobodys_is_not_found_or_refused(alice, admin, collection, key):
     await alice.post("/articles", json={"article": {"title": "Soup"}})
     await admin.post("/countries", json={"id": "DE", "name": "Germany"})
