@@ -20,7 +20,7 @@ from kernel.data.links import Link
 from kernel.data.outages import Outages
 from kernel.data.refusals import ISOLATION_IS_SET_BEFORE, NO_ENGINE
 from kernel.driver_errors import ASYNCPG_ERRORS, DRIVER_ERRORS
-from kernel.fast.statements import check_names
+from kernel.fast.parameters import check_names
 
 _is_opening: ContextVar[bool] = ContextVar("is_opening", default=False)
 

@@ -18,9 +18,10 @@ from kernel.data.driver import Connection
 from kernel.data.sqlstate import OUT_OF_RANGE
 from kernel.driver_errors import DRIVER_ERRORS, driver_error, is_unsendable
 from kernel.errors import Unprocessable
+from kernel.fast.parameters import bind_values, parameters_of
 from kernel.fast.plain_types import POSTGRES
 from kernel.fast.records import Record, Row, rows_of
-from kernel.fast.statements import Plan, bind_values, parameters_of, type_mistake
+from kernel.fast.statements import Plan, type_mistake
 
 # An execution option: the names of the values, to be checked before the statement is sent.
 VALUE_NAMES = "kernel_value_names"

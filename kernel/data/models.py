@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Self, get_args
+from typing import Annotated, Any, NoReturn, Self, get_args
 from unicodedata import normalize
 
 from email_validator import EmailNotValidError, validate_email
@@ -44,6 +44,10 @@ SQLModel.metadata.naming_convention = {
     "pk": "pk_%(table_name)s",
 }
 BIGINT_MAX = 2**63 - 1
+GENERIC = (
+    "{name} cannot be generic, since SQLModel would let anything pass for the parameter: pydantic's"
+    " BaseModel can, or {name} says what it holds"
+)
 
 
 class Table(SQLModel):
@@ -90,6 +94,9 @@ class Dto(SQLModel):
         return object.__new__(cls)
 
     __init__ = BaseModel.__init__
+
+    def __class_getitem__(cls, _: object) -> NoReturn:
+        raise TypeError(GENERIC.format(name=cls.__name__))
 
 
 BARE.add(Dto.__new__)

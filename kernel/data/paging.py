@@ -23,7 +23,8 @@ from kernel.data.keysets import Keyset, Place, keyset_of
 from kernel.data.refusals import LONG_KEY, ONE_PLACE
 from kernel.data.snapshots import Rows
 from kernel.errors import Unprocessable
-from kernel.fast.rows import check_columns, read
+from kernel.fast.columns import check_columns
+from kernel.fast.rows import read
 
 M = TypeVar("M", bound=BaseModel)
 LONGEST_CURSOR = 4096  # characters; proxies take 8 KB of a URL

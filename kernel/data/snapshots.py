@@ -21,8 +21,9 @@ from kernel.data.sqlstate import (
     unavailable,
 )
 from kernel.driver_errors import DRIVER_ERRORS, sqlstate
+from kernel.fast.columns import check_columns
 from kernel.fast.records import Record
-from kernel.fast.rows import check_columns, read
+from kernel.fast.rows import read
 from kernel.fast.statements import bind, plan_of
 
 ATTEMPTS = 3

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from functools import cache
 from itertools import count
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from pydantic import (
     BaseModel,
@@ -33,6 +33,10 @@ LINE = re.compile(f"{BLANK}*{VISIBLE}({WITHIN}*{VISIBLE})?{BLANK}*")
 STORED_LINE = rf"[^\x00]*{VISIBLE}[^\x00]*"
 TWO_LINES = "two_lines"
 numbers = count(1)
+
+
+class Untrimmable(TypeError):
+    """See `trimming`."""
 
 
 @dataclass(frozen=True)
@@ -66,13 +70,6 @@ class Trims:
         new = trimming(schema, handler)
         self.has_found = new is not schema
         return new
-
-
-def holds_lines(annotation: Any) -> bool:
-    """Whether there is a `Trimmed` text in a type, apart from its models' fields."""
-    marks = getattr(annotation, "__metadata__", ())
-    is_marked = any(isinstance(mark, Trimmed) for mark in marks)
-    return is_marked or any(map(holds_lines, get_args(annotation)))
 
 
 def trimming(schema: CoreSchema, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -129,7 +126,7 @@ class _Walk:
             # pydantic has a validator for each class already, and would take that.
             return core_schema.no_info_after_validator_function(_strip_fields, part)
         if name in self._repeated:
-            raise TypeError(REPEATED.format(name=name.partition(":")[0]))
+            raise Untrimmable(REPEATED.format(name=name.partition(":")[0]))
         return new | {"ref": f"{name}-{next(numbers)}"}
 
 

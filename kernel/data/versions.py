@@ -24,7 +24,10 @@ READING = re.compile(
     r"[\s(]*(?:SELECT|SHOW|VALUES|WITH\b(?!.*\b(?:INSERT|UPDATE|DELETE|MERGE)\b))\b",
     re.IGNORECASE | re.DOTALL,
 )
-CHANGED = re.compile(r'\s*(?:INSERT INTO|UPDATE|DELETE FROM)\s+(?:ONLY\s+)?"?(\w+)', re.IGNORECASE)
+CHANGED = re.compile(
+    r'\s*(?:INSERT\s+INTO|UPDATE|DELETE\s+FROM)\s+(?:ONLY\s+)?(?:(?:\w+|"[^"]+")\s*\.\s*)?"?(\w+)',
+    re.IGNORECASE,
+)
 # These change no rows; behind a savepoint, a lock would end with it.
 CONTROL = re.compile(r"\s*(?:SAVEPOINT|RELEASE|ROLLBACK|SET|LOCK)\b", re.IGNORECASE)
 MOST = 100  # rows of one UPDATE that are looked at beforehand

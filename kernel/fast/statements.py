@@ -8,7 +8,7 @@ time: what a request builds for itself is SQLAlchemy's, whose cache goes by the 
 
 import logging
 import re
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC
 from operator import attrgetter, itemgetter
@@ -30,11 +30,11 @@ from sqlalchemy.types import TypeEngine
 from sqlmodel import UTCDateTime
 
 from kernel.driver_errors import is_out_of_range, is_unsendable
+from kernel.fast.parameters import bind_values, parameters_of
 from kernel.fast.plain_types import CONVERTED, POSTGRES, value_class
 from kernel.fast.records import Record, rows_of
 from kernel.fast.switches import OFF
 
-REQUIRED = object()
 UNSENT = re.compile(r"invalid input for query argument \$(\d+)")
 zone_of = attrgetter("tzinfo")
 logger = logging.getLogger(__name__)
@@ -166,38 +166,6 @@ def plan_of_compiled(compiled: Any) -> Plan | None:
 
 def _in_utc(kinds: Iterable[object]) -> tuple[int, ...]:
     return tuple(place for place, kind in enumerate(kinds) if type(kind) is UTCDateTime)
-
-
-def parameters_of(compiled: Any) -> dict[str, Any]:
-    """The parameters in their order, each with the statement's own value for it, or REQUIRED."""
-    values = compiled.params
-    return {
-        # `statement.params(…)` gives a value to one that still says that it is required.
-        name: REQUIRED if compiled.binds[name].required and values[name] is None else values[name]
-        for name in compiled.positiontup or ()
-    }
-
-
-def bind_values(parameters: Mapping[str, Any], values: Mapping[str, Any]) -> list[Any]:
-    """The values of a statement's parameters, in their order.
-
-    Raises:
-        TypeError: one is missing, or is for no parameter.
-    """
-    if not values.keys() <= parameters.keys():
-        check_names(values, parameters)
-    arguments = [values.get(name, own) for name, own in parameters.items()]
-    if any(argument is REQUIRED for argument in arguments):
-        missing = [name for name in parameters if values.get(name, parameters[name]) is REQUIRED]
-        raise TypeError(f"no value for the statement's parameter {', '.join(missing)}")
-    return arguments
-
-
-def check_names(names: Iterable[str], parameters: Collection[str]) -> None:
-    """Raise TypeError if a value is for no parameter."""
-    if unknown := ", ".join(name for name in names if name not in parameters):
-        known = ", ".join(parameters) or "none"
-        raise TypeError(f"the statement has no parameter {unknown}; it has: {known}")
 
 
 def type_mistake(error: BaseException, values: Mapping[str, Any]) -> TypeError | None:

@@ -7,9 +7,10 @@ from functools import partial, update_wrapper
 from typing import Annotated, Any
 
 from fastapi import Form, Request, Response
+from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
-from kernel.data.trimming import Trims, holds_lines
+from kernel.data.trimming import Trims, Untrimmable
 from kernel.errors import BadRequest, UnsupportedMediaType
 from kernel.fast.plan import Handler
 from kernel.fast.routing import signature_of
@@ -51,14 +52,26 @@ def with_trimmed_lines(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     """The endpoint, whose own parameters are trimmed where they are lines, as an Input's are."""
     told = signature_of(endpoint)
     known = told.parameters.values()
-    parameters = [
-        each.replace(annotation=Annotated[each.annotation, Trims()])
-        if holds_lines(each.annotation)
-        else each
-        for each in known
-    ]
+    parameters = [each.replace(annotation=_trimming(each.annotation)) for each in known]
     if parameters == [*known]:
         return endpoint
     wrapped: Any = update_wrapper(partial(endpoint), endpoint)
     wrapped.__signature__ = told.replace(parameters=parameters)
     return wrapped  # type: ignore[no-any-return]  # or it had no place for a signature
+
+
+def _trimming(annotation: Any) -> Any:
+    """The type of a request's part, trimming, if there is a `Trimmed` text in it that is not yet.
+
+    Raises:
+        Untrimmable: it cannot be.
+    """
+    trims = Trims()
+    typed: Any = Annotated[annotation, trims]
+    try:
+        TypeAdapter(typed)
+    except Untrimmable:
+        raise
+    except Exception:  # noqa: BLE001  # no part of a request, or what FastAPI will refuse
+        return annotation
+    return typed if trims.has_found else annotation

@@ -147,7 +147,7 @@ class Router(APIRouter):
     def add_api_websocket_route(
         self, path: str, endpoint: Callable[..., Any], *args: Any, **options: Any
     ) -> None:
-        super().add_api_websocket_route(path, endpoint, *args, **options)
+        super().add_api_websocket_route(path, with_trimmed_lines(endpoint), *args, **options)
         route: Any = self.routes[-1]
         route.errors = self._errors
 

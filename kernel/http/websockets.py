@@ -8,8 +8,9 @@ closes the socket: with 1008 if the client can mend it, with 1011 if not (RFC 64
 import logging
 import time
 from http import HTTPStatus
+from traceback import walk_tb
 
-from fastapi import WebSocketDisconnect
+from fastapi import WebSocket, WebSocketDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from starlette.websockets import WebSocketDisconnected
 
@@ -21,6 +22,12 @@ ACCEPTED, NORMAL, POLICY, CRASHED = 101, 1000, 1008, 1011
 NO_HANDSHAKE = "a handler of a WebSocket has neither accepted nor closed it"
 CAN_ANSWER = "websocket.http.response"
 STATUSES = {status.value for status in HTTPStatus}
+UNREADABLE = "a message of another kind was expected"
+# In these, Starlette takes for granted that a message is what the handler expects.
+READING = {
+    each.__code__
+    for each in (WebSocket.receive_text, WebSocket.receive_bytes, WebSocket.receive_json)
+}
 logger = logging.getLogger(__name__)
 
 
@@ -43,7 +50,9 @@ class SocketExchange:
         except WebSocketDisconnect:
             pass  # the client's end, which the handler did not wait for
         except Exception as error:
-            if not (self.has_left and isinstance(error, WebSocketDisconnected)):
+            if _is_unreadable(error):
+                await self.answer(422, UNREADABLE)
+            elif not (self.has_left and isinstance(error, WebSocketDisconnected)):
                 logger.exception("unhandled error")
                 await self.answer(500, WRONG)
         finally:
@@ -118,3 +127,11 @@ class SocketExchange:
             "client": self.context.client,
         }
         logger.info("websocket", extra={"fields": fields})
+
+
+def _is_unreadable(error: Exception) -> bool:
+    """Whether the client has sent bytes for text, text for bytes, or what is no JSON."""
+    is_of_content = isinstance(error, KeyError | ValueError | RecursionError)
+    return is_of_content and any(
+        frame.f_code in READING for frame, _ in walk_tb(error.__traceback__)
+    )

@@ -126,6 +126,12 @@ async def by_sql(session, peeling_id):
     await session.exec(sql, params={"id": peeling_id})
 
 
+async def by_sql_of_a_schema(session, peeling_id):
+    sql = text("UPDATE \"public\".peelings SET title = 'new' WHERE id = :id")
+    await session.exec(sql, params={"id": peeling_id})
+    await session.get(Peeling, peeling_id, populate_existing=True)
+
+
 async def by_driver_sql(session, peeling_id):
     sql = f"UPDATE peelings SET title = 'new' WHERE id = {peeling_id}"
     await (await session.connection()).exec_driver_sql(sql)
@@ -200,6 +206,7 @@ WAYS = {
     for way in (
         *(by_orm, by_orm_unflushed, by_bulk, by_bulk_of_loaded, by_key_of_bulk, by_fetch),
         *(by_fetch_of_loaded, by_connection, by_sql, by_driver_sql, by_driver, by_upsert),
+        by_sql_of_a_schema,
         *(
             loaded_in_a_savepoint,
             by_driver_returning,

@@ -224,7 +224,7 @@ SYMBOLS = [
     Row(
         "sqlalchemy's SQLCompiler: what it knows of a statement's columns and parameters",
         ("_result_columns", "binds", "params", "expanding", "literal_execute", "callable"),
-        ("kernel/data/execution.py", "kernel/fast/statements.py"),
+        ("kernel/data/execution.py", "kernel/fast/parameters.py", "kernel/fast/statements.py"),
         "a statement of plain types runs on asyncpg itself",
         ("test_statements.py::test_a_query_gives_the_same_on_each_way",),
     ),

@@ -96,6 +96,20 @@ QUERIES: dict[str, Any] = {
         *(T.digest, T.body),
     ).order_by(T.id),
     "* where": (select(T.id).where(T.name == bindparam("name")), {"name": "b"}),
+    "* where, of params()": select(T.id).where(T.name == bindparam("name")).params(name="b"),
+    "* where, of params() and a value": (
+        select(T.id).where(T.name == bindparam("name")).params(name="b"),
+        {"name": "a"},
+    ),
+    "* where, of params() instead of its own": (
+        select(T.id).where(T.name == bindparam("name", "c")).params(name="b")
+    ),
+    "* where, of params() without a value": select(T.id)
+    .where(T.name == bindparam("name"), T.number > bindparam("number"))
+    .params({"name": None}, number=0),
+    "* where, of a subquery's params()": select(
+        select(T.id).where(T.name == bindparam("name")).params(name="b").subquery()
+    ),
     "* where, literal": select(T.id).where(T.name == "b", T.number > 1),
     "* is null": select(T.id).where(col(T.note).is_(None)).order_by(T.id),
     "* between": select(T.id).where(T.number.between(2, 3)).order_by(T.id),

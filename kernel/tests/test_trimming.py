@@ -6,10 +6,10 @@ from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Annotated, Generic, Literal, NamedTuple, TypeVar
+from typing import Annotated, Any, Generic, Literal, NamedTuple, TypeVar
 
 import pytest
-from fastapi import Body, Form, Header, Path, Query
+from fastapi import Body, Form, Header, Path, Query, WebSocket
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -224,6 +224,11 @@ def test_what_could_not_be_trimmed_in_itself_is_refused_at_once():
         class Body(Input):
             chain: Chain
 
+    async def take(chain: Chain) -> None: ...
+
+    with pytest.raises(TypeError, match="Chain contains itself"):
+        Router().post("/chains")(take)
+
 
 def test_a_default_is_as_it_is_written():
     class Body(Input):
@@ -296,6 +301,71 @@ async def test_a_body_need_not_be_an_object(mount):
             answer = await client.post(f"/lines/{path}", json=sent)
             assert (answer.status_code, answer.json()) == (200, expected), path
             assert (await client.post(f"/lines/{path}", json=bad)).status_code == 422, path
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+    name: Short
+
+
+@dataclass
+class Plainly:
+    name: Short
+
+
+@pytest.mark.parametrize("kind", [Strict, Plainly, Members, Branch])
+async def test_what_is_in_a_body_is_trimmed_whoever_its_base_is(mount, kind):
+    async def one(_: Session, data: kind) -> Any:
+        return data
+
+    async def many(_: Session, data: list[kind] | None) -> Any:
+        return data
+
+    async def sent_as_form(_: Session, data: Annotated[Strict, Form()]) -> Any:
+        return data
+
+    async def asked(data: Annotated[Strict, Query()]) -> Any:
+        return data
+
+    router = Router(prefix="/lines")
+    for endpoint in (one, many, sent_as_form):
+        router.post(f"/{endpoint.__name__}")(endpoint)
+    router.get("/asked")(asked)
+    async with mount(router) as client:
+        for line, status in ((" a ", 200), ("a\nb", 422), (" ", 422)):
+            row = {"name": line}
+            for answer in (
+                await client.post("/lines/one", json=row),
+                await client.post("/lines/many", json=[row]),
+                await client.post("/lines/sent_as_form", data=row),
+                await client.get("/lines/asked", params=row),
+            ):
+                assert answer.status_code == status
+                shown = answer.json()[0] if isinstance(answer.json(), list) else answer.json()
+                assert status != 200 or shown["name"] == "a"
+
+
+async def test_a_sockets_parameter_may_be_a_line(mount):
+    router = Router(prefix="/lines")
+
+    @router.websocket("/live")
+    async def tell(socket: WebSocket, line: Short) -> None:
+        await socket.accept()
+        await socket.send_text(line)
+
+    async with mount(router) as client:
+        async with client.socket("/lines/live?line=%20a%20") as socket:
+            assert await socket.receive() == "a"
+        async with client.socket("/lines/live?line=a%0Ab") as socket:
+            assert socket.status == 422
+
+
+def test_a_generic_model_is_refused_where_its_parameter_would_not_count():
+    class Envelope(Dto, Generic[T]):
+        data: T
+
+    with pytest.raises(TypeError, match="Envelope cannot be generic"):
+        Envelope[int]
 
 
 async def test_a_parameter_may_be_a_line(mount):

@@ -1,6 +1,7 @@
 """WebSockets: who calls, what they hold, how they are refused and how they end."""
 
 import asyncio
+import json
 import signal
 import sys
 from contextlib import AsyncExitStack
@@ -132,6 +133,16 @@ async def receive_carelessly(socket: WebSocket) -> None:
     await socket.accept()
     while True:
         await socket.receive_text()
+
+
+@router.websocket("/reading/{kind}")
+async def read_one_kind(socket: WebSocket, kind: str) -> None:
+    await socket.accept()
+    if kind == "crash":
+        json.loads(await socket.receive_text())
+    read = {"text": socket.iter_text, "bytes": socket.iter_bytes, "json": socket.iter_json}[kind]
+    async for message in read():
+        await socket.send_text(f"{message!r}")
 
 
 @router.websocket("/deaf")
@@ -367,6 +378,34 @@ async def test_a_client_that_leaves_is_no_error(service, log, path):
     async with service.socket(path) as socket:
         await socket.close(1001)
     assert (logged(log)["code"], log.lines("ERROR")) == (1001, [])
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        ("text", "a", b"a"),
+        ("bytes", b"a", "a"),
+        ("json", "1", b"1"),
+        ("json", "1", "{"),
+        ("json", "1", "[" * 100_000),
+    ],
+)
+async def test_a_message_of_another_kind_is_the_clients_mistake(service, log, kind, good, bad):
+    async with service.socket(f"/live/reading/{kind}") as socket:
+        await socket.send(good)
+        assert await socket.receive()
+        await socket.send(bad)
+        with pytest.raises(Closed, match="1008 Unprocessable Content"):
+            await socket.receive()
+    assert log.lines("WARNING", "ERROR") == []
+
+
+async def test_what_a_handler_cannot_read_itself_is_its_own_mistake(service, log):
+    async with service.socket("/live/reading/crash") as socket:
+        await socket.send("{")
+        with pytest.raises(Closed, match="1011"):
+            await socket.receive()
+    assert len(log.lines("ERROR")) == 1
 
 
 async def test_another_form_of_errors_is_a_sockets_too(mount):
