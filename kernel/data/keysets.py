@@ -29,7 +29,8 @@ from kernel.data.refusals import DEFERRED, NOT_A_SELECT
 
 Statement = Select[*tuple[Any, ...]]
 Place = list[Any]
-LIMIT = "page_limit"
+# Names that a statement of a slice has no parameters of.
+PLACE, LIMIT = "kernel_page_{}", "kernel_page_limit"
 ORDERS_KEPT = 64  # of a statement
 
 
@@ -42,7 +43,7 @@ class Query:
 
     def values(self, place: Place | None, limit: int) -> dict[str, Any]:
         """Its parameters, by their names."""
-        own = {f"page_{number}": place[number] for number in self.numbers} if place else {}
+        own = {PLACE.format(number): place[number] for number in self.numbers} if place else {}
         return own | {LIMIT: limit}
 
 
@@ -146,7 +147,7 @@ class Keyset:
         return Query(self.first.statement.where(and_(*conditions)), [*numbers, *compared])
 
     def _parameter(self, number: int) -> ColumnElement[Any]:
-        part, name = self._parts[number], f"page_{number}"
+        part, name = self._parts[number], PLACE.format(number)
         if part.is_hidden:
             return cast(bindparam(name, type_=Text()), part.column.type)
         return bindparam(name, type_=part.column.type)

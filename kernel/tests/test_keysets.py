@@ -33,6 +33,7 @@ from sqlalchemy import (
     Time,
     TypeDecorator,
     Uuid,
+    bindparam,
     case,
     collate,
     func,
@@ -422,7 +423,7 @@ def test_the_key_of_what_a_row_refers_to_is_not_in_the_order():
     """Or no index could be read in it."""
     for what in ("many to one", "many to one or none"):
         first = str(keyset_of(SHAPES[what], "n").first.statement)
-        assert first.endswith("pairs.left_id ASC, pairs.right_id ASC\n LIMIT :page_limit")
+        assert first.endswith("pairs.left_id ASC, pairs.right_id ASC\n LIMIT :kernel_page_limit")
 
 
 # What cannot be paged.
@@ -739,8 +740,8 @@ async def test_the_deepest_page_reads_no_more_than_the_first(samples, sql, state
     for order in (*orders, "rank,-due", "-rank,due"):
         keyset = keyset_of(statement, order)
         compiled = keyset.first.statement.compile(dialect=postgresql.dialect())
-        rows = await sql.fetch(str(compiled) % {"page_limit": "NULL"})
-        first = await pages_read(sql, keyset.first, {"page_limit": 51})
+        rows = await sql.fetch(str(compiled) % {"kernel_page_limit": "NULL"})
+        first = await pages_read(sql, keyset.first, {"kernel_page_limit": 51})
         for at in (100, 5_000, 10_000, 14_990, 15_010, 19_900):
             place, found, read = keyset.place(rows[at]), 0, 0
             for query in keyset.behind(place):
@@ -755,3 +756,17 @@ async def test_the_deepest_page_reads_no_more_than_the_first(samples, sql, state
             assert found == 51
             # A row of each page of the table, at worst; all of it is 150.
             assert read <= 3 * first + 10, f"{order} at {at}: {read}, and the first page {first}"
+
+
+async def test_a_statement_may_have_parameters_of_any_name(samples, mount):
+    own = Router(prefix="/own")
+    statement = select(n(SAMPLES.c.id)).where(SAMPLES.c.id >= bindparam("page_0"))
+
+    @own.get("")
+    async def list_named(reader: Reader, paging: Paging) -> Page[Numbered]:
+        return await paging.fetch(reader, Numbered, statement, "n", page_0=2)
+
+    async with mount(own) as client:
+        first = (await client.get("/own?limit=1")).json()
+        second = (await client.get(f"/own?limit=1&cursor={first['next_cursor']}")).json()
+    assert [page["items"][0]["n"] for page in (first, second)] == ["10", "11"]
