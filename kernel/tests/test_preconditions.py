@@ -26,6 +26,7 @@ from kernel import (
     CurrentUser,
     Dto,
     Id,
+    Key,
     NotFound,
     Principal,
     Public,
@@ -41,7 +42,7 @@ from kernel.data.named_rows import NamedRow
 from kernel.http.answer_headers import AnswerHeaders
 from kernel.http.docs import credential_headers
 from kernel.identity.callers import Credentials
-from kernel.tests.articles.models import Section
+from kernel.tests.articles.models import Country, CountryFields, CountryPublic, Section
 from kernel.tests.peelings.models import Peeling, PeelingPublic, PeelingUpdate
 
 router = Router(prefix="/ways", tags=["ways"])
@@ -491,6 +492,40 @@ async def test_all_lines_of_a_header_count(caller):
     tag = (await caller.get("/ways/crate/1")).headers["etag"]
     lines = [("If-None-Match", '"99"'), ("If-None-Match", tag)]
     assert (await caller.get("/ways/crate/1", headers=lines)).status_code == 304
+
+
+@pytest.mark.parametrize("place", ["peelings", "basket"])
+async def test_a_write_may_say_which_version_it_is_not_for(caller, sql, place):
+    url = f"/ways/by_orm/{place}/1"
+    for tag in ('"2"', 'W/"2-00"', '"1", "2"', "*"):
+        answer = await caller.post(url, headers={"If-None-Match": tag})
+        assert (answer.status_code, await titles(sql)) == (412, "at two"), tag
+    answer = await caller.post(url, headers={"If-None-Match": '"1"'})
+    assert (answer.status_code, await titles(sql)) == (200, "new")
+
+
+async def test_who_wants_to_make_a_row_changes_none(caller, mount, sql):
+    puts = Router(prefix="/countries")
+
+    @puts.put("/{code}")
+    async def put_country(code: Key, data: CountryFields, session: Session) -> CountryPublic:
+        country = await session.get(Country, code) or Country(id=code)
+        country.name = data.name
+        session.add(country)
+        await session.flush()
+        return CountryPublic.model_validate(country)
+
+    absent = {"If-None-Match": "*"}
+    async with mount(puts) as client:
+        for name, status in (("first", 200), ("second", 412)):
+            answer = await client.put("/countries/xy", json={"name": name}, headers=absent)
+            assert answer.status_code == status, answer.text
+        there = {"If-Match": "*"}
+        assert (
+            await client.put("/countries/xz", json={"name": "x"}, headers=there)
+        ).is_client_error
+    names = await sql.fetch("SELECT id, name FROM countries ORDER BY id")
+    assert [tuple(row) for row in names] == [("xy", "first")]
 
 
 @pytest.mark.parametrize(
