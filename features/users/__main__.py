@@ -5,8 +5,8 @@ import asyncio
 import sys
 
 
-async def promote(email: str) -> str | None:
-    """Make the user an admin, in the configured or the embedded database; None if there is none."""
+async def promote(email: str) -> str:
+    """Make the user an admin, in the configured or the embedded database."""
     # What a command needs is imported when it is run: to ask for help takes no ORM.
     from sqlmodel import select  # noqa: PLC0415
 
@@ -17,7 +17,7 @@ async def promote(email: str) -> str | None:
         async with command_session() as session:
             user = (await session.exec(select(User).where(User.email == email))).one_or_none()
             if user is None:
-                return None
+                sys.exit("there is no user with this e-mail address")
             user.role = "admin"
             return user.email
     except ServiceError as error:
@@ -29,8 +29,6 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     commands.add_parser("promote", help="make a user an admin").add_argument("email")
     promoted = asyncio.run(promote(parser.parse_args().email.strip().lower()))
-    if promoted is None:
-        sys.exit("there is no user with this e-mail address")
     sys.stdout.write(f"{promoted} is an admin now\n")
 
 
