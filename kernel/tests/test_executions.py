@@ -58,14 +58,15 @@ async def test_what_is_cut_off_frees_its_connection_and_its_server(app, sql, run
         started = time.perf_counter()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.02):
-                await run(app, SLEEP, seconds=5)
+                await run(app, SLEEP, seconds=60)
         assert time.perf_counter() - started < 1
     await until(is_idle(app), 3)
 
     async def is_quiet():
         return await sql.fetchval(ACTIVE) == 0
 
-    await until(is_quiet, 3)
+    # A cancellation that comes before its statement is none: then the server's own limit ends it.
+    await until(is_quiet, 8)
     [row] = await run(app, SLEEP, seconds=0)
     assert row["number"] == 1
 
