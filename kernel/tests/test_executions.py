@@ -60,7 +60,7 @@ async def test_what_is_cut_off_frees_its_connection_and_its_server(app, sql, run
         11,
         14,
         20,
-    ):  # while it connects, prepares the statement, waits for it
+    ):  # whatever it is about
         started = time.perf_counter()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(milliseconds / 1000):
