@@ -54,24 +54,17 @@ WAYS = [by_the_reader, by_a_snapshot, by_a_stream, by_a_session]
 @pytest.mark.parametrize("run", WAYS)
 async def test_what_is_cut_off_frees_its_connection_and_its_server(app, sql, run):
     """A frozen server must not delay whoever has given up."""
-    for milliseconds in (
-        2,
-        5,
-        11,
-        14,
-        20,
-    ):  # whatever it is about
+    for _ in range(3):
         started = time.perf_counter()
         with pytest.raises(TimeoutError):
-            async with asyncio.timeout(milliseconds / 1000):
+            async with asyncio.timeout(0.3):  # when the server has begun
                 await run(app, SLEEP, seconds=60)
-        assert time.perf_counter() - started < 1
+        assert time.perf_counter() - started < 1.3
     await until(is_idle(app), 3)
 
     async def is_quiet():
         return await sql.fetchval(ACTIVE) == 0
 
-    # A cancellation that comes before its statement is none: then the server's own limit ends it.
     await until(is_quiet, 8)
     [row] = await run(app, SLEEP, seconds=0)
     assert row["number"] == 1
