@@ -32,8 +32,4 @@ def upgrade() -> None:
 def downgrade() -> None:
     for table in TABLES:
         op.execute(f"DROP TRIGGER IF EXISTS count_version ON {table}")
-    # Tables of other histories may have a trigger of it.
-    op.execute(
-        "DO $$ BEGIN DROP FUNCTION count_version();"
-        " EXCEPTION WHEN dependent_objects_still_exist THEN NULL; END $$"
-    )
+    # The function stays: tables of other histories may have a trigger of it.
