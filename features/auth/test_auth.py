@@ -86,7 +86,7 @@ async def test_an_unknown_address_and_a_wrong_password_get_the_same_answer(clien
         ("alice@example.com", ""),
     ):
         answer = await sign_in(client, email, given or " ")
-        assert answer.headers["www-authenticate"].startswith("Bearer, APIKey")
+        assert answer.headers["www-authenticate"] == "Bearer, APIKey"
         answers.append((answer.status_code, answer.json() | {"request_id": ""}))
     assert answers[0][0] == 401
     assert answers == [answers[0]] * 4
@@ -114,8 +114,7 @@ async def test_a_refresh_token_that_is_used_twice_ends_its_family_and_no_other(c
     stolen, other = (await sign_in(client)).json(), (await sign_in(client)).json()
     fresh = (await refresh(client, stolen["refresh_token"])).json()
     again = await refresh(client, stolen["refresh_token"])
-    assert again.status_code == 401
-    assert again.headers["www-authenticate"].startswith("Bearer, APIKey")
+    assert (again.status_code, again.headers["www-authenticate"]) == (401, "Bearer, APIKey")
     assert (await refresh(client, fresh["refresh_token"])).status_code == 401
     assert (await refresh(client, other["refresh_token"])).status_code == 200
 
@@ -309,7 +308,7 @@ async def test_a_token_that_is_not_ours_is_refused(client, alice, frozen, claims
     headers = [("Authorization", f"Bearer {token}".encode())]
     answer = await client.get("/users/me", headers=headers)
     assert answer.status_code == 401
-    assert answer.headers["www-authenticate"].startswith("Bearer, APIKey")
+    assert answer.headers["www-authenticate"] == "Bearer, APIKey"
     assert answer.json()["error"] == "unauthorized"
 
 

@@ -213,6 +213,7 @@ async def test_a_key_opens_a_socket_as_well(service, alice):
         assert await socket.receive() == f"{alice.user_id} member"
 
 
+@pytest.mark.house  # elsewhere there may be other schemes
 @pytest.mark.parametrize(
     "headers", [{}, {"Authorization": "Bearer x.y.z"}, {"X-API-Key": "none"}], ids=str
 )
