@@ -45,6 +45,8 @@ from kernel.identity.callers import Credentials
 from kernel.tests.articles.models import Country, CountryFields, CountryPublic, Section
 from kernel.tests.peelings.models import Peeling, PeelingPublic, PeelingUpdate
 
+# A team's middleware, schemes and paths give other headers and addresses.
+as_shipped = pytest.mark.house
 router = Router(prefix="/ways", tags=["ways"])
 PEELINGS = "/ways/peelings/{peeling_id}"
 Slug = Annotated[str, Path(max_length=120)]
@@ -691,6 +693,7 @@ VARY = "Authorization, X-API-Key"
         ("POST", "/ways/peelings/1/failing", 404),
     ],
 )
+@as_shipped
 async def test_an_answer_to_a_caller_says_whom_it_is_for(caller, method, path, status):
     answer = await caller.request(method, path)
     headers = answer.headers
@@ -701,6 +704,7 @@ async def test_an_answer_to_a_caller_says_whom_it_is_for(caller, method, path, s
 
 
 @pytest.mark.parametrize("path", ["/users/me", "/peelings", "/ways/viewer", "/peelings/export"])
+@as_shipped
 async def test_an_answer_to_a_stranger_says_so_where_a_caller_is_asked_for(client, mount, path):
     async with mount(router) as stranger:
         answer = await stranger.get(path)
@@ -711,6 +715,7 @@ async def test_an_answer_to_a_stranger_says_so_where_a_caller_is_asked_for(clien
 
 
 @pytest.mark.parametrize("path", ["/livez", "/docs", "/openapi.json", "/nowhere", "/docs/assets/x"])
+@as_shipped
 async def test_what_is_the_same_for_everybody_says_no_more_than_its_type(client, path):
     headers = (await client.get(path)).headers
     assert headers["x-content-type-options"] == "nosniff"
@@ -718,6 +723,7 @@ async def test_what_is_the_same_for_everybody_says_no_more_than_its_type(client,
     assert "vary" not in headers
 
 
+@as_shipped
 async def test_not_modified_says_whom_it_is_for(caller):
     tag = (await caller.get("/peelings")).headers["etag"]
     answer = await caller.get("/peelings", headers={"If-None-Match": tag})
@@ -725,12 +731,14 @@ async def test_not_modified_says_whom_it_is_for(caller):
     assert (answer.headers["cache-control"], answer.headers["vary"]) == ("private, no-cache", VARY)
 
 
+@as_shipped
 async def test_a_handlers_own_headers_stay_and_vary_by_the_credential_as_well(caller):
     headers = (await caller.get("/ways/own-response")).headers
     assert headers.get_list("cache-control") == ["max-age=60"]
     assert headers.get_list("vary") == [f"Accept, {VARY}"]
 
 
+@as_shipped
 async def test_a_secret_is_not_stored(caller, client, alice, password):
     form = {"username": alice.email, "password": password}
     for answer, status in (
