@@ -193,10 +193,7 @@ class Connection(RawConnection):
     async def hang_up(self) -> None:
         """Close it gracefully within two seconds, then not."""
         try:
-            # asyncpg's own timeout does not hold while it waits for a statement that it has
-            # cancelled, and of one that was cut off while it was prepared it never hears again.
-            async with asyncio.timeout(2):
-                await self.close(timeout=2)
+            await self.close(timeout=2)
         except (*DRIVER_ERRORS, asyncio.CancelledError):
             self.terminate()
 

@@ -68,7 +68,7 @@ async def test_what_is_cut_off_frees_its_connection_and_its_server(app, sql, run
     async def is_quiet():
         return await sql.fetchval(ACTIVE) == 0
 
-    await until(is_quiet, 8)
+    await until(is_quiet, 3)
     [row] = await run(app, SLEEP, seconds=0)
     assert row["number"] == 1
 
