@@ -76,7 +76,9 @@ class Copy:
         """Replace a piece of the slices' tests, in whichever it is."""
         for path in sorted(self.root.glob("features/*/test_*.py")):
             if old in path.read_text():
-                self.edit(path.relative_to(self.root).as_posix(), old, new)
+                name = path.relative_to(self.root).as_posix()
+                self.edit(name, old, new)
+                self.works("ruff", "format", "--quiet", name)
 
     def add_slice(self, name: str, files: Mapping[str, str], *, is_mounted: bool = True) -> None:
         """Write a slice, and mount it in `service.py`."""
