@@ -40,7 +40,7 @@ def sqlstate(error: BaseException) -> str:
 
 
 def is_unsendable(error: BaseException) -> bool:
-    """Whether asyncpg could not send a value, and so has sent nothing."""
+    """Whether asyncpg could not send a value, and so has prepared the statement at most."""
     return isinstance(error, asyncpg.DataError) and error.__cause__ is not None
 
 

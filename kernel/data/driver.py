@@ -17,7 +17,7 @@ from kernel.data.refusals import BROKEN, BUSY, CONTROLLED, LET_LIE
 from kernel.data.sqlstate import READ_ONLY, is_answered, is_ours, is_outdated
 from kernel.data.traces import RESET, Trace, trace_of
 from kernel.data.transactions import Transaction
-from kernel.driver_errors import DRIVER_ERRORS, claim_error, sqlstate
+from kernel.driver_errors import DRIVER_ERRORS, claim_error, is_unsendable, sqlstate
 
 Isolation = Literal["read_committed", "read_uncommitted", "repeatable_read", "serializable"]
 
@@ -172,6 +172,9 @@ class Connection(RawConnection):
         is_refused = self.is_read_only and sqlstate(error) == READ_ONLY
         is_unharmed = (is_answered(error) or is_refused) and not self.is_outdated
         self.is_broken = self.is_broken or not is_unharmed or statement == "BEGIN"
+        # It may have been prepared, with no Sync after it: until something else is sent, the server
+        # keeps the locks on its tables, and its statement_timeout runs on.
+        self.has_traces = self.has_traces or is_unsendable(error)
         if isinstance(error, RuntimeError) or not self.is_managed:
             return
         lay_idle = time.monotonic() - self.last_used > self.patience

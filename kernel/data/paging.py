@@ -81,8 +81,7 @@ class Pager:
                 break
         check_columns(model, statement)
         items = read(model, keyset.bare(found[: self.limit]))
-        cursor = self._next(keyset, order, found)
-        return _page_of(model)(items=items, next_cursor=cursor)
+        return _page_of(model)(items=items, next_cursor=self._next(keyset, order, found))
 
     def _next(self, keyset: Keyset, order: str, found: Sequence[Any]) -> str | None:
         if len(found) <= self.limit:

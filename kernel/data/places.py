@@ -59,10 +59,7 @@ def parts_of(statement: Statement, order: str) -> list[Part]:
         TypeError: a name is no column's, the type of one is not known, a table has no key, or the
             statement is more than columns, FROM and WHERE.
     """
-    named = [
-        (_named(statement, name.removeprefix("-")), name.startswith("-"))
-        for name in order.split(",")
-    ]
+    named = [_named(statement, name) for name in order.split(",")]
     _check(statement)
     sources = [each for it in statement.get_final_froms() for each in sources_of(it)]
     keys = [column for each in sources if not each.is_told for column in key_of(each.table)]
@@ -100,8 +97,9 @@ def _check(statement: Statement) -> None:
         raise TypeError(WINDOWED)
 
 
-def _named(statement: Statement, name: str) -> ColumnElement[Any]:
-    """What the statement selects under this name."""
+def _named(statement: Statement, part: str) -> tuple[ColumnElement[Any], bool]:
+    """The column that a part of an order names, and whether it descends."""
+    name = part.removeprefix("-")
     names = [str(column.name) for column in statement.selected_columns]
     if name not in names:
         known = [each for each in names if "%(" not in each]  # others are named by their place
@@ -112,7 +110,8 @@ def _named(statement: Statement, name: str) -> ColumnElement[Any]:
     # Of an expression, SQLAlchemy guesses the type: in one that holds all of them, it is ordered
     # as it is compared.
     _type_name(column)
-    return column if isinstance(column, Column) else cast(column, _wide(column.type))
+    ordered = column if isinstance(column, Column) else cast(column, _wide(column.type))
+    return ordered, part != name
 
 
 def _bare(column: ColumnElement[Any]) -> ColumnElement[Any]:

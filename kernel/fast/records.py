@@ -10,6 +10,8 @@ class Record(Protocol):
     """A row by name and by position; an iteration gives its values (asyncpg's manual, "Record
     Objects"). What SQLAlchemy had to read is a `Row`, and anything else asyncpg's own."""
 
+    __slots__ = ()
+
     @overload
     def __getitem__(self, name: str, /) -> Any: ...
     @overload
@@ -28,7 +30,7 @@ class Record(Protocol):
     def items(self) -> Iterator[tuple[str, Any]]: ...
 
 
-class Row:
+class Row(Record):
     """A row that SQLAlchemy has read, in the form of asyncpg's records."""
 
     __slots__ = ("_names", "_places", "_values")
@@ -38,12 +40,6 @@ class Row:
     ) -> None:
         self._names, self._places, self._values = names, places, values
 
-    @overload
-    def __getitem__(self, name: str, /) -> Any: ...
-    @overload
-    def __getitem__(self, place: int, /) -> Any: ...
-    @overload
-    def __getitem__(self, places: slice, /) -> tuple[Any, ...]: ...
     def __getitem__(self, key: int | str | slice, /) -> Any:
         return self._values[self._places[key] if isinstance(key, str) else key]
 

@@ -58,11 +58,8 @@ def build_app(
     )
     app.state.resources = resources = Resources(name, settings)
     resources.put(Credentials(tuple(credentials)))
-    app.add_middleware(
-        RequestMiddleware,
-        max_body_bytes=settings.max_body_bytes,
-        varying=credential_headers(credentials),
-    )
+    limit, varying = settings.max_body_bytes, credential_headers(credentials)
+    app.add_middleware(RequestMiddleware, max_body_bytes=limit, varying=varying)
     install_error_handlers(app)
     describe_api(app, credentials)
     if app.openapi_url:

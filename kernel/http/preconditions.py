@@ -27,6 +27,7 @@ from kernel.errors import PreconditionFailed
 TAG = re.compile(r'(?:W/)?("[!#-~\x80-\xff]*")')
 VERSION = re.compile(r'"(\d+)(?:-[0-9a-f]+)?"')
 STALE = "the row has changed since it was read"
+THERE = "the row is there, in a version that it should not have"
 NAMELESS = "this URL names no row whose version could be compared; If-Match: * is fine"
 
 Place = tuple[str, ...]
@@ -138,24 +139,30 @@ def _lines(request: Request, header: str) -> list[str]:
     return request.headers.getlist(header) if is_there else []
 
 
-class IfMatch:
-    """The request's If-Match, which is judged once the handler is through; see `SeenVersions`.
+def _joined(request: Request, header: str) -> str | None:
+    return ", ".join(lines) if (lines := _lines(request, header)) else None
+
+
+class Preconditions:
+    """The request's If-Match and a write's If-None-Match, which are judged once the handler is
+    through; see `SeenVersions`.
 
     `template` is the path of the route, which tells where in the request's path the key is.
     """
 
     def __init__(self, request: Request, session: WriteSession, template: str) -> None:
-        self._tags: str | None = None
-        if tags := _lines(request, "if-match"):
-            self._tags = ", ".join(tags)
+        tags, self._other_tags = (_joined(request, name) for name in ("if-match", "if-none-match"))
+        self._tags = tags
+        self._seen: SeenVersions | None = None
+        if tags is not None or self._other_tags:
             self._is_action = request.method == "POST"
             named = NamedRow.of(request.scope["path"], template, request.path_params)
             session.seen = self._seen = SeenVersions(session.sync_session, session.unit, named)
 
     async def check(self, session: WriteSession, response: Response, place: Place | None) -> None:
         """Raise PreconditionFailed if none of the tags is of the version that the row had, or if
-        nobody can tell which row that is."""
-        if self._tags is None:
+        nobody can tell which row that is; or if one of those that it must not have is."""
+        if self._seen is None:
             return
         try:
             if session.in_transaction():
@@ -167,16 +174,27 @@ class IfMatch:
         versions = await self._seen.of_named_row(answered, is_action=self._is_action)
         self._seen.end()
         session.seen = None
-        if not self._lets_pass(versions):
-            raise PreconditionFailed(NAMELESS if versions is None else STALE)
+        if mismatch := self._mismatch(versions):
+            raise PreconditionFailed(mismatch)
 
     def judge(self, error: StaleDataError) -> None:
         """Raise PreconditionFailed if it is the row that the URL names which was changed."""
-        if self._tags is not None and not self._lets_pass(self._seen.known_versions()):
-            raise PreconditionFailed(STALE) from error
+        if self._seen and (mismatch := self._mismatch(self._seen.known_versions())):
+            raise PreconditionFailed(mismatch) from error
 
-    def _lets_pass(self, versions: set[int] | None) -> bool:
-        if self._tags is None or self._tags.strip() == "*":
-            return versions is None or bool(versions)
-        known = {found[1] for tag in TAG.findall(self._tags) if (found := VERSION.fullmatch(tag))}
-        return bool(versions) and {str(version) for version in versions or ()} <= known
+    def _mismatch(self, versions: set[int] | None) -> str | None:
+        """What is wrong with the versions that the row had, if something is."""
+        had = {str(version) for version in versions or ()}
+        # RFC 9110 §13.1.2: `*` is for whoever wants to make the row, and to change none.
+        others = self._other_tags
+        if others and had and (others.strip() == "*" or had & _versions_in(others)):
+            return THERE
+        if self._tags is None or (self._tags.strip() == "*" and (had or versions is None)):
+            return None
+        if had and had <= _versions_in(self._tags):
+            return None
+        return NAMELESS if versions is None else STALE
+
+
+def _versions_in(tags: str) -> set[str]:
+    return {found[1] for tag in TAG.findall(tags) if (found := VERSION.fullmatch(tag))}

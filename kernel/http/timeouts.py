@@ -2,6 +2,7 @@
 
 import logging
 import sys
+from abc import ABC, abstractmethod
 from asyncio import BaseTransport, TimerHandle
 from math import inf
 from typing import Any, Literal
@@ -18,7 +19,7 @@ except ModuleNotFoundError:
 logger = logging.getLogger(__name__)
 
 
-class TimeoutProtocol(HttpToolsProtocol):
+class TimeoutProtocol(HttpToolsProtocol, ABC):
     """One connection, which is closed when its client is slow.
 
     A client has `grace_seconds` to begin its first request, for the head of one from its first byte
@@ -144,6 +145,6 @@ class TimeoutProtocol(HttpToolsProtocol):
         else:
             self.transport.close()
 
+    @abstractmethod
     def refuse(self, status: int, message: str) -> None:
         """Answer so instead, if there is no answer yet, and end."""
-        raise NotImplementedError

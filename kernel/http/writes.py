@@ -35,7 +35,7 @@ from kernel.http.idempotency import (
     read_ahead,
 )
 from kernel.http.operation import Operation
-from kernel.http.preconditions import IfMatch, tag_response
+from kernel.http.preconditions import Preconditions, tag_response
 from kernel.http.rehearsals import NO_REHEARSAL, is_rehearsal, rehearse
 from kernel.identity.callers import note_principal
 
@@ -110,7 +110,7 @@ class Write:
             keyed = of_caller(sent, request, principal)
             if replay := await claim(session, keyed):
                 return replay
-        precondition = IfMatch(request, session, self._route.path)
+        precondition = Preconditions(request, session, self._route.path)
         try:
             response = await self._handler(request)
         except StaleDataError as error:

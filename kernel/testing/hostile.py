@@ -144,6 +144,27 @@ INJECTIONS = [
     "id; DROP TABLE users",
 ]
 
+NO_OBJECTS = [
+    b"",
+    b" ",
+    b"null",
+    b"true",
+    b"0",
+    b'""',
+    b"[]",
+    b"NaN",
+    b"{",
+    b"}",
+    b"\x00",
+    b"{}x",
+    b"{'a': 1}",
+    b'{"a": 1,}',
+    b'{"a": 1} {"a": 2}',
+    b"// x\n{}",
+    b'{"a": 01}',
+    b"{1: 2}",
+]
+
 
 def texts(longest: int | None) -> Iterator[str]:
     """The hostile texts, and some of a length that a field of this `maxLength` has to refuse."""
@@ -166,28 +187,7 @@ def documents(field: str) -> Iterator[bytes]:
         yield b"[" * levels
         yield b'{"no field":' * levels + b"1" + b"}" * levels
         yield f'{{"{field}": '.encode() + b"[" * levels + b"]" * levels + b"}"
-    yield from (
-        b"",
-        b" ",
-        b"null",
-        b"true",
-        b"0",
-        b'""',
-        b"[]",
-        b"NaN",
-        b"{",
-        b"}",
-        b"\x00",
-        b"{}x",
-    )
-    yield from (
-        b"{'a': 1}",
-        b'{"a": 1,}',
-        b'{"a": 1} {"a": 2}',
-        b"// x\n{}",
-        b'{"a": 01}',
-        b"{1: 2}",
-    )
+    yield from NO_OBJECTS
     yield f'{{"{field}": {"9" * 5000}}}'.encode()
     yield f'{{"{field}": "a", "{field}": null, "no field": 1}}'.encode()
     yield f'{{"{field}": "\\ud800"}}'.encode()

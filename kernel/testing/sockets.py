@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from fastapi import FastAPI
-from starlette.types import Message
+from starlette.types import Message, Scope
 
 PATIENCE_SECONDS = 10.0
 
@@ -77,23 +77,8 @@ async def open_socket(
     app: FastAPI, url: str, headers: Mapping[str, str], *, can_answer: bool = True
 ) -> AsyncIterator[Socket]:
     """A socket to the service, by a server that can answer a handshake, as uvicorn can, or not."""
-    path, _, query = url.partition("?")
-    raw = {"host": "test", **headers}
-    scope = {
-        "type": "websocket",
-        "asgi": {"version": "3.0", "spec_version": "2.4"},
-        "http_version": "1.1",
-        "scheme": "ws",
-        "path": unquote(path),
-        "raw_path": path.encode(),
-        "root_path": "",
-        "query_string": query.encode(),
-        "headers": [(name.lower().encode(), value.encode()) for name, value in raw.items()],
-        "client": ("127.0.0.1", 1),
-        "subprotocols": [],
-        "extensions": {"websocket.http.response": {}} if can_answer else {},
-    }
     socket = Socket()
+    scope = _scope(url, {"host": "test", **headers}, can_answer=can_answer)
     task = asyncio.create_task(app(scope, socket.to_service.get, socket.from_service.put))
     try:
         await socket.shake_hands()
@@ -105,3 +90,21 @@ async def open_socket(
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+def _scope(url: str, headers: Mapping[str, str], *, can_answer: bool) -> Scope:
+    path, _, query = url.partition("?")
+    return {
+        "type": "websocket",
+        "asgi": {"version": "3.0", "spec_version": "2.4"},
+        "http_version": "1.1",
+        "scheme": "ws",
+        "path": unquote(path),
+        "raw_path": path.encode(),
+        "root_path": "",
+        "query_string": query.encode(),
+        "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+        "client": ("127.0.0.1", 1),
+        "subprotocols": [],
+        "extensions": {"websocket.http.response": {}} if can_answer else {},
+    }

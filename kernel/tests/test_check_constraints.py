@@ -3,15 +3,12 @@
 import ast
 from typing import Literal
 
-import asyncpg
 import pytest
-from alembic.autogenerate import produce_migrations, render_python_code
-from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Column, MetaData, String, Table, text
-from sqlalchemy.ext.asyncio import create_async_engine
 
 import kernel.dev.check_constraints  # noqa: F401  # it registers itself
 from kernel.data.models import one_of
+from kernel.tests.autogenerate import connect, steps_of_orders
 
 BEFORE = "CREATE TABLE orders (state varchar(20) NOT NULL, CONSTRAINT ck_orders_state CHECK ({}))"
 AS_IT_IS = "state IN ('open', 'paid')"
@@ -23,26 +20,17 @@ def steps(connection, states, **rules):
     metadata = MetaData(naming_convention={"ck": "ck_%(table_name)s_%(constraint_name)s"})
     state = Column("state", String(20), nullable=False)
     Table("orders", metadata, state, *([one_of("state", states)] if states else []))
-    options = {"include_name": lambda name, kind, _: kind != "table" or name == "orders"}
-    context = MigrationContext.configure(connection, opts=options | rules)
-    made = produce_migrations(context, metadata)
-    return [render_python_code(each) for each in (made.upgrade_ops, made.downgrade_ops)]
+    return steps_of_orders(connection, metadata, **rules)
 
 
 @pytest.fixture
-async def compare(database):
-    async with database() as url:
-        engine = create_async_engine(
-            "postgresql+asyncpg://", async_creator=lambda *_, **__: asyncpg.connect(url)
-        )
+def compare(database):
+    async def compare(states, rule=AS_IT_IS):
+        async with database() as url, connect(url) as connection:
+            await connection.exec_driver_sql(BEFORE.format(rule))
+            return await connection.run_sync(steps, states)
 
-        async def compare(states, rule=AS_IT_IS):
-            async with engine.connect() as connection:
-                await connection.exec_driver_sql(BEFORE.format(rule))
-                return await connection.run_sync(steps, states)
-
-        yield compare
-        await engine.dispose()
+    return compare
 
 
 @pytest.mark.parametrize("rule", [AS_IT_IS, "state = 'open' OR state = 'paid'"])

@@ -199,6 +199,7 @@ class OfNoName(HTTPBearer):
         return HTTPException(403)
 
 
+@pytest.mark.house  # elsewhere there may be other schemes
 async def test_a_401_names_the_schemes_that_the_service_takes(raising):
     for answer in await answers(raising, HTTPException(401), Unauthorized("who?")):
         assert answer.headers.get_list("www-authenticate") == ["Bearer, APIKey"]

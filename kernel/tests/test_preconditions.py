@@ -26,6 +26,7 @@ from kernel import (
     CurrentUser,
     Dto,
     Id,
+    Key,
     NotFound,
     Principal,
     Public,
@@ -42,9 +43,11 @@ from kernel.http.answer_headers import AnswerHeaders
 from kernel.http.docs import credential_headers
 from kernel.http.preconditions import row_place
 from kernel.identity.callers import Credentials
-from kernel.tests.articles.models import Section
+from kernel.tests.articles.models import Country, CountryFields, CountryPublic, Section
 from kernel.tests.peelings.models import Peeling, PeelingPublic, PeelingUpdate
 
+# A team's middleware, schemes and paths give other headers and addresses.
+as_shipped = pytest.mark.house
 router = Router(prefix="/ways", tags=["ways"])
 PEELINGS = "/ways/peelings/{peeling_id}"
 Slug = Annotated[str, Path(max_length=120)]
@@ -494,6 +497,40 @@ async def test_all_lines_of_a_header_count(caller):
     assert (await caller.get("/ways/crate/1", headers=lines)).status_code == 304
 
 
+@pytest.mark.parametrize("place", ["peelings", "basket"])
+async def test_a_write_may_say_which_version_it_is_not_for(caller, sql, place):
+    url = f"/ways/by_orm/{place}/1"
+    for tag in ('"2"', 'W/"2-00"', '"1", "2"', "*"):
+        answer = await caller.post(url, headers={"If-None-Match": tag})
+        assert (answer.status_code, await titles(sql)) == (412, "at two"), tag
+    answer = await caller.post(url, headers={"If-None-Match": '"1"'})
+    assert (answer.status_code, await titles(sql)) == (200, "new")
+
+
+async def test_who_wants_to_make_a_row_changes_none(caller, mount, sql):
+    puts = Router(prefix="/countries")
+
+    @puts.put("/{code}")
+    async def put_country(code: Key, data: CountryFields, session: Session) -> CountryPublic:
+        country = await session.get(Country, code) or Country(id=code)
+        country.name = data.name
+        session.add(country)
+        await session.flush()
+        return CountryPublic.model_validate(country)
+
+    absent = {"If-None-Match": "*"}
+    async with mount(puts) as client:
+        for name, status in (("first", 200), ("second", 412)):
+            answer = await client.put("/countries/xy", json={"name": name}, headers=absent)
+            assert answer.status_code == status, answer.text
+        there = {"If-Match": "*"}
+        assert (
+            await client.put("/countries/xz", json={"name": "x"}, headers=there)
+        ).is_client_error
+    names = await sql.fetch("SELECT id, name FROM countries ORDER BY id")
+    assert [tuple(row) for row in names] == [("xy", "first")]
+
+
 @pytest.mark.parametrize(
     "tag", ["2", '"2', '2"', "W/2", '"02"', '"2-"2', '"-2"', "''", "", '"2-xyz"', '"two"']
 )
@@ -657,6 +694,7 @@ VARY = "Authorization, X-API-Key"
         ("POST", "/ways/peelings/1/failing", 404),
     ],
 )
+@as_shipped
 async def test_an_answer_to_a_caller_says_whom_it_is_for(caller, method, path, status):
     answer = await caller.request(method, path)
     headers = answer.headers
@@ -667,6 +705,7 @@ async def test_an_answer_to_a_caller_says_whom_it_is_for(caller, method, path, s
 
 
 @pytest.mark.parametrize("path", ["/users/me", "/peelings", "/ways/viewer", "/peelings/export"])
+@as_shipped
 async def test_an_answer_to_a_stranger_says_so_where_a_caller_is_asked_for(client, mount, path):
     async with mount(router) as stranger:
         answer = await stranger.get(path)
@@ -677,6 +716,7 @@ async def test_an_answer_to_a_stranger_says_so_where_a_caller_is_asked_for(clien
 
 
 @pytest.mark.parametrize("path", ["/livez", "/docs", "/openapi.json", "/nowhere", "/docs/assets/x"])
+@as_shipped
 async def test_what_is_the_same_for_everybody_says_no_more_than_its_type(client, path):
     headers = (await client.get(path)).headers
     assert headers["x-content-type-options"] == "nosniff"
@@ -684,6 +724,7 @@ async def test_what_is_the_same_for_everybody_says_no_more_than_its_type(client,
     assert "vary" not in headers
 
 
+@as_shipped
 async def test_not_modified_says_whom_it_is_for(caller):
     tag = (await caller.get("/peelings")).headers["etag"]
     answer = await caller.get("/peelings", headers={"If-None-Match": tag})
@@ -691,12 +732,14 @@ async def test_not_modified_says_whom_it_is_for(caller):
     assert (answer.headers["cache-control"], answer.headers["vary"]) == ("private, no-cache", VARY)
 
 
+@as_shipped
 async def test_a_handlers_own_headers_stay_and_vary_by_the_credential_as_well(caller):
     headers = (await caller.get("/ways/own-response")).headers
     assert headers.get_list("cache-control") == ["max-age=60"]
     assert headers.get_list("vary") == [f"Accept, {VARY}"]
 
 
+@as_shipped
 async def test_a_secret_is_not_stored(caller, client, alice, password):
     form = {"username": alice.email, "password": password}
     for answer, status in (

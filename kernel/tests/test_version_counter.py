@@ -1,11 +1,7 @@
 """The database counts versions, and migrations make what counts them."""
 
-import asyncpg
 import pytest
-from alembic.autogenerate import produce_migrations, render_python_code
-from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Column, Integer, MetaData, Table, inspect, update
-from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.orm.exc import StaleDataError
 
 import kernel.dev.version_triggers  # noqa: F401  # it registers itself
@@ -13,6 +9,7 @@ from kernel import open_session
 from kernel.dev.scaffold.migration import Writer
 from kernel.testing import migrations
 from kernel.testing.history import make_tables, query, tables_of_tests
+from kernel.tests.autogenerate import connect, steps_of_orders
 from kernel.tests.peelings.models import Peeling
 
 MAKE = "CREATE TRIGGER count_version BEFORE UPDATE ON orders FOR EACH ROW"
@@ -26,27 +23,18 @@ def steps(connection, columns):
     if columns:
         key = Column("id", Integer, primary_key=True)
         Table("orders", metadata, key, *[Column(name, Integer, nullable=False) for name in columns])
-    options = {"include_name": lambda name, kind, _: kind != "table" or name == "orders"}
-    context = MigrationContext.configure(connection, opts=options)
-    made = produce_migrations(context, metadata)
-    return [render_python_code(each) for each in (made.upgrade_ops, made.downgrade_ops)]
+    return steps_of_orders(connection, metadata)
 
 
 @pytest.fixture
-async def compare(database):
-    async with database() as url:
-        engine = create_async_engine(
-            "postgresql+asyncpg://", async_creator=lambda *_, **__: asyncpg.connect(url)
-        )
+def compare(database):
+    async def compare(columns, *before):
+        async with database() as url, connect(url) as connection:
+            for each in before:
+                await connection.exec_driver_sql(each)
+            return await connection.run_sync(steps, columns)
 
-        async def compare(columns, *before):
-            async with engine.connect() as connection:
-                for each in before:
-                    await connection.exec_driver_sql(each)
-                return await connection.run_sync(steps, columns)
-
-        yield compare
-        await engine.dispose()
+    return compare
 
 
 COUNTED = f"{MAKE} EXECUTE FUNCTION count_version()"

@@ -47,6 +47,8 @@ FAILURES = {
     "own": WebSocketException(4001, "own"),
     "crash": ZeroDivisionError("canary"),
 }
+# A team's service has a name and schemes of its own.
+as_shipped = pytest.mark.house
 # Status before the handshake; code and reason behind it.
 OUTCOMES = {
     "conflict": (409, 1008, "Conflict"),
@@ -214,6 +216,7 @@ async def test_a_key_opens_a_socket_as_well(service, alice):
         assert await socket.receive() == f"{alice.user_id} member"
 
 
+@as_shipped
 @pytest.mark.parametrize(
     "headers", [{}, {"Authorization": "Bearer x.y.z"}, {"X-API-Key": "none"}], ids=str
 )
@@ -282,6 +285,7 @@ async def test_a_page_of_another_site_has_no_cookie(settings):
 # What it has.
 
 
+@as_shipped
 async def test_a_socket_has_parameters_and_what_the_service_has(service, alice, sql):
     async with service.socket("/live/all/7?number=3&q=x&limit=5", alice.headers) as socket:
         assert await socket.receive() == '["julienne",7,3,"x",5,0,1]'

@@ -72,6 +72,14 @@ class Copy:
         assert old in text, f"{name} has no {old!r}"
         self.write(name, text.replace(old, new))
 
+    def edit_tests(self, old: str, new: str) -> None:
+        """Replace a piece of the slices' tests, in whichever it is."""
+        for path in sorted(self.root.glob("features/*/test_*.py")):
+            if old in path.read_text():
+                name = path.relative_to(self.root).as_posix()
+                self.edit(name, old, new)
+                self.works("ruff", "format", "--quiet", name)
+
     def add_slice(self, name: str, files: Mapping[str, str], *, is_mounted: bool = True) -> None:
         """Write a slice, and mount it in `service.py`."""
         for file, text in {"__init__.py": "", **files}.items():

@@ -204,11 +204,12 @@ async def test_two_credentials_at_once_are_refused(client, alice, headers):
 
 
 def add_credential(copy: Copy) -> None:
-    """Take a further kind of credential."""
+    """Take a further kind of credential, which every 401 then names."""
     copy.add_slice("basic", BASIC, is_mounted=False)
     imported = "from features.auth import router as auth\n"
     copy.edit("service.py", imported, f"{imported}from features.basic import router as basic\n")
     copy.edit("service.py", "keys.API_KEY]", "keys.API_KEY, basic.BASIC]")
+    copy.edit_tests('"Bearer, APIKey"', '"Bearer, APIKey, Basic"')
 
 
 GREETINGS = {
@@ -307,6 +308,7 @@ def add_account_column(copy: Copy) -> None:
     models, tests = "features/users/models.py", "features/users/test_users.py"
     name = "    full_name: Line = Field(max_length=100)\n"
     copy.edit(models, f"{name}\n\nclass User(", f"{name}{FIELD}\n\nclass User(")
+    copy.edit(models, "    full_name: str\n", "    full_name: str\n    department: str\n")
     copy.add_migration("department", DEPARTMENT, '    op.drop_column("users", "department")\n')
     copy.add_migration("no_default", *NO_DEFAULT)
     copy.edit(tests, '"password": "correct horse battery"}', f"{PASSWORD}{GIVEN}}}")
@@ -343,8 +345,5 @@ def move_sign_in(copy: Copy) -> None:
     """Mount the slice that signs in elsewhere; its tests, and others', know its address."""
     mounted = "app.include_router(auth.router"
     copy.edit("service.py", f"{mounted})", f'{mounted}, prefix="/session")')
-    for path in sorted(copy.root.glob("features/*/test_*.py")):
-        if '"/auth/' in path.read_text():
-            name = path.relative_to(copy.root).as_posix()
-            copy.edit(name, '"/auth/', '"/session/auth/')
+    copy.edit_tests('"/auth/', '"/session/auth/')
     copy.write("tests/test_sign_in.py", SIGN_IN)

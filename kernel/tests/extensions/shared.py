@@ -95,6 +95,10 @@ TABLE = """\
         sa.Column("price", sa.Numeric(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_quotes")),
     )
+    op.execute(
+        "CREATE TRIGGER count_version BEFORE UPDATE ON quotes"
+        " FOR EACH ROW EXECUTE FUNCTION count_version()"
+    )
 """
 
 
