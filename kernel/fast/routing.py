@@ -134,7 +134,7 @@ class Switchboard:
         self._for_any_segment: list[_Candidate] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_short = scope["type"] == "http" and self._is_on and "switchboard" not in OFF
+        is_short = scope["type"] == "http" and self._is_on and "plan" not in OFF
         app = self._find(scope) if is_short else None
         await (app or self._long_way)(scope, receive, send)
 
@@ -154,8 +154,7 @@ class Switchboard:
                 if candidate.may_match(scope):
                     return None
             elif method in candidate.methods and (found := candidate.pattern.match(path)):
-                app = None if "plan" in OFF else candidate.app
-                if app:
+                if app := candidate.app:
                     scope.setdefault("router", self._router)
                     scope["path_params"] = {**scope.get("path_params", {}), **found.groupdict()}
                     scope["route"], scope["endpoint"] = candidate.route, candidate.endpoint

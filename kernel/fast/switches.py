@@ -1,4 +1,8 @@
 """Which short ways are off: in tests alone, that ask whether each is equal to the long one."""
 
-OFF: set[str] = set()
-"""Names out of `plan`, `switchboard`, `statements`, `rows`."""
+
+class Switches(set[str]):
+    """Names out of `plan` (and the switchboard that leads there), `statements`, `rows`."""
+
+
+OFF = Switches()

@@ -58,6 +58,8 @@ TEXTS = {
     "id in braces": "{00000000-0000-4000-8000-000000000000}",
     "id that is not": "g0000000-0000-4000-8000-00000000000",
     "timestamp": "99999999999999999999",
+    "after the last year": "9999-12-31T23:59:59-01:00",
+    "before the first year": "0001-01-01T00:00:00+01:00",
     "infinity": "infinity",
     "epoch": "epoch",
     "true": "true",

@@ -1,11 +1,19 @@
 """`--without=plan,rows`: the same tests with short ways off, so that each is held against the long
-one that stands behind it. `all` is all of them."""
+one that stands behind it. `all` is all of them.
+
+A test that has come to none of these ways when it last ran with all of them on is left out: it
+would be the same again.
+"""
+
+from collections.abc import Generator
 
 import pytest
 
-from kernel.fast.switches import OFF
+from kernel.fast.switches import OFF, Switches
 
-LAYERS = ("plan", "switchboard", "statements", "rows")
+LAYERS = ("plan", "statements", "rows")
+KNOWN = "kernel/short_ways"  # in pytest's cache: the ways that each test has come to
+_met: set[str] = set()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -19,6 +27,51 @@ def pytest_configure(config: pytest.Config) -> None:
     if unknown := layers - {*LAYERS}:
         raise pytest.UsageError(f"--without knows {', '.join(LAYERS)}: no {', '.join(unknown)}")
     OFF.update(layers)
+    Switches.__contains__ = _is_off  # type: ignore[method-assign]
+    if not OFF and not hasattr(config, "workerinput"):
+        config.pluginmanager.register(_Notes(config.cache))
+
+
+def _is_off(switches: set[str], layer: object) -> bool:
+    if isinstance(layer, str):
+        _met.add(layer)
+    return set.__contains__(switches, layer)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not OFF or config.cache is None:
+        return
+    known = config.cache.get(KNOWN, {})
+    others = [item for item in items if OFF.isdisjoint(known.get(item.nodeid, LAYERS))]
+    config.hook.pytest_deselected(items=others)
+    items[:] = [item for item in items if item not in others]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol() -> Generator[None, object, object]:
+    _met.clear()
+    return (yield)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item) -> None:
+    item.user_properties.append((KNOWN, sorted(_met)))
+
+
+class _Notes:
+    """Of a run with all ways on, which of them each test has come to."""
+
+    def __init__(self, cache: pytest.Cache | None) -> None:
+        self.cache = cache
+        self.known: dict[str, object] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.when == "teardown":
+            self.known[report.nodeid] = dict(report.user_properties)[KNOWN]
+
+    def pytest_sessionfinish(self) -> None:
+        if self.cache is not None:
+            self.cache.set(KNOWN, self.cache.get(KNOWN, {}) | self.known)
 
 
 def needs(*layers: str) -> pytest.MarkDecorator:

@@ -20,6 +20,16 @@ from kernel.testing.walking import Walk
 from kernel.tests import app
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: at the end, they would leave all but one core without work."""
+    items.sort(key=_seconds, reverse=True)
+
+
+def _seconds(item: pytest.Item) -> int:
+    slow = item.get_closest_marker("slow")
+    return slow.kwargs.get("seconds", 0) if slow else 0
+
+
 def pytest_walk() -> Walk:
     return app.WALK
 

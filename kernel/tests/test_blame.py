@@ -365,8 +365,8 @@ async def test_a_value_that_sqlalchemy_cannot_process_is_not_told(mount, log):
     assert CANARY not in str(log.lines())
 
 
-@pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_a_moment_beyond_the_last_year_is_the_clients(mount, log, method):
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH"])
+async def test_a_moment_beyond_the_last_year_is_the_clients(mount, log, sql, alice, method):
     router = Router(prefix="/cases", tags=["cases"])
     statement = select(Peeling.id).where(Peeling.created_at == bindparam("at"))
 
@@ -378,6 +378,16 @@ async def test_a_moment_beyond_the_last_year_is_the_clients(mount, log, method):
     async def write(session: Session, at: AwareDatetime) -> Answer:
         return Answer(text=f"{await session.fetch(statement, at=at)}")
 
+    @router.put("/moment")
+    async def by_the_orm(session: Session, at: AwareDatetime) -> Answer:
+        return Answer(text=f"{(await session.exec(statement, params={'at': at})).all()}")
+
+    @router.patch("/moment")
+    async def by_its_flush(session: Session, at: AwareDatetime) -> Answer:
+        (await session.get_one(Peeling, 1)).created_at = at
+        return Answer(text="changed")
+
+    await sql.execute("INSERT INTO peelings (owner_id, title) VALUES ($1, 'Soup')", alice.user_id)
     async with mount(router) as client:
         for at, status in (("2030-01-01T00:00:00+05:00", 200), ("9999-12-31T23:00:00-05:00", 422)):
             answer = await client.request(method, "/cases/moment", params={"at": at})

@@ -242,7 +242,7 @@ def ask_all(apps, monkeypatch):
         answers = [await ask(plain, method, path, **options)]
         answers.append(await ask(short, method, path, **options))
         with monkeypatch.context() as patch:
-            patch.setattr("kernel.fast.routing.OFF", {*OFF, "plan", "switchboard"})
+            patch.setattr("kernel.fast.routing.OFF", {*OFF, "plan"})
             answers.append(await ask(long, method, path, **options))
         return answers
 

@@ -361,7 +361,7 @@ def test_a_route_that_was_changed_goes_fastapis_way():
         own.original_route.short_way(own)
 
 
-@needs("plan", "switchboard")
+@needs("plan")
 @pytest.mark.house
 @pytest.mark.parametrize("request_line", CALLS)
 async def test_a_request_costs_about_so_many_calls(app, sampler, request_line):

@@ -22,7 +22,7 @@ from kernel.testing import switches
 from kernel.testing.switches import needs
 from kernel.tests.production.instruments import MeterProvider, TracerProvider
 
-on_the_short_way = needs("plan", "switchboard")
+on_the_short_way = needs("plan")
 
 
 @pytest.fixture
@@ -310,11 +310,10 @@ async def test_a_path_that_ends_with_a_line_break_is_its_routes(ask):
         assert await ask(router, "GET", "/y%0A", is_short) == (200, '"two"')
 
 
-@pytest.mark.parametrize("layer", ["plan", "switchboard"])
-async def test_a_layer_that_is_off_is_not_gone_through(ask, monkeypatch, layer):
+async def test_a_layer_that_is_off_is_not_gone_through(ask, monkeypatch):
     app = FastAPI()
     app.include_router(ways())
-    for off in (set(), {layer}, set()):
+    for off in (set(), {"plan"}, set()):
         monkeypatch.setattr(routing, "OFF", off)
         assert await ask(None, "GET", "/way", app=app) == (LONG if off else SHORT)
 

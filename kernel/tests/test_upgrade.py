@@ -138,7 +138,7 @@ async def test_two_branches_become_one_and_every_database_gets_every_step_once(b
 
 
 @pytest.mark.house
-@pytest.mark.slow
+@pytest.mark.slow(seconds=65)
 async def test_a_fork_takes_over_a_later_upstream_and_every_database_follows(
     upstream, databases, tmp_path
 ):

@@ -5,4 +5,4 @@ from service import app
 
 __all__ = ["app"]
 
-OFF.update(("plan", "switchboard", "statements", "rows"))
+OFF.update(("plan", "statements", "rows"))

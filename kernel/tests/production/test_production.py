@@ -17,7 +17,7 @@ from kernel.tests.production.conftest import PROVIDER
 pytestmark = pytest.mark.slow
 
 
-@needs("plan", "switchboard")
+@needs("plan")
 async def test_the_short_way_is_taken(app, sampler, monkeypatch):
     """FastAPI's own router is asked by none of the operations that have a short way."""
     asked = []
