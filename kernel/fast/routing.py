@@ -4,19 +4,18 @@ import logging
 import re
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from inspect import Signature, signature
 from operator import is_
-from typing import Any, get_args
+from typing import Any
 
 from fastapi import APIRouter, FastAPI
 from fastapi.routing import APIRoute, APIWebSocketRoute, RouteContext, iter_route_contexts
 from fastapi.telemetry._api import _route_selected
-from pydantic import AfterValidator, BeforeValidator
 from starlette._utils import get_route_path
-from starlette.convertors import Convertor, PathConvertor, StringConvertor, register_url_convertor
+from starlette.convertors import PathConvertor, StringConvertor
 from starlette.routing import BaseRoute, Host, Match, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from kernel.fast.ids import IdConvertor
 from kernel.fast.planning import NeedsFastAPI
 from kernel.fast.switches import OFF
 
@@ -25,59 +24,8 @@ logger = logging.getLogger(__name__)
 KNOWN_MATCHES = {
     each.matches for each in (APIRoute, APIWebSocketRoute, Host, Mount, Route, WebSocketRoute)
 }
-
-
-class IdConvertor(Convertor[str]):
-    """A plain word is no id: `/users/me` is its own routes' path, and not `/users/{user_id}`'s."""
-
-    regex = "(?![a-z]+(?:/|$))[^/]+"
-
-    def convert(self, value: str) -> str:
-        return value
-
-    def to_string(self, value: str) -> str:
-        return str(value)
-
-
-def _plain_int(value: object) -> object:
-    # int() also reads "1_0", " 1" and digits of other scripts.
-    if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
-        raise ValueError("should be an integer")
-    return value
-
-
-PLAIN_INT = BeforeValidator(_plain_int)
-register_url_convertor("id", IdConvertor())
 # Of these, a path's parameter is its text.
 TEXTS = {IdConvertor, PathConvertor, StringConvertor}
-
-
-def signature_of(endpoint: Callable[..., Any]) -> Signature:
-    """The endpoint's signature, with its annotations evaluated if they can be."""
-    try:
-        return signature(endpoint, eval_str=True)
-    except NameError:  # a name for type checkers alone, which FastAPI can do without
-        return signature(endpoint)
-
-
-def with_plain_ids(path: str, endpoint: Callable[..., Any]) -> str:
-    """The path, with its whole numbers marked as ids."""
-    for name, parameter in signature_of(endpoint).parameters.items():
-        if _is_plain_id(parameter.annotation):
-            path = path.replace(f"{{{name}}}", f"{{{name}:id}}")
-    return path
-
-
-def _is_plain_id(annotation: Any) -> bool:
-    """Whether it is a whole number, and nothing that could make one of a word comes before it."""
-    marks = getattr(annotation, "__metadata__", ())
-    of = get_args(annotation)[0] if marks else annotation
-    return of is int and all(
-        mark == PLAIN_INT
-        or isinstance(mark, AfterValidator)
-        or not hasattr(mark, "__get_pydantic_core_schema__")
-        for mark in marks
-    )
 
 
 class _Candidate:
@@ -87,7 +35,7 @@ class _Candidate:
         self.context, self.route, self.endpoint = context, context.original_route, context.endpoint
         self.is_api = isinstance(self.route, APIRoute)
         matches = self.route.matches if self.is_api else context.matches
-        self.is_known = getattr(matches, "__func__", None) in KNOWN_MATCHES
+        self.is_known = _is_known(matches)
         convertors = {type(each) for each in getattr(context, "param_convertors", {}).values()}
         # Without methods, it takes any.
         is_plain = self.is_known and self.is_api and convertors <= TEXTS
@@ -95,8 +43,7 @@ class _Candidate:
         if self.is_plain:
             self.pattern: re.Pattern[str] = context.path_regex
             self.methods: set[str] = context.methods or set()
-        first = (context.path_format or "/{}")[1:].partition("/")[0]
-        self.segment = None if "{" in first or not self.is_known else first
+        self.segment = _first_segment(context.path_format or "/{}") if self.is_known else None
 
     def may_match(self, scope: Scope) -> bool:
         return not self.is_known or self.context.matches(scope)[0] is Match.FULL
@@ -130,8 +77,9 @@ class Switchboard:
         self._routes: list[BaseRoute] = []
         self._routers: list[APIRouter] = []
         self._versions: list[int] = []
-        self._by_segment: dict[str, list[_Candidate]] = {}
-        self._for_any_segment: list[_Candidate] = []
+        self._parts: list[_Part] = []
+        self._segments: set[str | None] = set()
+        self._by_segment: dict[str | None, list[_Candidate]] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         is_short = scope["type"] == "http" and self._is_on and "plan" not in OFF
@@ -149,7 +97,7 @@ class Switchboard:
         if self._is_outdated():
             self._rebuild()
         segment = path[1:].partition("/")[0]
-        for candidate in self._by_segment.get(segment, self._for_any_segment):
+        for candidate in self._by_segment.get(segment) or self._candidates(segment):
             if not candidate.is_plain:
                 if candidate.may_match(scope):
                     return None
@@ -173,24 +121,65 @@ class Switchboard:
         self._routes = [*self._router.routes]
         self._routers = [*_routers_in(self._routes)]
         self._versions = [each._routes_version for each in self._routers]
-        self._by_segment, self._for_any_segment = {}, []
-        for context in _contexts_of(self._routes):
-            candidate = _Candidate(context)
-            if candidate.segment is None:
-                for candidates in (self._for_any_segment, *self._by_segment.values()):
-                    candidates.append(candidate)
-            else:
-                candidates = [*self._for_any_segment]
-                self._by_segment.setdefault(candidate.segment, candidates).append(candidate)
+        self._parts = [_Part(route) for route in self._routes]
+        self._segments = {segment for part in self._parts for segment in part.segments}
+        self._by_segment = {}
+
+    def _candidates(self, segment: str) -> list[_Candidate]:
+        """Those for a path that begins so; of all that no route names, they are the same."""
+        key = segment if segment in self._segments else None
+        if key not in self._by_segment:
+            parts = [part for part in self._parts if not part.segments.isdisjoint((key, None))]
+            self._by_segment[key] = [
+                candidate
+                for part in parts
+                for candidate in part.candidates
+                if candidate.segment in (key, None)
+            ]
+        return self._by_segment[key]
 
 
-def _contexts_of(routes: list[BaseRoute]) -> Iterator[RouteContext]:
-    """The routes in order, with the routers around them; a router with ways of its own is one."""
-    for route in routes:
-        if all(map(_is_known_router, _routers_in([route]))):
-            yield from iter_route_contexts([route])
-        else:
-            yield RouteContext(route)
+class _Part:
+    """A mounted route or router. FastAPI analyses each route of a mounted router anew, so its
+    candidates are made when the first path comes that may be one of theirs."""
+
+    def __init__(self, route: BaseRoute) -> None:
+        self._route, self.segments = route, {*_segments_of(route, "")}
+
+    @cached_property
+    def candidates(self) -> list[_Candidate]:
+        return [_Candidate(context) for context in _contexts_of(self._route)]
+
+
+def _segments_of(route: BaseRoute, prefix: str) -> Iterator[str | None]:
+    """The first segments of its paths, behind a prefix; None is any."""
+    mounted: Any = route
+    router = getattr(mounted, "original_router", None)
+    if router is not None and _is_known_router(router):
+        prefix += mounted.include_context.prefix
+        for each in router.routes:
+            yield from _segments_of(each, prefix)
+    elif isinstance(route, APIRoute) and _is_known(route.matches):
+        yield _first_segment(prefix + route.path)
+    else:
+        yield None
+
+
+def _first_segment(path: str) -> str | None:
+    first = path[1:].partition("/")[0]
+    return None if "{" in first else first
+
+
+def _is_known(matches: object) -> bool:
+    return getattr(matches, "__func__", None) in KNOWN_MATCHES
+
+
+def _contexts_of(route: BaseRoute) -> Iterator[RouteContext]:
+    """Its routes in order, with the routers around them; a router with ways of its own is one."""
+    if all(map(_is_known_router, _routers_in([route]))):
+        yield from iter_route_contexts([route])
+    else:
+        yield RouteContext(route)
 
 
 def _routers_in(routes: list[BaseRoute]) -> Iterator[APIRouter]:

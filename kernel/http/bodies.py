@@ -12,8 +12,8 @@ from pydantic.fields import FieldInfo
 
 from kernel.data.trimming import Trims, Untrimmable
 from kernel.errors import BadRequest, UnsupportedMediaType
+from kernel.fast.ids import signature_of
 from kernel.fast.plan import Handler
-from kernel.fast.routing import signature_of
 
 JSON = "application/json"
 FORM = type(Form())

@@ -16,9 +16,9 @@ from starlette.types import ASGIApp
 
 from kernel.context import current_context
 from kernel.data.driver import Isolation
+from kernel.fast.ids import with_plain_ids
 from kernel.fast.plan import Handler, Plan
 from kernel.fast.planning import NeedsFastAPI
-from kernel.fast.routing import with_plain_ids
 from kernel.http.answer_headers import Audience
 from kernel.http.bodies import with_checked_body, with_trimmed_lines
 from kernel.http.openapi import declared_errors, document_headers, in_form

@@ -25,7 +25,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from kernel.context import current_context
 from kernel.data.models import SHOWN_ONCE
-from kernel.fast.routing import signature_of
+from kernel.fast.ids import signature_of
 
 # Of these an instance decides what is in the answer; so it does of a model that has further fields,
 # or is answered with those of its subclasses.

@@ -218,6 +218,15 @@ class ChoosyRouter(APIRouter):
         return super().matches(scope) if is_mine else (Match.NONE, {})
 
 
+class Everywhere(APIRoute):
+    def matches(self, scope):
+        return super().matches({**scope, "path": "/elsewhere"})
+
+
+def everywhere():
+    return wild("/elsewhere", make=partial(APIRouter, route_class=Everywhere))
+
+
 def wild(path="/{tenant}", method="GET", make=Router):
     router = make()
     router.api_route(path, methods=[method])(which_way)
@@ -265,12 +274,21 @@ NEIGHBOURS = {
     "a choosy router": (lambda app: app.include_router(ChoosyRouter()), LONG),
     "a choosy router in another": (lambda app: app.include_router(nested(ChoosyRouter())), LONG),
     "a router in another": (lambda app: app.include_router(nested(wild("/x"))), SHORT),
+    "a prefix of this path": (
+        lambda app: app.include_router(wild("", make=APIRouter), prefix="/way"),
+        LONG,
+    ),
+    "a prefix in another": (
+        lambda app: app.include_router(nested(wild("/{x}", make=APIRouter), "/other"), prefix=""),
+        SHORT,
+    ),
+    "a route that is everywhere": (lambda app: app.include_router(everywhere()), LONG),
 }
 
 
-def nested(router):
+def nested(router, prefix=""):
     outer = APIRouter()
-    outer.include_router(router)
+    outer.include_router(router, prefix=prefix)
     return outer
 
 

@@ -1,0 +1,59 @@
+"""Whole numbers in paths, which are ids."""
+
+from collections.abc import Callable
+from inspect import Signature, signature
+from typing import Any, get_args
+
+from pydantic import AfterValidator, BeforeValidator
+from starlette.convertors import Convertor, register_url_convertor
+
+
+class IdConvertor(Convertor[str]):
+    """A plain word is no id: `/users/me` is its own routes' path, and not `/users/{user_id}`'s."""
+
+    regex = "(?![a-z]+(?:/|$))[^/]+"
+
+    def convert(self, value: str) -> str:
+        return value
+
+    def to_string(self, value: str) -> str:
+        return str(value)
+
+
+def _plain_int(value: object) -> object:
+    # int() also reads "1_0", " 1" and digits of other scripts.
+    if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
+        raise ValueError("should be an integer")
+    return value
+
+
+PLAIN_INT = BeforeValidator(_plain_int)
+register_url_convertor("id", IdConvertor())
+
+
+def signature_of(endpoint: Callable[..., Any]) -> Signature:
+    """The endpoint's signature, with its annotations evaluated if they can be."""
+    try:
+        return signature(endpoint, eval_str=True)
+    except NameError:  # a name for type checkers alone, which FastAPI can do without
+        return signature(endpoint)
+
+
+def with_plain_ids(path: str, endpoint: Callable[..., Any]) -> str:
+    """The path, with its whole numbers marked as ids."""
+    for name, parameter in signature_of(endpoint).parameters.items():
+        if _is_plain_id(parameter.annotation):
+            path = path.replace(f"{{{name}}}", f"{{{name}:id}}")
+    return path
+
+
+def _is_plain_id(annotation: Any) -> bool:
+    """Whether it is a whole number, and nothing that could make one of a word comes before it."""
+    marks = getattr(annotation, "__metadata__", ())
+    of = get_args(annotation)[0] if marks else annotation
+    return of is int and all(
+        mark == PLAIN_INT
+        or isinstance(mark, AfterValidator)
+        or not hasattr(mark, "__get_pydantic_core_schema__")
+        for mark in marks
+    )
