@@ -5,3 +5,8 @@ from sqlmodel import SQLModel
 
 class HealthPublic(SQLModel):
     status: Literal["ok"] = "ok"
+
+
+class ReadinessPublic(HealthPublic):
+    version: str
+    revision: str

@@ -13,10 +13,12 @@ async def test_liveness_asks_no_database(client):
     assert '"0 queries"' in answer.headers["server-timing"]
 
 
-async def test_readiness_asks_the_database(client):
+async def test_readiness_asks_the_database(client, app, sql):
     for path in ("/readyz", "/healthz"):
         answer = await client.get(path)
-        assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
+        applied = await sql.fetchval("SELECT version_num FROM alembic_version")
+        known = {"status": "ok", "version": app.version, "revision": applied}
+        assert (answer.status_code, answer.json()) == (200, known)
         assert '"1 queries"' in answer.headers["server-timing"]
 
 
@@ -39,3 +41,12 @@ async def test_a_service_ahead_of_its_schema_is_not_ready(client, revision):
 async def test_a_service_whose_successor_has_migrated_is_ready(client, revision):
     await revision("20991231T235959_next")
     assert (await client.get("/readyz")).status_code == 200
+
+
+async def test_a_service_is_not_ready_on_another_ones_database(client, revision, sql):
+    await revision("20991231T235959_other")
+    await sql.execute("ALTER TABLE users RENAME full_name TO name")
+    try:
+        assert (await client.get("/readyz")).status_code == 503
+    finally:
+        await sql.execute("ALTER TABLE users RENAME name TO full_name")

@@ -1,13 +1,13 @@
 """What a running service has: its settings, its connections, and what its slices have opened."""
 
 import hashlib
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from kernel.data.reader import ReadPool
-from kernel.data.schema import is_behind
+from kernel.data.readiness import SchemaReader
 from kernel.data.writer import Writer
 from kernel.settings import Settings
 
@@ -25,17 +25,18 @@ class HasState(Protocol):
 class Resources:
     """What is opened at the start of a service and closed at its end.
 
-    `name` is the service's. The connections are there while the lifespan runs. What a slice opens
-    in its router's lifespan it puts here, and finds here by its class.
+    `name` and `version` are the service's. The connections are there while the lifespan runs. What
+    a slice opens in its router's lifespan it puts here, and finds here by its class.
     """
 
     writer: Writer
     reader: ReadPool
     primary: ReadPool  # what must not be a replica's word: who calls, and whether they still may
     probe: ReadPool
+    schema: SchemaReader
 
-    def __init__(self, name: str, settings: Settings) -> None:
-        self.name, self.settings = name, settings
+    def __init__(self, name: str, version: str, settings: Settings) -> None:
+        self.name, self.version, self.settings = name, version, settings
         self.signing_secret = settings.signing_secret or ""  # or one that is made in development
         self._own: dict[type, Any] = {}
 
@@ -57,10 +58,6 @@ class Resources:
         old = self.settings.old_signing_secret
         secrets = [self.signing_secret, *([old] if old else [])]
         return tuple(hashlib.sha256(b"mac" + secret.encode()).digest() for secret in secrets)
-
-    def is_behind(self, revisions: Collection[str]) -> bool:
-        """Whether a database that has applied these lacks a migration that this code needs."""
-        return is_behind(revisions)
 
     def put(self, resource: T, kind: type[T] | None = None) -> None:
         """Keep something while the service runs, to be found by its class, or by another one that

@@ -5,7 +5,7 @@ import re
 import secrets
 import string
 import sys
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -51,17 +51,9 @@ def head_revision() -> str:
     return heads.pop()
 
 
-def is_behind(applied: Collection[str]) -> bool:
-    """Whether a database with these revisions lacks one that this code needs.
-
-    A revision that this code does not know is a newer version's, which is about to take its place:
-    until then this one serves, on a schema that has all of its own.
-    """
-    return head_revision() not in applied and _known_revisions().issuperset(applied)
-
-
 @cache
-def _known_revisions() -> frozenset[str]:
+def known_revisions() -> frozenset[str]:
+    """Those of this code's migrations."""
     return frozenset(_read_history(VERSIONS)[0])
 
 

@@ -18,6 +18,7 @@ from fastapi.telemetry import TelemetryConfig
 
 from kernel.data.commands import database_of, development
 from kernel.data.readers import open_probe, open_reader, open_replica
+from kernel.data.readiness import SchemaReader
 from kernel.data.resources import Resources, resources_of
 from kernel.data.schema import require_one_head
 from kernel.data.writer import open_writer
@@ -58,7 +59,7 @@ def build_app(
         generate_unique_id_function=operation_id,
         telemetry=_telemetry(),
     )
-    app.state.resources = resources = Resources(name, settings)
+    app.state.resources = resources = Resources(name, version, settings)
     resources.put(Credentials(tuple(credentials)))
     limit, varying = settings.max_body_bytes, credential_headers(credentials)
     app.add_middleware(RequestMiddleware, max_body_bytes=limit, varying=varying)
@@ -90,6 +91,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             replica = open_replica(replica_url, settings, resources.slug, primary=resources.primary)
             resources.reader = await open_(replica)
         resources.probe = await open_(open_probe(url, settings, resources.slug))
+        resources.schema = SchemaReader(resources.probe)
         client = httpx.AsyncClient(timeout=settings.http_timeout, verify=_tls_context())
         resources.put(await open_(client))
         resources.put(PasswordVault(throttle=_throttle(resources)))

@@ -1,6 +1,6 @@
 """The history of the schema, and databases to walk it in."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from itertools import count
 from typing import Any
@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Table
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import SQLModel
 
+from kernel.data.readiness import subclasses_of
 from kernel.data.schema import migration_config
 
 # Oldest first; of branches, each revision after those that it follows.
@@ -121,16 +122,10 @@ def tables_of_tests() -> list[Table]:
     migration makes them."""
     names = {
         model.__tablename__
-        for model in _subclasses(SQLModel)
+        for model in subclasses_of(SQLModel)
         if model.__module__.startswith("kernel.tests.") and hasattr(model, "__table__")
     }
     return [table for table in SQLModel.metadata.sorted_tables if table.name in names]
-
-
-def _subclasses(model: type[Any]) -> Iterator[type[Any]]:
-    for each in model.__subclasses__():
-        yield each
-        yield from _subclasses(each)
 
 
 def difference(expected: set[str], found: set[str]) -> str:

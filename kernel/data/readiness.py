@@ -1,0 +1,96 @@
+"""Whether the database has the schema that this code needs, or a later one."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import asyncpg
+from sqlalchemy import String, Table, column, func, select, table, text
+from sqlmodel import SQLModel
+
+from kernel.data.reader import ReadPool
+from kernel.data.schema import head_revision, known_revisions
+from kernel.fast.records import Record
+
+APPLIED = select(
+    column("version_num", String), func.pg_is_in_recovery().label("is_standby")
+).select_from(table("alembic_version"))
+# Of the tables that a statement's bare names find.
+COLUMNS = text(
+    "SELECT relname, attname FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid"
+    " WHERE relname = ANY (CAST(:tables AS text[])) AND pg_table_is_visible(pg_class.oid)"
+    " AND attnum > 0 AND NOT attisdropped"
+)
+BEHIND = "the database's schema is behind"
+FOREIGN = "the database's schema lacks what this version needs"
+STANDBY = "the database takes no writes"
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Schema:
+    """The revisions that a database has applied, and why this code cannot serve on it, if so."""
+
+    revisions: frozenset[str]
+    mistake: str | None
+
+
+class SchemaReader:
+    """Reads it on a pool of the readiness probe's own."""
+
+    def __init__(self, pool: ReadPool) -> None:
+        self._pool = pool
+        self._unknown: dict[frozenset[str], bool] = {}
+
+    async def read(self) -> Schema:
+        """What the database has now.
+
+        A revision that this code knows serves if it is the newest. One that it does not know is a
+        later version's, on whose schema this code serves until that takes its place, if every table
+        and column of this code's models is there: this is looked at once for each.
+        """
+        rows = await self._applied()
+        revisions = frozenset(row["version_num"] for row in rows)
+        if any(row["is_standby"] for row in rows):
+            return Schema(revisions, STANDBY)
+        if known_revisions().issuperset(revisions):
+            return Schema(revisions, None if head_revision() in revisions else BEHIND)
+        if revisions not in self._unknown:
+            self._unknown[revisions] = await self._has_all_columns(revisions)
+        return Schema(revisions, None if self._unknown[revisions] else FOREIGN)
+
+    async def _applied(self) -> Sequence[Record]:
+        try:
+            return await self._pool.fetch(APPLIED)
+        except asyncpg.UndefinedTableError:
+            return []
+
+    async def _has_all_columns(self, revisions: frozenset[str]) -> bool:
+        needed = {(table.name, each.name) for table in _tables() for each in table.columns}
+        rows = await self._pool.fetch(COLUMNS, tables=[*{table for table, _ in needed}])
+        missing = sorted(needed - {(row["relname"], row["attname"]) for row in rows})
+        if missing:
+            names = ", ".join(map(".".join, missing[:5]))
+            logger.error(
+                "the database is at %s, which this version does not know, and lacks %s: it is not"
+                " this service's, or its schema has gone on too far",
+                ", ".join(sorted(revisions)),
+                f"{names} and more" if len(missing) > 5 else names,
+            )
+        return not missing
+
+
+def _tables() -> Iterator[Table]:
+    """The models' tables, but for those of tests, which no migration makes."""
+    for model in subclasses_of(SQLModel):
+        parts = model.__module__.split(".")
+        is_of_tests = any(part == "tests" or part.startswith("test_") for part in parts)
+        if hasattr(model, "__table__") and not is_of_tests:
+            yield model.__table__
+
+
+def subclasses_of(model: type[SQLModel]) -> Iterator[type[SQLModel]]:
+    """All of them, in every depth."""
+    for each in model.__subclasses__():
+        yield each
+        yield from subclasses_of(each)
