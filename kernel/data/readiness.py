@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import asyncpg
-from sqlalchemy import String, Table, column, func, select, table, text
+from sqlalchemy import Boolean, String, Table, column, func, select, table, text
 from sqlmodel import SQLModel
 
 from kernel.data.reader import ReadPool
@@ -13,7 +13,7 @@ from kernel.data.schema import head_revision, known_revisions
 from kernel.fast.records import Record
 
 APPLIED = select(
-    column("version_num", String), func.pg_is_in_recovery().label("is_standby")
+    column("version_num", String), func.pg_is_in_recovery(type_=Boolean).label("is_standby")
 ).select_from(table("alembic_version"))
 # Of the tables that a statement's bare names find.
 COLUMNS = text(

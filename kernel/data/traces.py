@@ -54,7 +54,8 @@ FUNCTIONS = """
     jsonb_build_object jsonb_object_agg jsonb_set lag last_value lead least left length ln log
     lower lpad ltrim make_date make_interval max md5 min mod mode nth_value ntile now nullif
     octet_length overlay percent_rank percentile_cont percentile_disc pg_advisory_xact_lock
-    pg_advisory_xact_lock_shared pg_sleep pg_try_advisory_xact_lock phraseto_tsquery
+    pg_advisory_xact_lock_shared pg_is_in_recovery pg_sleep pg_try_advisory_xact_lock
+    phraseto_tsquery
     plainto_tsquery position power random rank regexp_matches regexp_replace repeat replace reverse
     right round row_number row_to_json rpad rtrim sha256 sign similarity split_part sqrt
     starts_with statement_timestamp stddev string_agg string_to_array strpos substr substring sum
