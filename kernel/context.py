@@ -2,8 +2,11 @@
 
 import os
 import time
+from collections.abc import Hashable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import lru_cache
+from ipaddress import ip_network
 from typing import Any
 
 # Where the kernel keeps what it knows of a request, in its ASGI scope. Names of its own: "session",
@@ -17,7 +20,7 @@ PRINCIPAL = "kernel.principal"
 class RequestContext:
     """One request: the app that it came to, its id, what it has cost so far (durations in seconds),
     who it is for, from which address, the `Link` that the answer has, whether it was seen to hold a
-    secret, and the unit of work under way."""
+    secret, the unit of work under way, and for whom it counts among the requests in flight."""
 
     app: Any = None
     request_id: str = field(default_factory=lambda: os.urandom(16).hex())
@@ -29,11 +32,24 @@ class RequestContext:
     link: str | None = None
     holds_secret: bool = False
     unit: Any = None
+    in_flight: Any = None
+    counts_for: Hashable = None
+
+    @property
+    def caller(self) -> Hashable:
+        """Whose request it is, as far as that is known: an account's, or an address's."""
+        return network_of(self.client or "") if self.user_id is None else self.user_id
 
     def begin_attempt(self, unit: Any) -> None:
         """Forget what an earlier attempt has said of its answer."""
         self.unit, self.holds_secret = unit, False
         self.user_id = self.link = None
+
+
+@lru_cache(maxsize=4096)
+def network_of(address: str) -> str:
+    """What a client has to itself: an IPv6 client has a whole /64 to choose its address from."""
+    return str(ip_network(f"{address}/64", strict=False)) if ":" in address else address
 
 
 def count_query(started: float) -> None:

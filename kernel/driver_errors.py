@@ -16,6 +16,13 @@ class PoolTimeout(TimeoutError):
         self.is_connecting = is_connecting
 
 
+class ShareTimeout(PoolTimeout):
+    """None came free of those that one caller may have at once."""
+
+    def __init__(self) -> None:
+        super().__init__(is_connecting=False)
+
+
 def driver_error(error: BaseException) -> BaseException:
     """asyncpg's error, out of SQLAlchemy's wrapping where it has one."""
     # Not `driver_exception`: it raises for the dialect's own InvalidCachedStatementError.

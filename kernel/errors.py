@@ -15,6 +15,8 @@ RENAMED = {
 }
 TITLES = {status.value: status.phrase for status in HTTPStatus} | RENAMED
 
+AT_ONCE = "too many of your requests are under way; try again when they are through"
+
 
 def title_of(status: int) -> str:
     """The status in words, as RFC 9110 and the registry of status codes have it."""
@@ -88,6 +90,18 @@ class Unprocessable(ServiceError):
 
 class TooManyRequests(ServiceError):
     status = 429
+
+
+class TooManyAtOnce(TooManyRequests):
+    """A caller's own requests have all that one caller may have.
+
+    It is no 503: balancers take a worker out for these, and so one caller would stop everybody.
+    """
+
+    default_headers = MappingProxyType({"Retry-After": "1"})
+
+    def __init__(self, message: str = AT_ONCE, **options: Any) -> None:
+        super().__init__(message, **options)
 
 
 class Unavailable(ServiceError):

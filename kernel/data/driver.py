@@ -18,6 +18,7 @@ from kernel.data.sqlstate import READ_ONLY, is_answered, is_ours, is_outdated
 from kernel.data.traces import RESET, Trace, trace_of
 from kernel.data.transactions import Transaction
 from kernel.driver_errors import DRIVER_ERRORS, claim_error, is_unsendable, sqlstate
+from kernel.fast.statements import is_search
 
 Isolation = Literal["read_committed", "read_uncommitted", "repeatable_read", "serializable"]
 
@@ -113,7 +114,11 @@ class Connection(RawConnection):
         self.begin_statement(sql)
         started = time.perf_counter()
         try:
-            records: list[Record] = await super().fetch(sql, *values)
+            if is_search(sql):
+                # Not unnamed: a pooler may have another server for each of its two messages.
+                records: list[Record] = await (await self.prepare(sql)).fetch(*values)
+            else:
+                records = await super().fetch(sql, *values)
         except BaseException as error:
             self.under_way -= 1
             self.note(error, sql)

@@ -21,6 +21,7 @@ from kernel.data.outages import Outages
 from kernel.data.refusals import ISOLATION_IS_SET_BEFORE, NO_ENGINE
 from kernel.driver_errors import ASYNCPG_ERRORS, DRIVER_ERRORS
 from kernel.fast.parameters import check_names
+from kernel.fast.statements import is_search
 
 _is_opening: ContextVar[bool] = ContextVar("is_opening", default=False)
 
@@ -79,7 +80,8 @@ def _make_engine(connect: Callable[[], Awaitable[Connection]], options: dict[str
 
 
 class _Adapted(AsyncAdapt_asyncpg_connection):
-    """SQLAlchemy's adapter, which notes who may speak to asyncpg beside SQLAlchemy's own."""
+    """SQLAlchemy's adapter, which notes who may speak to asyncpg beside SQLAlchemy's own, and
+    keeps no search prepared."""
 
     __slots__ = ()
 
@@ -87,6 +89,12 @@ class _Adapted(AsyncAdapt_asyncpg_connection):
         cursor, raw = super().cursor(server_side), _raw_of(self)
         raw.cursors.add(cursor)
         return cursor
+
+    async def _prepare(self, operation: str, invalidate_timestamp: float) -> Any:
+        prepared = await super()._prepare(operation, invalidate_timestamp)  # type: ignore[no-untyped-call]  # SQLAlchemy's
+        if is_search(operation):
+            self._prepared_statement_cache.pop(operation)
+        return prepared
 
     @property
     def driver_connection(self) -> Connection:

@@ -21,7 +21,7 @@ from kernel.errors import Unprocessable
 from kernel.fast.parameters import bind_values, parameters_of
 from kernel.fast.plain_types import POSTGRES
 from kernel.fast.records import Record, Row, rows_of
-from kernel.fast.statements import Plan, type_mistake
+from kernel.fast.statements import Plan, is_search, type_mistake
 
 # An execution option: the names of the values, to be checked before the statement is sent.
 VALUE_NAMES = "kernel_value_names"
@@ -86,7 +86,10 @@ async def open_cursor(raw: Connection, plan: Plan, arguments: list[Any]) -> Fetc
     started = time.perf_counter()
     try:
         with raw.watch(plan.sql):
-            cursor = await raw.cursor(plan.sql, *arguments)
+            if is_search(plan.sql):
+                cursor = await (await raw.prepare(plan.sql)).cursor(*arguments)
+            else:
+                cursor = await raw.cursor(plan.sql, *arguments)
     except DRIVER_ERRORS as error:
         raise_mistake(error, plan, arguments)
         raise

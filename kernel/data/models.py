@@ -77,7 +77,8 @@ class Table(SQLModel):
 
 
 def search_index(table: str, column: str) -> Index:
-    """What finds a piece of text within the column, of three characters or more, in any case."""
+    """What finds three letters or digits within the column, in any case, and fewer at its
+    beginning; see `like`. Letters are those of the database's LC_CTYPE: with C, only ASCII's."""
     name = f"ix_{table}_{column}_search"
     return Index(name, column, postgresql_using="gin", postgresql_ops={column: "gin_trgm_ops"})
 

@@ -153,5 +153,13 @@ def _page_of(model: type[M]) -> type[Page[M]]:
 
 
 def like(text: str | None) -> str | None:
-    """The ILIKE pattern for "contains this text" (PostgreSQL manual §9.7.1)."""
-    return None if text is None else "%" + re.sub(r"([\\%_])", r"\\\1", text) + "%"
+    """The ILIKE pattern for "contains this text" (PostgreSQL manual §9.7.1).
+
+    A text without three letters or digits in a row is one for "begins with it": within a text,
+    `search_index` finds nothing shorter (PostgreSQL manual, pg_trgm), and whoever looked for "a"
+    would have every row read.
+    """
+    if text is None:
+        return None
+    start = "%" if re.search(r"[^\W_]{3}", text) else ""
+    return start + re.sub(r"([\\%_])", r"\\\1", text) + "%"

@@ -16,13 +16,14 @@ from sqlmodel import SQLModel
 
 from kernel.driver_errors import (
     PoolTimeout,
+    ShareTimeout,
     driver_error,
     is_out_of_range,
     is_unsendable,
     sqlstate,
     statement_of,
 )
-from kernel.errors import Conflict, DatabaseUnavailable, ServiceError, Unprocessable
+from kernel.errors import Conflict, DatabaseUnavailable, ServiceError, TooManyAtOnce, Unprocessable
 
 OUT_OF_RANGE = "a value is out of range"
 TOO_MANY_VALUES = "number of query arguments cannot exceed"
@@ -137,8 +138,8 @@ def translate(error: Exception, inputs: frozenset[str] | None = None) -> Service
         return None
     if isinstance(error, StaleDataError):
         return Conflict(TRY_AGAIN)
-    if reason := unavailability(error):
-        return unavailable(reason)
+    if answer := _unserved(error):
+        return answer
     driver, code = driver_error(error), sqlstate(error)
     if code in ANSWERS:
         return _refusal(driver, code, inputs)
@@ -147,8 +148,18 @@ def translate(error: Exception, inputs: frozenset[str] | None = None) -> Service
     return Unprocessable(OUT_OF_RANGE) if _is_about_a_value(driver, code) else None
 
 
+def _unserved(error: Exception) -> ServiceError | None:
+    """The answer if there is nothing wrong with the request but when it came."""
+    if isinstance(error, ShareTimeout):
+        return TooManyAtOnce()
+    reason = unavailability(error)
+    return unavailable(reason) if reason else None
+
+
 def unavailability(error: BaseException) -> str | None:
     """Why the database cannot serve now, if that is what the error says."""
+    if isinstance(error, ShareTimeout):
+        return None
     if isinstance(error, PoolTimeout):
         return UNREACHABLE if error.is_connecting else NO_CONNECTION
     if is_too_slow(error):

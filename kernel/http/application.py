@@ -61,8 +61,12 @@ def build_app(
     )
     app.state.resources = resources = Resources(name, version, settings)
     resources.put(Credentials(tuple(credentials)))
-    limit, varying = settings.max_body_bytes, credential_headers(credentials)
-    app.add_middleware(RequestMiddleware, max_body_bytes=limit, varying=varying)
+    app.add_middleware(
+        RequestMiddleware,
+        max_body_bytes=settings.max_body_bytes,
+        connections=settings.pool_size + settings.max_overflow,
+        varying=credential_headers(credentials),
+    )
     install_error_handlers(app)
     describe_api(app, credentials)
     if app.openapi_url:

@@ -30,7 +30,10 @@ Id = Annotated[int, Field(ge=1, le=BIGINT_MAX), PLAIN_INT, Path()]
 Key = Annotated[Text, Path(max_length=200)]
 """The key of a row that is text, such as a slug, in a path."""
 
-Search = Annotated[Text | None, Query(max_length=100, description="Only rows that contain this.")]
+SEARCHED = (
+    "Only rows that contain this; without three letters or digits in a row, that begin with it."
+)
+Search = Annotated[Text | None, Query(max_length=100, description=SEARCHED)]
 """The text that a list is searched for."""
 
 

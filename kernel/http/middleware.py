@@ -7,17 +7,19 @@ and loses the request's id on a crash.
 import logging
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kernel.context import HEADER_NAMES, RequestContext, enter_context, leave_context
+from kernel.errors import TooManyAtOnce
 from kernel.http.answer_headers import AnswerHeaders
 from kernel.http.clients import client_of
 from kernel.http.problems import WRONG, failure_response
 from kernel.http.websockets import SocketExchange
+from kernel.identity.in_flight import InFlight
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 logger = logging.getLogger(__name__)
@@ -27,9 +29,12 @@ class RequestMiddleware:
     """Every request gets a context, every response `X-Request-ID`, `Server-Timing`, and what it
     says of itself; `varying` are the headers in which a request may have a credential."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, varying: Sequence[str] = ()) -> None:
+    def __init__(
+        self, app: ASGIApp, max_body_bytes: int, connections: int, varying: Sequence[str] = ()
+    ) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
+        self.in_flight = InFlight(connections)
         self.answer_headers = AnswerHeaders(varying)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,6 +70,7 @@ class _Exchange:
         self.app = middleware.app
         self.max_body_bytes = middleware.max_body_bytes
         self.answer_headers = middleware.answer_headers
+        self.in_flight = context.in_flight = middleware.in_flight
         self.context = context
         self.method: str = scope["method"]
         # HEAD is GET without the body (RFC 9110 §9.3.2), whatever the route declares.
@@ -77,7 +83,9 @@ class _Exchange:
     async def run(self, headers: dict[bytes, bytes]) -> None:
         try:
             length = headers.get(b"content-length", b"")
-            if length.isdigit() and int(length[:20]) > self.max_body_bytes:
+            if not self.in_flight.count(self.context):
+                await self.refuse(429, (error := TooManyAtOnce()).message, error.headers)
+            elif length.isdigit() and int(length[:20]) > self.max_body_bytes:
                 await self.refuse(413, "the body is too large")
             elif self.scope["http_version"] == "1.1" and not _names_one_host(self.scope):
                 await self.refuse(400, "Host should be there, once")
@@ -91,10 +99,13 @@ class _Exchange:
                 raise
             await self.refuse(500, WRONG)
         finally:
+            self.in_flight.end(self.context)
             self.log()
 
-    async def refuse(self, status: int, message: str) -> None:
-        response = failure_response(self.scope, status, message)
+    async def refuse(
+        self, status: int, message: str, headers: Mapping[str, str] | None = None
+    ) -> None:
+        response = failure_response(self.scope, status, message, headers)
         await response(self.scope, self.receive, self.send)
 
     async def receive(self) -> Message:
@@ -108,6 +119,7 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            self.in_flight.end(self.context)
             message["headers"] = [
                 *self.answer_headers.of(self.scope, message.get("headers", ())),
                 (b"x-request-id", self.context.request_id.encode()),

@@ -80,6 +80,7 @@ def declared_errors(route: APIRoute) -> dict[int | str, dict[str, Any]]:
         413: True,
         415: route.body_field is not None,
         422: is_write(route) or bool(takes_input),
+        429: True,
         500: True,
         503: True,
     }

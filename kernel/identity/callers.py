@@ -11,7 +11,7 @@ from starlette.requests import HTTPConnection
 from kernel.context import HEADER_NAMES, PRINCIPAL, SESSION, current_context
 from kernel.data.resources import HasState, resources_of
 from kernel.data.session import WriteSession
-from kernel.errors import Forbidden, Unauthorized
+from kernel.errors import Forbidden, TooManyAtOnce, Unauthorized
 from kernel.identity.principal import ADMIN, Authenticator, Principal
 
 CHALLENGE = "WWW-Authenticate"
@@ -114,12 +114,18 @@ def has_credential(connection: HTTPConnection) -> bool:
 
 
 async def note_principal(connection: HTTPConnection) -> Principal | None:
-    """The caller, as `find_principal` finds it, noted for the log and for whoever asks again."""
+    """The caller, as `find_principal` finds it, noted for the log and for whoever asks again.
+
+    Raises:
+        TooManyAtOnce: as many requests of the caller are in flight as may be.
+    """
     # The boundary has looked already when it needs to know whose idempotency key it has.
     principal = connection.scope.get(PRINCIPAL) or await find_principal(connection)
     connection.scope[PRINCIPAL] = principal
     if principal and (context := current_context()):
         context.user_id = principal.id
+        if context.counts_for is not None and not context.in_flight.count(context):
+            raise TooManyAtOnce
     return principal
 
 

@@ -2,9 +2,10 @@
 
 import secrets
 from base64 import b64encode
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 from unicodedata import normalize
 
 from anyio import CapacityLimiter, to_thread
@@ -13,16 +14,22 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from pydantic import AfterValidator, Field, SecretStr
 
 from kernel.data.models import STORABLE, storable
+from kernel.data.pool import Pool
+from kernel.driver_errors import PoolTimeout, ShareTimeout
+from kernel.errors import TooManyAtOnce, Unavailable
 from kernel.identity.throttle import Throttle
 
 MAX_LENGTH = 128
 MOST_GIVEN = 4 * MAX_LENGTH  # a composed character is made of four others at most
+WAIT_SECONDS = 10.0
+T = TypeVar("T")
 
 
 class PasswordVault:
     """Hashes and verifies off the event loop: inline, four logins froze it for 0.8 s.
 
-    At most `parallel` hashes run at once, each with 19 MiB (OWASP Password Storage Cheat Sheet).
+    At most `parallel` hashes run at once, each with 19 MiB (OWASP Password Storage Cheat Sheet),
+    and for one caller half of them: who waits for longer than 10 s is told to come again.
     """
 
     def __init__(self, parallel: int = 2, throttle: Throttle | None = None) -> None:
@@ -31,11 +38,13 @@ class PasswordVault:
         # What no password has hashed to, but costs as much to verify.
         salt, tag = (b64encode(secrets.token_bytes(n)).decode().rstrip("=") for n in (16, 32))
         self._nobodys = f"$argon2id$v=19$m={19 * 1024},t=2,p=1${salt}${tag}"
-        self._limiter = CapacityLimiter(parallel)
+        self._threads = Pool(
+            _open_thread, _close_thread, size=parallel, keep=parallel, timeout=WAIT_SECONDS
+        )
 
     async def hash(self, password: SecretStr) -> str:
         secret = _normal(password.get_secret_value())
-        return await to_thread.run_sync(self._hasher.hash, secret, limiter=self._limiter)
+        return await self._in_thread(self._hasher.hash, secret)
 
     async def check(
         self, email: str, user_id: int | None, password_hash: str | None, password: SecretStr
@@ -60,9 +69,7 @@ class PasswordVault:
         if len(given) > MOST_GIVEN or len(secret := _normal(given)) > MAX_LENGTH:
             return False
         for form in {secret: None, given: None}:  # hashes of before were made of what was given
-            if await to_thread.run_sync(
-                self._matches, password_hash or self._nobodys, form, limiter=self._limiter
-            ):
+            if await self._in_thread(self._matches, password_hash or self._nobodys, form):
                 return True
         return False
 
@@ -70,11 +77,31 @@ class PasswordVault:
         """Whether the parameters have risen since this hash was made."""
         return self._hasher.check_needs_rehash(password_hash)
 
+    async def _in_thread(self, work: Callable[..., T], *texts: str) -> T:
+        try:
+            thread = await self._threads.take()
+        except ShareTimeout:
+            raise TooManyAtOnce from None
+        except PoolTimeout:
+            raise Unavailable("too many passwords are being verified; try again") from None
+        try:
+            return await to_thread.run_sync(work, *texts, limiter=thread)
+        finally:
+            self._threads.give_back(thread)
+
     def _matches(self, password_hash: str, secret: str) -> bool:
         try:
             return self._hasher.verify(password_hash, secret)
         except (VerificationError, InvalidHashError):
             return False
+
+
+async def _open_thread() -> CapacityLimiter:
+    return CapacityLimiter(1)
+
+
+async def _close_thread(_: CapacityLimiter) -> None:
+    """A thread is anyio's, which keeps it."""
 
 
 def _normal(password: str) -> str:

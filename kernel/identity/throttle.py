@@ -12,10 +12,9 @@ import math
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
-from ipaddress import ip_network
 from typing import Any
 
-from kernel.context import current_context
+from kernel.context import current_context, network_of
 from kernel.data.independent import open_session
 from kernel.data.password_attempts import ADMIT, SETTLE, SUBJECTS, SWEEP
 from kernel.errors import TooManyRequests
@@ -47,7 +46,8 @@ class Throttle:
         Raises:
             TooManyRequests: with Retry-After, in seconds.
         """
-        network = _network_of_caller()
+        context = current_context()
+        network = network_of(context.client or "") if context else ""
         pair, *others = (
             self._digest(f"{account} from {network}"),
             self._digest(f"account {account}"),
@@ -101,10 +101,3 @@ class Throttle:
 
     def _digest(self, subject: str) -> bytes:
         return hmac.digest(self._key, subject.encode(), hashlib.sha256)
-
-
-def _network_of_caller() -> str:
-    context = current_context()
-    address = context.client if context and context.client else ""
-    # An IPv6 client has a whole /64 to choose its address from.
-    return str(ip_network(f"{address}/64", strict=False)) if ":" in address else address

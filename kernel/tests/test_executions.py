@@ -12,7 +12,7 @@ from kernel.context import RequestContext, enter_context, leave_context
 from kernel.data.independent import open_session
 from kernel.data.models import Dto
 from kernel.errors import Unprocessable
-from kernel.fast.statements import plan_of
+from kernel.fast.statements import is_search, plan_of
 from kernel.http.dependencies import Reader, Session
 from kernel.http.router import Router
 from kernel.testing.switches import needs
@@ -251,6 +251,47 @@ async def test_a_value_that_cannot_be_sent_costs_nobody_his_answer(mount, method
             await asyncio.sleep(0.4)
             answer = await client.request(method, "/cases/peelings?number=7")
             assert (refused.status_code, answer.status_code) == (422, 200)
+
+
+def searching():
+    """A statement of a search, made anew."""
+    titles = select(Peeling.id.label("number"))
+    return titles.where(Peeling.title.ilike(bindparam("pattern")))
+
+
+PLANNED = """SELECT count(*) AS number FROM pg_prepared_statements
+    WHERE statement ILIKE '%from peelings%ilike%' AND custom_plans + generic_plans > 1"""
+SEARCHES = {"made once": [searching()] * 12, "made anew": [searching() for _ in range(12)]}
+
+
+@pytest.mark.parametrize("run", WAYS)
+@pytest.mark.parametrize("statements", SEARCHES.values(), ids=SEARCHES)
+async def test_a_search_is_planned_for_its_own_text_alone(app, sql, alice, run, statements):
+    """A plan that is kept is one for all texts, and for as long as the connection lives."""
+    await alice.post("/peelings", json={"title": "Soup"})
+    for number, statement in enumerate(statements):
+        found = await run(app, statement, pattern="so%" if number % 2 else "%zzz%")
+        assert len(found) == number % 2
+    (planned,) = await run(app, text(PLANNED))
+    assert planned["number"] == 0
+
+
+@pytest.mark.parametrize(
+    ("statement", "expected"),
+    [
+        ("SELECT id FROM t WHERE (t.a ILIKE $1)", True),
+        ("SELECT id FROM t WHERE t.a NOT LIKE $1::VARCHAR", True),
+        ("select id from t where t.a\n    ilike\n    $1", True),
+        ("SELECT id FROM t WHERE t.a SIMILAR TO $1", True),
+        ("SELECT id FROM t WHERE t.a ~* $1", True),
+        ("SELECT id FROM t WHERE t.a !~ $1", True),
+        ("SELECT id FROM t WHERE t.a @@ plainto_tsquery($1)", True),
+        ("SELECT id FROM t WHERE t.likes = $1 AND like_count > $2", False),
+        ("INSERT INTO t (likes) VALUES ($1)", False),
+    ],
+)
+def test_a_search_is_what_looks_for_a_pattern(statement, expected):
+    assert is_search(statement) is expected
 
 
 @needs("statements")

@@ -5,6 +5,8 @@ import json
 
 import pytest
 
+from kernel.data.paging import like
+
 
 async def fill(sql, owner_id, count):
     await sql.execute(
@@ -110,3 +112,24 @@ async def test_the_deepest_page_is_read_from_an_index_like_the_first(alice, sql,
     lines = "\n".join(row[0] for row in plan)
     assert "Index Scan" in lines
     assert "Sort" not in lines
+
+
+@pytest.mark.parametrize(
+    ("text", "pattern"),
+    [
+        (None, None),
+        ("soup", "%soup%"),
+        ("\u65e5\u672c\u8a9e", "%\u65e5\u672c\u8a9e%"),
+        ("- r2d", "%- r2d%"),
+        ("100%", "%100\\%%"),
+        ("", "%"),
+        ("so", "so%"),
+        ("\u65e5\u672c", "\u65e5\u672c%"),
+        ("r_s", "r\\_s%"),
+        ("a b c", "a b c%"),
+        ("%%%", "\\%\\%\\%%"),
+        ("\\", "\\\\%"),
+    ],
+)
+def test_a_text_is_looked_for_anywhere_if_it_has_three_letters_or_digits_in_a_row(text, pattern):
+    assert like(text) == pattern

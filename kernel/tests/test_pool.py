@@ -1,12 +1,21 @@
 """Connections: who gets one, in which order, and that none is lost."""
 
 import asyncio
+from contextlib import AsyncExitStack, suppress
 from itertools import count
 
+import httpx
 import pytest
+from sqlmodel import select
 
+from kernel.context import RequestContext, enter_context
 from kernel.data.pool import Pool
-from kernel.tests.processes import until
+from kernel.driver_errors import PoolTimeout, ShareTimeout
+from kernel.http.dependencies import Reader, Session
+from kernel.http.router import Router
+from kernel.identity.callers import CurrentUser
+from kernel.tests.peelings.models import Peeling
+from kernel.tests.processes import PATIENCE, until
 
 IN_TRANSACTION = """
     SELECT count(*) FROM pg_stat_activity
@@ -162,3 +171,185 @@ async def test_a_request_that_is_given_up_leaves_nothing_behind(app, sql, alice,
         await asyncio.gather(request, return_exceptions=True)
     await until(nothing_is_left, 2)
     assert (await alice.get(path)).status_code == 200
+
+
+# What one caller may have.
+
+
+def caller(name):
+    """Whose work this task's is, from here on."""
+    enter_context(RequestContext(client=name))
+
+
+async def held_by(pool, name, number=1):
+    """Connections of the caller."""
+
+    async def take():
+        caller(name)
+        return [await pool.take() for _ in range(number)]
+
+    return await asyncio.create_task(take())
+
+
+async def test_one_caller_has_half_of_the_connections_and_others_need_not_wait():
+    pool = Connections().pool(size=4, timeout=0.05)
+    await held_by(pool, "mallory", 2)
+    with pytest.raises(ShareTimeout):
+        await held_by(pool, "mallory")
+    assert (pool.in_use(), pool._turns._waiting) == (2, {})
+    await held_by(pool, "alice", 2)
+    with pytest.raises(PoolTimeout) as refused:
+        await held_by(pool, "bob")
+    assert not isinstance(refused.value, ShareTimeout)
+
+
+async def test_what_a_caller_gives_back_is_for_its_own_who_wait():
+    pool = Connections().pool(size=4)
+    first, _ = await held_by(pool, "mallory", 2)
+    waiting = asyncio.create_task(held_by(pool, "mallory"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    pool.give_back(first)
+    assert await waiting == [first]
+
+
+async def test_callers_take_turns():
+    pool = Connections().pool(size=2, timeout=5)
+    (one,), (two,) = await held_by(pool, "x"), await held_by(pool, "y")
+    served = []
+
+    async def work(name):
+        caller(name)
+        connection = await pool.take()
+        served.append(name)
+        await asyncio.sleep(0)
+        pool.give_back(connection)
+
+    work_ahead = [asyncio.create_task(work(name)) for name in ("a", "a", "a", "b", "c")]
+    await asyncio.sleep(0)
+    pool.give_back(one)
+    await asyncio.gather(*work_ahead)
+    pool.give_back(two)
+    assert served == ["a", "b", "c", "a", "a"]
+
+
+async def test_work_that_is_no_requests_has_no_share():
+    pool = Connections().pool(size=4, timeout=0.05)
+    assert len({await pool.take() for _ in range(4)}) == 4
+
+
+async def test_a_place_counts_for_its_caller_until_it_is_free():
+    connections = Connections()
+    pool = connections.pool(size=4, timeout=0.05)
+    connections.closing.clear()
+    for connection in await held_by(pool, "mallory", 2):
+        pool.drop(connection)
+    with pytest.raises(ShareTimeout):
+        await held_by(pool, "mallory")
+    connections.closing.set()
+    assert len(await held_by(pool, "mallory", 2)) == 2
+
+
+async def test_what_fails_or_is_given_up_counts_for_nobody():
+    connections = Connections()
+    pool = connections.pool(size=4, timeout=5)
+    connect, pool._connect = pool._connect, None
+    for _ in range(3):
+        with pytest.raises(TypeError):
+            await held_by(pool, "mallory")
+    pool._connect = connect
+    held = await held_by(pool, "mallory", 2)
+    for steps in range(8):
+        waiting = asyncio.create_task(held_by(pool, "mallory"))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        waiting.cancel()
+        pool.give_back(held.pop())
+        with suppress(asyncio.CancelledError):
+            pool.give_back(*await waiting)
+        held += await held_by(pool, "mallory")
+    for connection in held:
+        pool.give_back(connection)
+    assert (pool.in_use(), pool._turns._held, pool._callers) == (0, {}, {})
+
+
+@pytest.mark.parametrize(
+    ("address", "caller"),
+    [("192.0.2.1", "192.0.2.1"), ("2001:db8::1", "2001:db8::/64"), ("unknown", "unknown")],
+)
+def test_a_stranger_is_an_address_or_its_network(address, caller):
+    context = RequestContext(client=address)
+    assert context.caller == caller
+    context.user_id = 7
+    assert context.caller == 7
+
+
+def holding():
+    """Operations that keep their connection until they may go."""
+    router = Router(prefix="/cases", tags=["cases"])
+    router.may_go, router.begun = asyncio.Event(), []
+
+    async def hold(rows):
+        await rows.fetch(select(Peeling.id))
+        router.begun.append(rows)
+        await router.may_go.wait()
+
+    @router.post("/known")
+    async def known(_: CurrentUser, session: Session) -> None:
+        await hold(session)
+
+    @router.post("/stranger")
+    async def stranger(session: Session) -> None:
+        await hold(session)
+
+    @router.get("/read")
+    async def read(_: CurrentUser, reader: Reader) -> None:
+        async with reader.snapshot() as snapshot:
+            await hold(snapshot)
+
+    return router
+
+
+@pytest.mark.parametrize("way", ["short", "long"])
+@pytest.mark.parametrize("path", ["/cases/known", "/cases/stranger", "/cases/read"])
+async def test_who_keeps_half_of_the_connections_gets_no_more_and_nobody_else_notices(
+    mount, alice, bob, log, monkeypatch, way, path
+):
+    if way == "long":
+        monkeypatch.setattr("kernel.fast.routing.OFF", {"plan"})
+    router, method = holding(), "GET" if path == "/cases/read" else "POST"
+    few = {"pool_size": 2, "max_overflow": 2, "pool_timeout": 0.5}
+    async with mount(router, **few) as client, AsyncExitStack() as clients:
+
+        async def ask(who, address, method, path, **content):
+            transport = httpx.ASGITransport(client.app, client=(address, 1))
+            at = httpx.AsyncClient(transport=transport, base_url="http://test")
+            headers = {} if path == "/cases/stranger" else who.headers
+            await clients.enter_async_context(at)
+            return await at.request(method, path, headers=headers, **content)
+
+        async def keep(who, address):
+            asked = [asyncio.create_task(ask(who, address, method, path)) for _ in range(2)]
+            expected = len(router.begun) + 2
+            await until(lambda: has_begun(router, expected), PATIENCE)
+            return asked
+
+        kept = await keep(alice, "192.0.2.1")
+        async with asyncio.timeout(5):
+            refused = await ask(alice, "192.0.2.1", method, path)
+        soup = {"json": {"title": "Soup"}}
+        others = [await ask(bob, "192.0.2.2", "POST", "/peelings", **soup) for _ in range(3)]
+        others += [await ask(bob, "192.0.2.2", "GET", "/peelings") for _ in range(3)]
+        kept += await keep(bob, "192.0.2.2")
+        router.may_go.set()
+        answers = await asyncio.gather(*kept)
+    assert {answer.status_code for answer in answers} == {200}
+    assert [answer.status_code for answer in others] == [201] * 3 + [200] * 3
+    assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+    assert refused.json()["error"] == "too_many_requests"
+    assert log.lines("WARNING", "ERROR") == []
+
+
+async def has_begun(router, number):
+    return len(router.begun) == number

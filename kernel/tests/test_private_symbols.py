@@ -193,10 +193,17 @@ SYMBOLS = [
     ),
     Row(
         "sqlalchemy.dialects.postgresql.asyncpg.AsyncAdapt_asyncpg_connection",
-        ("AsyncAdapt_asyncpg_connection", "_transaction", "cursor"),
+        (
+            *("AsyncAdapt_asyncpg_connection", "_transaction", "cursor", "_prepare"),
+            "_prepared_statement_cache",
+        ),
         ("kernel/data/engine.py", "kernel/data/unit_of_work.py"),
-        "SQLAlchemy takes part in a transaction that has begun, and its cursors are known",
-        (SAVEPOINT, KEPT),
+        "SQLAlchemy takes part in a transaction that has begun, its cursors are known, and it keeps"
+        " no search prepared",
+        (
+            *(SAVEPOINT, KEPT),
+            "test_executions.py::test_a_search_is_planned_for_its_own_text_alone",
+        ),
     ),
     Row(
         "sqlalchemy.Connection and AsyncConnection, over a connection that is there",

@@ -38,6 +38,7 @@ CHUNKED = POST + b"Transfer-Encoding: chunked\r\n\r\n"
 # How much later than its limit a connection may be closed, on a busy machine.
 LEEWAY = 1.5
 KEEP_ALIVE = 2  # longer than what else is waited for
+QUIET_SECONDS = 0.03  # what is below that may be the machine's doing
 
 
 @asynccontextmanager
@@ -631,9 +632,8 @@ async def test_500_slow_clients_are_closed_and_others_served_meanwhile(tmp_path)
         ended.set()
         found = await others
         told = [f"{p99(each) * 1e3:.1f} ms" for each in (alone, found)]
-        assert p99(found) < 1, (
-            f"p99 of {len(found)} other requests, without and with slow clients: {told}"
-        )
+        print(f"p99 of {len(found)} other requests, without and with slow clients: {told}")  # noqa: T201
+        assert p99(found) <= 2 * max(p99(alone), QUIET_SECONDS), told
         assert {status for status, _ in found} == {200}
         assert server.memory("VmRSS") - memory < 50 * 1024 * 1024
 

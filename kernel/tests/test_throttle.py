@@ -1,16 +1,20 @@
 """Guessing is bounded at every door, and shuts nobody out but who guesses."""
 
 import asyncio
+import threading
 from contextlib import asynccontextmanager
 
 import httpx
 import pytest
 from pydantic import SecretStr
 
+from kernel.context import RequestContext, enter_context
+from kernel.errors import TooManyRequests, Unavailable
 from kernel.http.clients import UNKNOWN, normal_address
-from kernel.identity import throttle
+from kernel.identity import passwords, throttle
 from kernel.identity.passwords import PasswordVault
 from kernel.testing.callers import PASSWORD
+from kernel.tests.processes import PATIENCE
 
 HOME, OFFICE, STRANGER = "192.0.2.1", "198.51.100.1", "203.0.113.1"
 PENDING = "SELECT sum(pending) FROM sign_in_attempts"
@@ -178,3 +182,41 @@ async def test_the_access_line_has_the_clients_address(at, log):
         await client.get("/livez")
     (line,) = [each for each in log.lines() if each["message"] == "request"]
     assert line["client"] == "192.0.2.1"
+
+
+@pytest.fixture
+async def hashing(monkeypatch):
+    """Whose passwords are verified, each for as long as the test likes."""
+    monkeypatch.setattr(passwords, "WAIT_SECONDS", 0.2)
+    vault, may_end, begun = PasswordVault(), threading.Event(), []
+
+    def match(name, _):
+        begun.append(name)
+        return may_end.wait(PATIENCE)
+
+    monkeypatch.setattr(vault, "_matches", match)
+
+    async def verify(name):
+        enter_context(RequestContext(client=name))
+        return await vault.verify(name, SecretStr(PASSWORD))
+
+    yield begun, lambda name: asyncio.create_task(verify(name))
+    may_end.set()
+
+
+async def test_one_caller_has_half_of_the_threads_that_hash(hashing):
+    begun, verify = hashing
+    mallorys = [verify("mallory") for _ in range(3)]
+    await asyncio.sleep(0.05)
+    alices = verify("alice")
+    await asyncio.sleep(0.05)
+    assert begun == ["mallory", "alice"]
+    bobs = verify("bob")
+    with pytest.raises(Unavailable) as refused:
+        await bobs
+    assert refused.value.headers == {"Retry-After": "1"}
+    for waiting in mallorys[1:]:
+        with pytest.raises(TooManyRequests) as refused:
+            await waiting
+        assert refused.value.headers == {"Retry-After": "1"}
+    assert not alices.done()
