@@ -104,7 +104,7 @@ async def unreachable_database(url):
     """A way to the database that is closed at first."""
     folder = parse_qs(urlsplit(url).query)["host"][0]
     async with Forwarder(f"{folder}/.s.PGSQL.5432") as way:
-        yield way, f"postgresql://postgres@127.0.0.1:{way.port}{urlsplit(url).path}"
+        yield way, f"postgresql://app@127.0.0.1:{way.port}{urlsplit(url).path}"
 
 
 async def nothing_lives_in(folder):
