@@ -10,6 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 WELL_KNOWN = (
     *("secret", "password", "change", "example", "default", "insecure", "your-", "your_"),
     *("at-least", "256-bit", "0123456", "1234567", "abcdefg", "qwerty"),
+    "09d25e094faa6ca2556c818166b7a956",  # FastAPI's tutorial
 )
 DISTINCT = 8  # characters; 32 random hexadecimal ones have fewer once in 10⁷ times
 # Each of the others may send all in the clear, and nobody learns of it (PostgreSQL manual, "SSL
