@@ -90,7 +90,7 @@ def database(postgres: str, template: str, worker_id: str) -> Database:
 
 
 @pytest.fixture(scope="session")
-async def databaseas_service(database: Database) -> AsyncIterator[str]:
+async def database_url(database: Database) -> AsyncIterator[str]:
     async with database() as url:
         yield url
 
