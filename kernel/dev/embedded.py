@@ -53,8 +53,8 @@ ROLE = """
         LOOP EXECUTE change; END LOOP;
     END $$;
 """
-# As a replica, tests empty tables in any order.
-REPLICA = "GRANT SET ON PARAMETER session_replication_role TO app"
+# As a replica, tests empty tables in any order, and they wait for few deadlocks.
+OF_TESTS = "GRANT SET ON PARAMETER session_replication_role, deadlock_timeout TO app"
 
 # A session of its own: Ctrl+C is for us, not for the server.
 _call = partial(run, capture_output=True, errors="replace", start_new_session=True, check=False)
@@ -116,7 +116,7 @@ class _Cluster:
                 raise self._failure("does not answer")
             self._launch()
             time.sleep(0.01)
-        if (made := self._ask(ROLE + ("" if self.durable else REPLICA))).returncode:
+        if (made := self._ask(ROLE + ("" if self.durable else OF_TESTS))).returncode:
             raise self._failure(f"has no role for the service: {made.stderr}")
 
     def stop(self) -> None:

@@ -1,24 +1,29 @@
 """What `deploy/`, the Dockerfile and the workflow say is as narrow as it can be, and works."""
 
+import asyncio
 import os
 import re
 import subprocess
+import sys
 from urllib.parse import urlsplit
 
 import asyncpg
 import pytest
 import yaml
-from anyio import to_thread
 
-from kernel.data.schema import head_revision, upgrade_schema
-from kernel.dev.embedded import as_service
+from kernel.data.schema import head_revision
+from kernel.dev.embedded import as_service, as_superuser, server
 from kernel.settings import ROOT, Settings
 
 pytestmark = pytest.mark.house
 COMPOSE = yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())
 SERVICES = COMPOSE["services"]
+# As it is with what `openssl rand -hex 32` prints.
+ENVIRONMENT = {
+    name: re.sub(r"\$\{\w+:\?\}", "0f1e2d3c4b5a6978" * 4, value)
+    for name, value in SERVICES["service"]["environment"].items()
+}
 PASSWORD = "it's \\ 7"
-ROLES = (ROOT / "deploy/roles.sql").read_text()
 
 
 def read(path):
@@ -49,45 +54,41 @@ def test_nothing_is_published_to_other_machines():
 
 
 def test_its_settings_are_taken(monkeypatch):
-    given = {
-        name: re.sub(r"\$\{\w+:\?\}", "0f1e2d3c4b5a6978" * 4, value)
-        for name, value in SERVICES["service"]["environment"].items()
-    }
-    for name, value in given.items():
+    for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     assert Settings(_env_file=None).env == "prod"
 
 
-async def test_the_service_owns_its_database_and_is_no_superuser(postgres):
-    """With what the image of PostgreSQL runs once."""
-    url = urlsplit(SERVICES["service"]["environment"]["APP_DATABASE_URL"])
+def test_the_service_owns_its_database_and_is_no_superuser(tmp_path):
+    """With what the image of PostgreSQL runs once, on a server of its own."""
+    url = urlsplit(ENVIRONMENT["APP_DATABASE_URL"])
     role, name = url.username, url.path[1:]
-    admin = await asyncpg.connect(postgres)
-    await _drop(admin, name, role)
-    try:
-        binaries = await admin.fetchval("SELECT setting FROM pg_config WHERE name = 'BINDIR'")
-        command = [f"{binaries}/psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-f", "-", postgres]
+    with server(tmp_path / "pg", durable=False) as embedded:
+        admin = as_superuser(embedded)
+        binaries = fetch(admin, "SELECT setting FROM pg_config WHERE name = 'BINDIR'")
+        command = [f"{binaries}/psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-f", "-", admin]
         environment = {**os.environ, "POSTGRES_PASSWORD": PASSWORD}
-        await to_thread.run_sync(
-            lambda: subprocess.run(command, input=ROLES, text=True, env=environment, check=True)
+        subprocess.run(
+            command, input=read("deploy/roles.sql"), text=True, env=environment, check=True
         )
-        ours = as_service(postgres, name).replace("//app@", f"//{role}@")
-        await upgrade_schema(ours)
-        connection = await asyncpg.connect(ours)
-        assert await connection.fetchval("SELECT version_num FROM alembic_version") == (
-            head_revision()
-        )
+        ours = as_service(embedded, name).replace("//app@", f"//{role}@")
+        environment = {**os.environ, "APP_DATABASE_URL": ours}
+        command = [sys.executable, "-m", "alembic", "upgrade", "head"]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True)
+        assert fetch(ours, "SELECT version_num FROM alembic_version") == head_revision()
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
-            await connection.fetchval("SELECT pg_read_file('/etc/passwd')")
-        await connection.close()
-        passwords = await admin.fetch("SELECT rolname, rolpassword, rolsuper FROM pg_authid")
-        known = {name: (bool(password), is_super) for name, password, is_super in passwords}
-        assert (known["postgres"], known[role]) == ((False, True), (True, False))
-    finally:
-        await _drop(admin, name, role)
-        await admin.close()
+            fetch(ours, "SELECT pg_read_file('/etc/passwd')")
+        known = "SELECT rolpassword IS NOT NULL FROM pg_authid WHERE rolname = '{}'"
+        assert fetch(admin, known.format(role)) is True
+        assert fetch(admin, known.format("postgres")) is False
 
 
-async def _drop(admin, name, role):
-    await admin.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-    await admin.execute(f"DROP ROLE IF EXISTS {role}")
+def fetch(url, query):
+    async def ask():
+        connection = await asyncpg.connect(url)
+        try:
+            return await connection.fetchval(query)
+        finally:
+            await connection.close()
+
+    return asyncio.run(ask())

@@ -141,9 +141,8 @@ async def test_no_answer_crosses_a_shared_cache(doors):
 
 async def test_the_cache_keeps_what_is_for_everybody(doors):
     client, _ = doors
-    answers = [await client.get("/openapi.json") for _ in range(2)]
+    answers = [await client.get("/livez") for _ in range(2)]
     assert answers[1].headers["x-cache"] == "HIT"
-    assert answers[0].content == answers[1].content
 
 
 async def test_a_cache_that_does_not_learn_what_answers_say_lets_them_cross(doors):
