@@ -43,8 +43,8 @@ ROLE = """
         FOR change IN
             SELECT format('ALTER TABLE %s OWNER TO app', oid::regclass) FROM pg_class
             WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'S')
-              AND oid NOT IN (SELECT objid FROM pg_depend WHERE deptype IN ('e', 'i')
-                              OR deptype = 'a' AND relkind = 'S')
+              AND oid NOT IN (SELECT objid FROM pg_depend WHERE deptype = 'e'
+                              OR deptype IN ('a', 'i') AND relkind = 'S')
             UNION ALL SELECT format('ALTER ROUTINE %s OWNER TO app', oid::regprocedure) FROM pg_proc
             WHERE pronamespace = 'public'::regnamespace
               AND oid NOT IN (SELECT objid FROM pg_depend WHERE deptype = 'e')
