@@ -65,6 +65,7 @@ def test_the_service_owns_its_database_and_is_no_superuser(tmp_path):
     role, name = url.username, url.path[1:]
     with server(tmp_path / "pg", durable=False) as embedded:
         admin = as_superuser(embedded)
+        fetch(admin, "ALTER ROLE postgres PASSWORD 'canary'")  # as the image does
         binaries = fetch(admin, "SELECT setting FROM pg_config WHERE name = 'BINDIR'")
         command = [f"{binaries}/psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-f", "-", admin]
         environment = {**os.environ, "POSTGRES_PASSWORD": PASSWORD}
