@@ -18,10 +18,10 @@ from kernel.http.problems import PROBLEM_DETAILS
 from kernel.identity.callers import CredentialScheme
 
 INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
-# Swagger UI sets styles of elements, and has its icons in its style sheet.
+# Swagger UI has its icons in its style sheet.
 POLICY = (
     "default-src 'none'",
-    "style-src 'self' 'unsafe-inline'",
+    "style-src 'self'",
     "img-src 'self' data:",
     "connect-src 'self'",
     "base-uri 'none'",
