@@ -1,10 +1,10 @@
-FROM python:3.13-slim AS build
-RUN pip install --no-cache-dir uv
+FROM python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b AS build
 COPY requirements.lock .
-RUN uv venv /venv \
-    && uv pip install --python /venv --no-cache --compile-bytecode --require-hashes -r requirements.lock
+# With what the base image has: nothing is installed whose hash is not in the lock.
+RUN python -m venv --without-pip /venv \
+    && pip --python /venv/bin/python install --no-cache-dir --require-hashes -r requirements.lock
 
-FROM python:3.13-slim
+FROM python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
 RUN useradd --system --no-create-home --uid 10001 app
 COPY --from=build /venv /venv
 WORKDIR /app

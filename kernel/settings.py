@@ -6,19 +6,12 @@ from importlib import import_module
 from inspect import isclass
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar, cast
-from urllib.parse import urlsplit
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    PositiveFloat,
-    PositiveInt,
-    PrivateAttr,
-    SecretStr,
-    ValidationError,
-    model_validator,
-)
+from pydantic import Field, PositiveInt, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
+
+from kernel.safeguards import open_ends
+from kernel.setting_types import PostgresUrl, Seconds, Secret
 
 # uvicorn's own exit status for an app that cannot start: with `--workers`, the parent then stops
 # instead of starting the same worker again and again.
@@ -26,37 +19,8 @@ STARTUP_FAILURE = 3
 ROOT = Path(__file__).parents[1]
 
 
-def _postgres_url(url: SecretStr) -> SecretStr:
-    """Accept the schemes that platforms hand out; asyncpg reads the rest, `sslmode` included."""
-    try:
-        parts = urlsplit(url.get_secret_value())
-        for host in parts.netloc.rpartition("@")[2].split(","):
-            _ = urlsplit(f"//{host}").port  # raises for one that is no port
-    except ValueError:
-        parts = urlsplit("")
-    if parts.scheme not in {"postgres", "postgresql", "postgresql+asyncpg"}:
-        raise ValueError("should be a URL like postgresql://user:password@host:5432/name")
-    if "@" in parts.path:
-        raise ValueError("should have the special characters of its password percent-encoded")
-    if len(parts.path) < 2 and "name=" not in parts.query and "database=" not in parts.query:
-        raise ValueError("should name a database, like postgresql://user:password@host:5432/name")
-    return SecretStr("postgresql:" + url.get_secret_value().partition(":")[2])
-
-
-def _long_enough(secret: SecretStr) -> SecretStr:
-    """RFC 7518 §3.2: a key for HS256 has at least the 256 bits of the hash."""
-    if len(secret.get_secret_value().encode()) < 32:
-        raise ValueError("should have at least 32 bytes")
-    return secret
-
-
 def _reveal(secret: SecretStr | None) -> str | None:
     return None if secret is None else secret.get_secret_value()
-
-
-PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
-Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
-Seconds = Annotated[PositiveFloat, Field(le=3600)]
 
 
 NOT_READ = "{} was not read at the start: it belongs into the settings.py of a slice"
@@ -150,14 +114,24 @@ class Settings(SliceSettings, env_prefix="APP_"):
 
     @model_validator(mode="after")
     def _production_needs_its_own(self) -> Self:
-        missing = [name for name in ("database_url", "jwt_secret") if getattr(self, name) is None]
-        if self.env != "dev" and missing:
-            raise ValueError(
-                "\n".join(
-                    f"APP_{name.upper()} is required when APP_ENV={self.env}" for name in missing
-                )
-            )
+        own = ("database_url", "jwt_secret")
+        missing = [name for name in own if getattr(self, name) is None and self.env != "dev"]
+        mistakes = [
+            *(f"APP_{name.upper()} is required when APP_ENV={self.env}" for name in missing),
+            *open_ends(
+                self.env if "env" in self.model_fields_set else None,
+                self._texts("database_url", "read_database_url"),
+                self._texts("jwt_secret", "jwt_old_secret"),
+            ),
+        ]
+        if mistakes:
+            raise ValueError("\n".join(mistakes))
         return self
+
+    def _texts(self, *names: str) -> dict[str, str]:
+        """The values of those that are set, by their variables."""
+        values = {f"APP_{name.upper()}": _reveal(getattr(self, name)) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 def slice_settings() -> list[type[SliceSettings]]:

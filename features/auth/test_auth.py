@@ -430,6 +430,14 @@ async def test_a_token_is_good_until_it_expires_although_it_was_verified(
         lambda claims: encode(claims, sid=7),
         lambda claims: encode(claims, sid="x"),
         lambda claims: encode(claims, exp=str(NOW + 10)),
+        lambda claims: encode(claims, exp=[NOW + 10]),
+        lambda claims: encode(claims, exp={}),
+        lambda claims: encode(claims, exp=True),
+        lambda claims: encode(claims, exp=float("nan")),
+        lambda claims: encode(claims, exp=float("inf")),
+        lambda claims: encode(claims, nbf="soon"),
+        lambda claims: encode(claims, nbf=[]),
+        lambda claims: encode(claims, iat=[]),
         lambda claims: encode(claims, iat=str(NOW)),
         lambda claims: encode(claims, iat=float(NOW)),
         lambda claims: encode(claims, sub=str(2**70)),
@@ -459,6 +467,8 @@ async def test_another_scheme_or_two_credentials_are_refused(client, alice):
         [("Authorization", token.removeprefix("Bearer "))],
         [("Authorization", "Bearer")],
         [("Authorization", token), ("Authorization", token)],
+        [("Authorization", ""), ("Authorization", token)],
+        [("Authorization", token), ("Authorization", "Basic eDp4")],
         [("Authorization", token), ("X-API-Key", "x")],
     ):
         assert (await client.get("/users/me", headers=headers)).status_code == 401

@@ -91,6 +91,19 @@ async def test_what_is_no_key_is_refused(client, alice, value):
     assert answer.status_code == 401
 
 
+async def test_no_key_comes_out_of_a_dry_run(alice, sql):
+    answer = await alice.post("/keys", json={"name": "x"}, headers={"Prefer": "tx=rollback"})
+    assert (answer.status_code, "key" in answer.json()) == (400, False)
+    assert await sql.fetchval("SELECT count(*) FROM api_keys") == 0
+
+
+async def test_of_two_keys_none_counts(client, alice, key):
+    good = key["key"]
+    for values in ((good, good), (good, "x"), ("x", good), ("", good), (good, ""), (f"{good},x",)):
+        headers = [("X-API-Key", value) for value in values]
+        assert (await client.get("/users/me", headers=headers)).status_code == 401
+
+
 async def test_a_deleted_key_is_dead_at_once(client, alice, key):
     assert (await client.get("/users/me", headers=using(key))).status_code == 200
     assert (await alice.delete(f"/keys/{key['id']}")).status_code == 204

@@ -33,6 +33,28 @@ SETTINGS = "-c listen_addresses= -c timezone=UTC -c log_timezone=UTC -c unix_soc
 # Of tests: several services of several processes at once, whose pools are all of full size.
 FRAGILE = " -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=400"
 REACH = "--inh-caps=+dac_override --ambient-caps=+dac_override --securebits=+no_setuid_fixup"
+# The service's role owns its database and is no superuser: those read what the server can read.
+ROLE = """
+    DO $$ DECLARE change text; BEGIN
+        IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'app') THEN RETURN; END IF;
+        CREATE ROLE app LOGIN;
+        ALTER DATABASE postgres OWNER TO app;
+        -- What an earlier version has made as the superuser.
+        FOR change IN
+            SELECT format('ALTER TABLE %s OWNER TO app', oid::regclass) FROM pg_class
+            WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'p', 'v', 'm', 'S')
+              AND oid NOT IN (SELECT objid FROM pg_depend WHERE deptype = 'e'
+                              OR deptype IN ('a', 'i') AND relkind = 'S')
+            UNION ALL SELECT format('ALTER ROUTINE %s OWNER TO app', oid::regprocedure) FROM pg_proc
+            WHERE pronamespace = 'public'::regnamespace
+              AND oid NOT IN (SELECT objid FROM pg_depend WHERE deptype = 'e')
+            UNION ALL SELECT format('ALTER TYPE %s OWNER TO app', oid::regtype) FROM pg_type
+            WHERE typnamespace = 'public'::regnamespace AND typtype IN ('d', 'e')
+        LOOP EXECUTE change; END LOOP;
+    END $$;
+"""
+# As a replica, tests empty tables in any order, and they wait for few deadlocks.
+OF_TESTS = "GRANT SET ON PARAMETER session_replication_role, deadlock_timeout TO app"
 
 # A session of its own: Ctrl+C is for us, not for the server.
 _call = partial(run, capture_output=True, errors="replace", start_new_session=True, check=False)
@@ -40,7 +62,8 @@ _call = partial(run, capture_output=True, errors="replace", start_new_session=Tr
 
 @contextmanager
 def server(directory: Path, *, durable: bool = True) -> Iterator[str]:
-    """A running PostgreSQL whose cluster lies in `directory`; yields a DSN for asyncpg and libpq.
+    """A running PostgreSQL whose cluster lies in `directory`; yields a DSN for asyncpg and libpq,
+    of a role that owns its database and is no superuser (see `as_superuser`).
 
     The first user of a folder starts the server and the last one stops it, whatever process they
     are in. Blocks while it starts: about 1 s for a new cluster, 0.15 s later. `durable=False` gives
@@ -60,13 +83,23 @@ def server(directory: Path, *, durable: bool = True) -> Iterator[str]:
                 cluster.stop()
 
 
+def as_superuser(dsn: str) -> str:
+    """The way to the same database for what the service itself must not do."""
+    return dsn.replace("//app@", "//postgres@", 1)
+
+
+def as_service(dsn: str, database: str) -> str:
+    """The service's way to another database of the same server."""
+    return dsn.replace("//postgres@", "//app@", 1).replace("/postgres?", f"/{database}?", 1)
+
+
 class _Cluster:
     def __init__(self, folder: Path, durable: bool) -> None:
         self.folder, self.durable, self.binaries = folder, durable, _binaries()
         self.become = _claim(folder, self.binaries)
         self.sockets = _sockets(folder)
         # The port is there because a PGPORT in the client's environment would be taken instead.
-        self.dsn = f"postgresql://postgres@/postgres?host={self.sockets}&port=5432"
+        self.dsn = f"postgresql://app@/postgres?host={self.sockets}&port=5432"
 
     @contextmanager
     def lock(self, name: str, how: int) -> Iterator[int]:
@@ -83,6 +116,8 @@ class _Cluster:
                 raise self._failure("does not answer")
             self._launch()
             time.sleep(0.01)
+        if (made := self._ask(ROLE + ("" if self.durable else OF_TESTS))).returncode:
+            raise self._failure(f"has no role for the service: {made.stderr}")
 
     def stop(self) -> None:
         # Asked first: pg_ctl believes the pid file, which after a kill may name a stranger.
@@ -95,10 +130,12 @@ class _Cluster:
         # Only the server of this very cluster can read our pid file back, whatever its path there.
         with suppress(FileNotFoundError):
             ours = (self.folder / "data/postmaster.pid").read_text().splitlines()[:3]
-            query = "SELECT pg_read_file('postmaster.pid')"
-            said = self._run("psql -XAtqc", query, f"{self.dsn}&connect_timeout=5")
+            said = self._ask("SELECT pg_read_file('postmaster.pid')")
             return said.stdout.splitlines()[:3] == ours != []
         return False
+
+    def _ask(self, query: str) -> CompletedProcess[str]:
+        return self._run("psql -XAtqc", query, f"{as_superuser(self.dsn)}&connect_timeout=5")
 
     def _launch(self) -> None:
         """Start the server, unless one is alive: starting, stopping, or dying of a kill."""

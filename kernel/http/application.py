@@ -4,12 +4,12 @@ import gc
 import hashlib
 import logging
 import os
+import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from functools import cache
-from ssl import SSLContext
 from threading import RLock
 
 import httpx
@@ -96,12 +96,22 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             resources.reader = await open_(replica)
         resources.probe = await open_(open_probe(url, settings, resources.slug))
         resources.schema = SchemaReader(resources.probe)
-        client = httpx.AsyncClient(timeout=settings.http_timeout, verify=_tls_context())
-        resources.put(await open_(client))
+        resources.put(await open_(_make_client(settings)))
         resources.put(PasswordVault(throttle=_throttle(resources)))
         # What lives as long as the process need not be searched for garbage again and again.
         gc.freeze()
         yield
+
+
+@cache
+def _tls_context() -> ssl.SSLContext:
+    """One for all apps of a process: to read the certificates takes 18 ms."""
+    return httpx.create_ssl_context()
+
+
+def _make_client(settings: Settings) -> httpx.AsyncClient:
+    # The environment's proxies and .netrc are those of people who use the machine.
+    return httpx.AsyncClient(timeout=settings.http_timeout, verify=_tls_context(), trust_env=False)
 
 
 def _throttle(resources: Resources) -> Throttle:
@@ -135,12 +145,6 @@ def app_on_demand(create_app: Callable[[Settings], FastAPI]) -> Callable[[str], 
         return made[0]
 
     return get
-
-
-@cache
-def _tls_context() -> SSLContext:
-    """httpx's own. To read all certificates takes 18 ms, which a process need spend once only."""
-    return httpx.create_ssl_context()
 
 
 def _configure_logging(settings: Settings) -> None:

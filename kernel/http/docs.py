@@ -1,5 +1,8 @@
 """The docs page, which needs no internet, and the OpenAPI document behind it."""
 
+import hashlib
+import re
+from base64 import b64encode
 from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import Any
@@ -13,6 +16,18 @@ from fastapi.staticfiles import StaticFiles
 from kernel.http.openapi import CALLER, REQUIRED
 from kernel.http.problems import PROBLEM_DETAILS
 from kernel.identity.callers import CredentialScheme
+
+INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
+# Swagger UI has its icons in its style sheet.
+POLICY = (
+    "default-src 'none'",
+    "style-src 'self'",
+    "img-src 'self' data:",
+    "connect-src 'self'",
+    "base-uri 'none'",
+    "form-action 'none'",
+    "frame-ancestors 'none'",
+)
 
 
 def describe_api(app: FastAPI, schemes: Sequence[CredentialScheme]) -> None:
@@ -83,13 +98,26 @@ def _secure(operation: dict[str, Any], schemes: list[dict[str, Any]]) -> None:
         operation["security"] = schemes if caller == REQUIRED else [{}, *schemes]
 
 
+def _guarded(page: HTMLResponse) -> HTMLResponse:
+    """Let a page run the scripts that it came with, ask this service alone, and be in no frame
+    (W3C Content Security Policy Level 3)."""
+    digests = [
+        b64encode(hashlib.sha256(script).digest()).decode()
+        for script in INLINE_SCRIPT.findall(bytes(page.body))
+    ]
+    scripts = " ".join(["script-src 'self'", *(f"'sha256-{digest}'" for digest in digests)])
+    page.headers["Content-Security-Policy"] = "; ".join([scripts, *POLICY])
+    page.headers["X-Frame-Options"] = "DENY"
+    return page
+
+
 def serve_docs(app: FastAPI) -> None:
     """Serve `/docs` with assets of our own instead of a content delivery network's."""
     app.mount("/docs/assets", StaticFiles(packages=[("fastapi_offline", "static")]))
 
     async def docs(request: Request) -> HTMLResponse:
         prefix = request.scope.get("root_path", "").rstrip("/")  # behind a proxy that strips it
-        return get_swagger_ui_html(
+        page = get_swagger_ui_html(
             openapi_url=f"{prefix}/openapi.json",
             title=app.title,
             oauth2_redirect_url=f"{prefix}/docs/oauth2-redirect",
@@ -97,9 +125,10 @@ def serve_docs(app: FastAPI) -> None:
             swagger_css_url=f"{prefix}/docs/assets/swagger-ui.css",
             swagger_favicon_url=f"{prefix}/docs/assets/favicon.png",
         )
+        return _guarded(page)
 
     async def oauth2_redirect() -> HTMLResponse:
-        return get_swagger_ui_oauth2_redirect_html()
+        return _guarded(get_swagger_ui_oauth2_redirect_html())
 
     app.add_api_route("/docs", docs, include_in_schema=False)
     app.add_api_route("/docs/oauth2-redirect", oauth2_redirect, include_in_schema=False)

@@ -17,6 +17,7 @@ from kernel.context import HEADER_NAMES, RequestContext, enter_context, leave_co
 from kernel.errors import TooManyAtOnce
 from kernel.http.answer_headers import AnswerHeaders
 from kernel.http.clients import client_of
+from kernel.http.paths import UNCLEAN, is_unclean
 from kernel.http.problems import WRONG, failure_response
 from kernel.http.websockets import SocketExchange
 from kernel.identity.in_flight import InFlight
@@ -89,6 +90,8 @@ class _Exchange:
                 await self.refuse(413, "the body is too large")
             elif self.scope["http_version"] == "1.1" and not _names_one_host(self.scope):
                 await self.refuse(400, "Host should be there, once")
+            elif is_unclean(self.scope):
+                await self.refuse(400, UNCLEAN)
             else:
                 await self.app(self.scope, self.receive, self.send)
         except ClientDisconnect:

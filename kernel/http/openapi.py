@@ -69,12 +69,13 @@ def declared_errors(route: APIRoute) -> dict[int | str, dict[str, Any]]:
     """The errors that an operation can give, as far as its signature tells."""
     parts = list(flatten(route.dependant))
     calls = dependencies(route)
-    takes_input = any(part.path_params or part.query_params for part in parts) or route.body_field
+    has_place = any(part.path_params for part in parts)
+    takes_input = has_place or any(part.query_params for part in parts) or route.body_field
     told = {
-        400: is_write(route),
+        400: is_write(route) or has_place,
         401: needs_principal(route) or get_viewer in calls,
         403: may_be_forbidden(calls),
-        404: any(part.path_params for part in parts),
+        404: has_place,
         409: is_write(route),
         412: _may_be_conditional(route),
         413: True,

@@ -16,6 +16,7 @@ from starlette.websockets import WebSocketDisconnected
 
 from kernel.context import RequestContext
 from kernel.errors import title_of
+from kernel.http.paths import UNCLEAN, is_unclean
 from kernel.http.problems import WRONG, failure_response
 
 ACCEPTED, NORMAL, POLICY, CRASHED = 101, 1000, 1008, 1011
@@ -45,6 +46,9 @@ class SocketExchange:
 
     async def run(self) -> None:
         try:
+            if is_unclean(self.scope):
+                await self.answer(400, UNCLEAN)
+                return
             await self.app(self.scope, self.receive, self.send)
             await self.end()
         except WebSocketDisconnect:

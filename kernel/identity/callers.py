@@ -50,7 +50,9 @@ def header_scheme(header: str, authenticate: Authenticator) -> CredentialScheme:
     def read(connection: HTTPConnection) -> Sequence[str]:
         if name not in connection.scope[HEADER_NAMES]:
             return ()
-        return [value for value in connection.headers.getlist(header) if value]
+        values = connection.headers.getlist(header)
+        # An empty one is none, but of two, another reader may take the other one.
+        return values if len(values) > 1 else [value for value in values if value]
 
     security = APIKeyHeader(name=header, scheme_name=header)
     return CredentialScheme(security, read, authenticate)

@@ -12,7 +12,7 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from pydantic import SecretStr
 
-from kernel.dev.embedded import server
+from kernel.dev.embedded import as_superuser, server
 from kernel.identity.passwords import PasswordVault
 from kernel.logs import JsonFormatter
 from kernel.settings import Settings, SliceSettings
@@ -81,10 +81,10 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[str]:
-    """A real PostgreSQL of this test run alone, which its workers share."""
+    """A real PostgreSQL of this test run alone, which its workers share, as its superuser."""
     folder = tmp_path_factory.getbasetemp()
     with server((folder if worker_id == "master" else folder.parent) / "pg", durable=False) as url:
-        yield url
+        yield as_superuser(url)
 
 
 @pytest.fixture

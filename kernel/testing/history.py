@@ -16,6 +16,7 @@ from sqlmodel import SQLModel
 
 from kernel.data.readiness import subclasses_of
 from kernel.data.schema import migration_config
+from kernel.dev.embedded import as_service
 
 # Oldest first; of branches, each revision after those that it follows.
 REVISIONS = list(ScriptDirectory.from_config(migration_config("")).walk_revisions())[::-1]
@@ -68,8 +69,8 @@ def parents(script: Script) -> tuple[str, ...]:
 async def empty_database(postgres: str, worker_id: str) -> AsyncIterator[str]:
     """A database with nothing in it, dropped on leaving."""
     name = f"empty_{worker_id}_{next(_numbers)}"
-    await query(postgres, f"CREATE DATABASE {name}")
-    yield postgres.replace("/postgres?", f"/{name}?")
+    await query(postgres, f"CREATE DATABASE {name} OWNER app")
+    yield as_service(postgres, name)
     await query(postgres, f"DROP DATABASE {name} WITH (FORCE)")
 
 

@@ -15,6 +15,7 @@ import pytest
 from fastapi import FastAPI
 
 from kernel.data.schema import upgrade_schema
+from kernel.dev.embedded import as_service
 from kernel.settings import Settings, SliceSettings, slice_settings
 from kernel.testing.walking import Walk
 
@@ -66,9 +67,9 @@ def migrate() -> Migrate:
 async def template(postgres: str, migrate: Migrate, worker_id: str) -> str:
     """The name of a migrated database that others are cloned from."""
     name = f"template_{worker_id}_{next(_numbers)}"
-    await _run(postgres, f"CREATE DATABASE {name}")
-    await migrate(_url(postgres, name))
-    await _run(_url(postgres, name), KEEP_SEEDS)
+    await _run(postgres, f"CREATE DATABASE {name} OWNER app")
+    await migrate(as_service(postgres, name))
+    await _run(as_service(postgres, name), KEEP_SEEDS)
     return name
 
 
@@ -79,9 +80,9 @@ def database(postgres: str, template: str, worker_id: str) -> Database:
     @asynccontextmanager
     async def make() -> AsyncIterator[str]:
         name = f"test_{worker_id}_{next(_numbers)}"
-        await _run(postgres, f"CREATE DATABASE {name} TEMPLATE {template}")
+        await _run(postgres, f"CREATE DATABASE {name} OWNER app TEMPLATE {template}")
         try:
-            yield _url(postgres, name)
+            yield as_service(postgres, name)
         finally:
             await _run(postgres, f"DROP DATABASE {name} WITH (FORCE)")
 
@@ -112,10 +113,6 @@ async def sql_connection(database_url: str) -> AsyncIterator["Connection[Any]"]:
     connection = await asyncpg.connect(database_url)
     yield connection
     await connection.close()
-
-
-def _url(server_url: str, name: str) -> str:
-    return server_url.replace("/postgres?", f"/{name}?")
 
 
 async def _run(url: str, statement: str) -> None:

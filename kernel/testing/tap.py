@@ -24,7 +24,7 @@ class Tap:
         async with await asyncio.start_server(self.accept, "127.0.0.1", 0) as listener:
             host, port = listener.sockets[0].getsockname()
             name = urlsplit(self.url).path
-            self.url = f"postgresql://postgres@{host}:{port}{name}?sslmode=disable"
+            self.url = f"postgresql://app@{host}:{port}{name}?sslmode=disable"
             yield self
 
     async def accept(self, client: asyncio.StreamReader, to_client: asyncio.StreamWriter) -> None:

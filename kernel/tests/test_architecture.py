@@ -37,7 +37,10 @@ def sources(root: Path, *folders: str) -> list[Path]:
 # Arrows: service.py -> features -> kernel; there, http -> identity -> data -> fast -> ground.
 
 LAYERS = ("ground", "fast", "data", "identity", "http")
-GROUND = {"context", "driver_errors", "errors", "logs", "reminders", "samples", "settings"}
+GROUND = {
+    *("context", "driver_errors", "errors", "logs", "reminders", "safeguards", "samples"),
+    *("setting_types", "settings"),
+}
 # Beside the layers, and no part of what runs in production.
 BESIDE = {"dev", "testing", "tests"}
 # The one way from the layers to what a bare machine has instead of a database.

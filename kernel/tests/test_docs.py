@@ -1,7 +1,9 @@
-"""What the manual shows is what happens."""
+"""What the manual shows is what happens, and the page of the API shows nothing else."""
 
+import hashlib
 import re
 import sys
+from base64 import b64encode
 from types import ModuleType
 
 import httpx
@@ -50,3 +52,24 @@ async def test_the_docs_find_their_parts_behind_a_prefix(app, prefix):
         assert f"{prefix}/openapi.json" in links
         for link in links:
             assert (await client.get(link)).status_code == 200, link
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs/oauth2-redirect"])
+@pytest.mark.parametrize("prefix", ["", "/api"])
+async def test_a_page_of_the_docs_runs_its_own_scripts_in_no_frame(app, path, prefix):
+    transport = httpx.ASGITransport(app, root_path=prefix)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answer = await client.get(f"{prefix}{path}")
+    policy = dict(
+        directive.split(" ", 1)
+        for directive in answer.headers["content-security-policy"].split("; ")
+    )
+    inline = re.findall(r"<script>(.*?)</script>", answer.text, re.DOTALL)
+    digests = [b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in inline]
+    assert policy["script-src"].split() == ["'self'", *(f"'sha256-{each}'" for each in digests)]
+    assert len(inline) == 1
+    assert re.search(r"""\bon\w+=["']|javascript:""", answer.text) is None
+    assert {policy[name] for name in ("default-src", "frame-ancestors", "base-uri")} == {"'none'"}
+    assert policy["connect-src"] == "'self'"
+    assert answer.headers["x-frame-options"] == "DENY"
+    assert answer.headers["x-content-type-options"] == "nosniff"

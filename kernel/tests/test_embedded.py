@@ -20,7 +20,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from kernel.dev.embedded import server
+from kernel.dev.embedded import as_superuser, server
 
 pytestmark = pytest.mark.slow
 
@@ -53,6 +53,17 @@ def fetch(dsn: str, query: str) -> object:
             await connection.close()
 
     return asyncio.run(ask())
+
+
+def execute(dsn: str, statements: str) -> None:
+    async def ask() -> None:
+        connection = await asyncpg.connect(dsn)
+        try:
+            await connection.execute(statements)
+        finally:
+            await connection.close()
+
+    asyncio.run(ask())
 
 
 def pid(folder: Path) -> int:
@@ -168,8 +179,10 @@ def leave(user: subprocess.Popen[str]) -> None:
 
 def test_it_is_a_durable_utf8_server_in_utc(folder: Path) -> None:
     with server(folder) as dsn:
-        assert dsn.startswith("postgresql://postgres@/postgres?host=")
-        said = fetch(dsn, "SELECT json_object_agg(name, setting)::text FROM pg_settings")
+        assert dsn.startswith("postgresql://app@/postgres?host=")
+        said = fetch(
+            as_superuser(dsn), "SELECT json_object_agg(name, setting)::text FROM pg_settings"
+        )
         assert isinstance(said, str)
         for setting in (
             f'"data_directory" : "{folder}/data"',
@@ -192,7 +205,9 @@ def test_an_undurable_server_does_not_sync(folder: Path) -> None:
 
 def test_the_dsn_leads_libpq_there_whatever_the_environment_says(folder: Path) -> None:
     with server(folder) as dsn:
-        binaries = Path(str(fetch(dsn, "SELECT setting FROM pg_config WHERE name = 'BINDIR'")))
+        binaries = Path(
+            str(fetch(as_superuser(dsn), "SELECT setting FROM pg_config WHERE name = 'BINDIR'"))
+        )
         environment = {**os.environ, "PGPORT": "1", "PGHOST": "nowhere", "PGUSER": "nobody"}
         command = [str(binaries / "psql"), "-XAtc", "SELECT 7", dsn]
         assert subprocess.check_output(command, env=environment) == b"7\n"
@@ -346,7 +361,7 @@ def test_another_folders_server_is_not_taken_for_ours(folder: Path, tmp_path: Pa
     with server(folder), swept(tmp_path / "copy") as copy:
         subprocess.run(["cp", "-a", folder, copy], check=True)
         with server(copy) as dsn:
-            assert fetch(dsn, "SHOW data_directory") == f"{copy}/data"
+            assert fetch(as_superuser(dsn), "SHOW data_directory") == f"{copy}/data"
             assert pid(copy) != pid(folder)
 
 
@@ -356,7 +371,7 @@ def test_another_folders_server_is_not_taken_for_ours(folder: Path, tmp_path: Pa
 @pytest.mark.parametrize("name", ["long" * 30, "with ' \" $HOME, and é"])
 def test_a_path_too_long_or_odd_for_a_socket_works(made: Path, tmp_path: Path, name: str) -> None:
     with moved(made, tmp_path / name) as folder, server(folder) as dsn:
-        assert fetch(dsn, "SHOW data_directory") == f"{folder}/data"
+        assert fetch(as_superuser(dsn), "SHOW data_directory") == f"{folder}/data"
         sockets = Path(dsn.split("host=")[1].split("&")[0])
         assert sockets.stat().st_mode & 0o777 == 0o700
     assert not sockets.exists()
@@ -439,8 +454,68 @@ def test_root_may_keep_data_and_binaries_behind_closed_doors(tmp_path: Path) -> 
         done = run(USER.format(stay=""), folder, env=environment)
         assert done.returncode == 0, done.stderr
         assert (folder / "data").stat().st_uid == pwd.getpwnam("nobody").pw_uid
+        (closed / "canary").write_text("canary")
+        (closed / "canary").chmod(0o600)
+        with server(folder) as dsn:  # which may pass them, and so may who is a superuser there
+            read = f"SELECT pg_read_file('{closed}/canary')"
+            assert fetch(as_superuser(dsn), read) == "canary"
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                fetch(dsn, read)
         for door in (closed, folder):
             assert (door.stat().st_uid, door.stat().st_mode & 0o777) == (0, 0o700)
+
+
+# What the service may do there
+
+BEYOND = [
+    "SELECT pg_read_file('/etc/passwd')",
+    "SELECT pg_ls_dir('/')",
+    "SELECT lo_import('/etc/passwd')",
+    "COPY (SELECT 1) TO PROGRAM 'id'",
+    "CREATE TABLE read (line text); COPY read FROM '/etc/passwd'",
+    "SET ROLE postgres",
+    "ALTER ROLE app SUPERUSER",
+    "GRANT postgres TO app",
+    "CREATE EXTENSION dblink",
+    "CREATE FUNCTION f() RETURNS int LANGUAGE c AS 'libc', 'abs'",
+    "ALTER SYSTEM SET work_mem = '1MB'",
+    "CREATE ROLE another",
+    "CREATE DATABASE another",
+]
+
+
+def test_the_service_is_no_superuser_and_reads_no_file_of_the_server(folder: Path) -> None:
+    with server(folder) as dsn:
+        assert fetch(dsn, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user") is False
+        for statement in BEYOND:
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                execute(dsn, statement)
+        execute(dsn, "CREATE TABLE own AS SELECT 1; DROP TABLE own; CREATE EXTENSION citext")
+        execute(dsn, "DROP EXTENSION citext")
+
+
+def test_what_the_superuser_has_made_before_is_handed_over(folder: Path) -> None:
+    made = """
+        CREATE TYPE mood AS ENUM ('good'); CREATE DOMAIN title AS text; CREATE SEQUENCE lonely;
+        CREATE TABLE parent (id serial, mood mood, title title) PARTITION BY LIST (mood);
+        CREATE TABLE child PARTITION OF parent DEFAULT;
+        CREATE TABLE kept (id bigint GENERATED ALWAYS AS IDENTITY); CREATE VIEW seen AS TABLE kept;
+        CREATE FUNCTION one() RETURNS int LANGUAGE sql AS 'SELECT 1';
+        CREATE EXTENSION IF NOT EXISTS citext;
+    """
+    dropped = """
+        ALTER TABLE kept ADD note title; INSERT INTO kept (note) VALUES ('x');
+        SELECT nextval('lonely'); INSERT INTO parent (mood) VALUES ('good');
+        DROP VIEW seen; DROP TABLE parent, kept; DROP SEQUENCE lonely; DROP FUNCTION one();
+        DROP TYPE mood; DROP DOMAIN title;
+    """
+    with server(folder) as dsn:
+        # As an earlier version has left it.
+        execute(as_superuser(dsn), "ALTER DATABASE postgres OWNER TO postgres; DROP OWNED BY app")
+        execute(as_superuser(dsn), f"DROP ROLE app; {made}")
+    with server(folder) as dsn:
+        execute(dsn, dropped)
+        execute(as_superuser(dsn), "DROP EXTENSION citext")
 
 
 # What it says when it cannot

@@ -196,6 +196,8 @@ OWN_ANSWERS = {
     # A plain word is no id: its path belongs to a route for words, and else to none.
     "GET /path/number/x": 404,
     "GET /tenants/t/things/x": 404,
+    # A path has no control characters.
+    **dict.fromkeys(("GET /path/text/a%0A", "GET /path/file/a%0Ab", "GET /path/me%0A"), 400),
 }
 # What the house adds to answers, and to the document.
 ADDED = {

@@ -14,7 +14,7 @@ from kernel.http.server import Protocol
 from kernel.settings import ROOT
 from kernel.tests.processes import serve, variables_of_slices
 
-SECRET = "image" * 8
+SECRET = "a1b2c3d4e5f60789" * 2
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 # What it starts, but for where it listens and how many workers there are.
 (COMMAND,) = map(json.loads, re.findall(r"^CMD (.*)$", DOCKERFILE, re.MULTILINE))

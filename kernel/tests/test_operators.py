@@ -8,6 +8,8 @@ import pytest
 from kernel.settings import ROOT
 from kernel.testing.callers import PASSWORD
 
+SECRET = "8b1f0c67d2e94a35" * 2
+
 
 @pytest.fixture
 def command(database_url):
@@ -15,7 +17,7 @@ def command(database_url):
         done = subprocess.run(
             [sys.executable, "-m", "features.users", *arguments],
             cwd=ROOT,
-            env={"APP_DATABASE_URL": database_url, "APP_ENV": "prod", "APP_JWT_SECRET": "x" * 32},
+            env={"APP_DATABASE_URL": database_url, "APP_ENV": "prod", "APP_JWT_SECRET": SECRET},
             input=stdin,
             capture_output=True,
             text=True,

@@ -104,7 +104,7 @@ async def unreachable_database(url):
     """A way to the database that is closed at first."""
     folder = parse_qs(urlsplit(url).query)["host"][0]
     async with Forwarder(f"{folder}/.s.PGSQL.5432") as way:
-        yield way, f"postgresql://postgres@127.0.0.1:{way.port}{urlsplit(url).path}"
+        yield way, f"postgresql://app@127.0.0.1:{way.port}{urlsplit(url).path}"
 
 
 async def nothing_lives_in(folder):
@@ -449,7 +449,7 @@ def send(port, request):
 
 async def test_every_line_of_output_is_json(served):
     service, _ = served
-    assert await service.status("/nowhere%E2%80%A8%1B%5B31m%0A") == 404
+    assert await service.status("/nowhere%E2%80%A8%1B%5B31m%0A") == 400
     assert (await service.client.post("/users", json={})).status_code == 422
     send(service.port, b"GET @ / HTTP/1.1\r\n\r\n")
     lines = service.lines()
@@ -457,7 +457,7 @@ async def test_every_line_of_output_is_json(served):
     said = {line["message"] for line in lines}
     assert said >= {"Application startup complete.", "Invalid HTTP request received.", "request"}
     access = [line for line in lines if line["message"] == "request"]
-    assert {404, 422} <= {line["status"] for line in access}
+    assert {400, 422} <= {line["status"] for line in access}
     assert all(line["request_id"] for line in access)
 
 

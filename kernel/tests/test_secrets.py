@@ -138,7 +138,7 @@ async def test_no_other_origin_is_let_in(client):
 def test_settings_tell_no_secret():
     settings = Settings(
         _env_file=None,
-        database_url=f"postgresql://user:{CANARIES['database password']}@h/n",
+        database_url=f"postgresql://user:{CANARIES['database password']}@localhost/n",
         jwt_secret=CANARIES["token secret"],
     )
     assert "canary" not in repr(settings)

@@ -5,8 +5,8 @@ from pydantic import BaseModel, Field, PositiveFloat, SecretStr, ValidationError
 
 from kernel.settings import STARTUP_FAILURE, Settings, SliceSettings, load_settings
 
-SECRET = "s" * 32
-URL = "postgresql://user:canary@db.example/name"
+SECRET = "8b1f0c67d2e94a35" * 2
+URL = "postgresql://user:canary@db.example/name?sslmode=verify-full"
 
 
 def read(**given):
@@ -16,16 +16,16 @@ def read(**given):
 @pytest.mark.parametrize(
     "url",
     [
-        "postgres://u:p@h/n",
+        "postgres://u:p@localhost/n",
         "postgresql://u:p@h:5432/n?sslmode=require",
-        "postgresql+asyncpg://u:p@h/n",
-        "postgresql://u@h1:5432,h2:5432/n?target_session_attrs=read-write",
+        "postgresql+asyncpg://u:p@h/n?sslmode=disable",
+        "postgresql://u@h1:5432,h2:5432/n?target_session_attrs=read-write&sslmode=verify-full",
         "postgresql:///n?host=/run/postgresql",
         "postgresql://u@?host=/run/postgresql&dbname=n",
     ],
 )
 def test_the_usual_forms_of_a_database_url_are_understood(url):
-    found = read(database_url=url).primary_url
+    found = read(env="dev", database_url=url).primary_url
     assert found.startswith("postgresql://")
     assert found.partition("://")[2] == url.partition("://")[2]
 
@@ -81,7 +81,7 @@ def test_outside_dev_a_database_and_a_secret_are_required(env, missing):
 
 
 def test_a_secret_shows_in_no_representation_of_the_settings():
-    settings = read(database_url=URL, jwt_secret="canary" * 8)
+    settings = read(env="dev", database_url=URL, jwt_secret="canary" * 8)
     assert "canary" not in repr(settings) + str(settings) + settings.model_dump_json()
     assert isinstance(settings.jwt_secret, SecretStr)
 

@@ -244,7 +244,11 @@ async def looks(session: Session) -> Answer:
 @pytest.mark.parametrize(
     "statement",
     [
-        *("SET lock_timeout = '7s'", "SET ROLE pg_monitor", "CREATE TEMP TABLE leavings (id int)"),
+        *(
+            "SET lock_timeout = '7s'",
+            "SET ROLE pg_database_owner",
+            "CREATE TEMP TABLE leavings (id int)",
+        ),
         *("SELECT pg_advisory_lock(7)", "PREPARE leavings AS SELECT 1", "DEALLOCATE ALL"),
         "SELECT 1 AS id INTO pg_temp.leavings",
     ],

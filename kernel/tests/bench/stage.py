@@ -23,13 +23,13 @@ import httpx
 
 from features.auth.handlers.access import TokenSigner
 from kernel.data.schema import upgrade_schema
-from kernel.dev.embedded import server
+from kernel.dev.embedded import as_service, as_superuser, server
 from kernel.settings import ROOT
 
 APP_CPUS, OTHER_CPUS = {0}, {1}
 SCRIPT = Path(__file__).with_name("load.lua")
 TICK = 1e6 / os.sysconf("SC_CLK_TCK")  # µs
-SECRET = "bench" * 8
+SECRET = "a1b2c3d4e5f60789" * 2
 OWNER, ADMIN = (
     TokenSigner("julienne", [SECRET], 86_400).issue(user_id, UUID(int=user_id))
     for user_id in (1, 2)
@@ -83,15 +83,16 @@ def postgres(cpus: set[int]) -> Iterator[tuple[str, Path]]:
     """A durable server of our own, and a folder for logs; both are gone afterwards."""
     os.sched_setaffinity(0, cpus)  # what we start inherits it
     with TemporaryDirectory() as folder, server(Path(folder) / "pg", durable=True) as url:
-        yield url, Path(folder)
+        yield as_superuser(url), Path(folder)
 
 
 async def fill(server_url: str, count: int, step: int) -> Items:
     """A new database with this many items."""
     name = f"items_{count}"
     async with _connected(server_url) as connection:
-        await connection.execute(f"CREATE DATABASE {name}")
-    url = server_url.replace("/postgres?", f"/{name}?")
+        await connection.execute(f"CREATE DATABASE {name} OWNER app")
+        await connection.execute("GRANT pg_checkpoint TO app")
+    url = as_service(server_url, name)
     await upgrade_schema(url)
     async with _connected(url) as connection:
         await connection.execute(USERS)

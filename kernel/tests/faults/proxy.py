@@ -31,7 +31,7 @@ class Proxy:
         self._path = f"{parse_qs(parts.query)['host'][0]}/.s.PGSQL.5432"
         self._listener = socket.create_server(("127.0.0.1", 0))
         port = self._listener.getsockname()[1]
-        self.url = f"postgresql://postgres@127.0.0.1:{port}{parts.path}?sslmode=disable"
+        self.url = f"postgresql://app@127.0.0.1:{port}{parts.path}?sslmode=disable"
         self.struck = asyncio.Event()
         self._fault: Fault | None = None
         self._moment, self._skipped = COMMIT, 0

@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from features.auth.handlers.access import TokenSigner
 from kernel.data.schema import upgrade_schema
-from kernel.dev.embedded import server
+from kernel.dev.embedded import as_superuser, server
 from kernel.http.problems import Problem
 from kernel.settings import Settings
 from kernel.testing.callers import Caller
@@ -228,7 +228,7 @@ async def test_a_commit_that_waits_for_a_standby_is_told_as_unknown(settings, tm
     """With `synchronous_standby_names` and no standby, a COMMIT is done here and never answered."""
     with server(tmp_path / "pg") as url:
         await upgrade_schema(url)
-        connection = await asyncpg.connect(url)
+        connection = await asyncpg.connect(as_superuser(url))
         await connection.execute(
             "INSERT INTO users (email, full_name, password_hash) VALUES ('a@b.cd', 'A', '')"
         )
