@@ -34,9 +34,8 @@ from kernel import (
 
 Order = Literal["id", "-id", "full_name", "-full_name", "email", "-email"]
 BY_ID = select(User).where(User.id == bindparam("id"))
-END_OTHERS = delete(sign_ins).where(
-    sign_ins.c.user_id == bindparam("id"), sign_ins.c.family != bindparam("own")
-)
+END_SIGN_INS = delete(sign_ins).where(sign_ins.c.user_id == bindparam("id"))
+END_OTHERS = END_SIGN_INS.where(sign_ins.c.family != bindparam("own"))
 ADMINS = (
     select(User.id)
     .where(User.role == "admin", col(User.is_active))
@@ -132,8 +131,7 @@ async def _verified(
     """The account, if its password was given."""
     if "current_password" not in data.model_fields_set:
         return None
-    if me.sign_in is None:
-        raise Forbidden("only for a person who has signed in with a password")
+    _require_person(me)
     account = await primary.first(Account, BY_ID, id=me.id)
     if account is None:
         raise NotFound("user", me.id)
@@ -155,40 +153,52 @@ async def _change_password(session: WriteSession, me: Principal, user: User, new
     session.after_commit(security_event, "password_changed", me.id)
 
 
-async def update_user(session: WriteSession, user_id: int, data: UserUpdate) -> UserPublic:
-    user = await _find(session, user_id)
+async def update_user(
+    session: WriteSession, me: Principal, user_id: int, data: UserUpdate
+) -> UserPublic:
     changes = data.model_dump(exclude_unset=True)
+    if "role" in changes:
+        _require_person(me)  # or a key could make an admin, who outlives it
     if changes.get("role", "admin") != "admin" or not changes.get("is_active", True):
-        await _require_another_admin(session, user)
+        await _require_another_admin(session, user_id)
+    user = await _find(session, user_id)
     user.sqlmodel_update(changes)
     await session.flush()
+    if not user.is_active:
+        # Behind the user's row, as above. Who is active again signs in again.
+        await session.fetch(END_SIGN_INS, id=user_id)
     for name in changes.keys() & EVENTS.keys():
         session.after_commit(security_event, EVENTS[name], user_id)
     return UserPublic.model_validate(user)
 
 
 async def delete_user(session: WriteSession, user_id: int) -> None:
-    user = await _find(session, user_id)
-    await _require_another_admin(session, user)
-    await session.delete(user)
+    await _require_another_admin(session, user_id)
+    await session.delete(await _find(session, user_id))
     await session.flush()
     session.after_commit(security_event, "user_deleted", user_id)
 
 
-async def _require_another_admin(session: WriteSession, user: User) -> None:
+def _require_person(me: Principal) -> None:
+    if me.sign_in is None:
+        raise Forbidden("only for a person who has signed in with a password")
+
+
+async def _require_another_admin(session: WriteSession, user_id: int) -> None:
     """Lock the active admins, so that of two who end each other one comes second.
 
     Raises:
         Conflict: the user is the last one.
     """
-    if user.role == "admin" and user.is_active:
-        admins = [row["id"] for row in await session.fetch(ADMINS)]
-        if admins == [user.id]:
-            raise Conflict("the last active admin has to stay one")
+    admins = [row["id"] for row in await session.fetch(ADMINS)]
+    if admins == [user_id]:
+        raise Conflict("the last active admin has to stay one")
 
 
 async def _find(session: WriteSession, user_id: int) -> User:
-    user = await session.get(User, user_id)
+    """The user, locked: or who changes its name all the time, with a stolen token, say, would let
+    each change of the password, and each end of the account, find another version than it read."""
+    user = await session.get(User, user_id, with_for_update={"key_share": True})
     if user is None:
         raise NotFound("user", user_id)
     return user
