@@ -1,7 +1,7 @@
 from functools import cache
 from typing import Any, Literal
 
-from sqlalchemy import Select, String, bindparam, delete, func, or_
+from sqlalchemy import Select, String, and_, bindparam, delete, func, or_
 from sqlmodel import col, select
 
 from features.users.models import (
@@ -36,9 +36,10 @@ Order = Literal["id", "-id", "full_name", "-full_name", "email", "-email"]
 BY_ID = select(User).where(User.id == bindparam("id"))
 END_SIGN_INS = delete(sign_ins).where(sign_ins.c.user_id == bindparam("id"))
 END_OTHERS = END_SIGN_INS.where(sign_ins.c.family != bindparam("own"))
-ADMINS = (
-    select(User.id)
-    .where(User.role == "admin", col(User.is_active))
+IS_ADMIN = and_(col(User.role) == "admin", col(User.is_active))
+WITH_ADMINS = (
+    select(User)
+    .where(or_(col(User.id) == bindparam("id"), IS_ADMIN))
     .order_by(col(User.id))
     .with_for_update(key_share=True)
 )
@@ -159,9 +160,8 @@ async def update_user(
     changes = data.model_dump(exclude_unset=True)
     if "role" in changes:
         _require_person(me)  # or a key could make an admin, who outlives it
-    if changes.get("role", "admin") != "admin" or not changes.get("is_active", True):
-        await _require_another_admin(session, user_id)
-    user = await _find(session, user_id)
+    ends = changes.get("role", "admin") != "admin" or not changes.get("is_active", True)
+    user = await (_find_to_end if ends else _find)(session, user_id)
     user.sqlmodel_update(changes)
     await session.flush()
     if not user.is_active:
@@ -173,8 +173,7 @@ async def update_user(
 
 
 async def delete_user(session: WriteSession, user_id: int) -> None:
-    await _require_another_admin(session, user_id)
-    await session.delete(await _find(session, user_id))
+    await session.delete(await _find_to_end(session, user_id))
     await session.flush()
     session.after_commit(security_event, "user_deleted", user_id)
 
@@ -184,15 +183,19 @@ def _require_person(me: Principal) -> None:
         raise Forbidden("only for a person who has signed in with a password")
 
 
-async def _require_another_admin(session: WriteSession, user_id: int) -> None:
-    """Lock the active admins, so that of two who end each other one comes second.
+async def _find_to_end(session: WriteSession, user_id: int) -> User:
+    """The user, locked with all active admins, so that of two who end each other one comes second.
 
     Raises:
-        Conflict: the user is the last one.
+        Conflict: the user is the last active admin.
     """
-    admins = [row["id"] for row in await session.fetch(ADMINS)]
-    if admins == [user_id]:
+    found = {user.id: user for user in await session.exec(WITH_ADMINS, params={"id": user_id})}
+    if user_id not in found:
+        raise NotFound("user", user_id)
+    user = found[user_id]
+    if len(found) == 1 and user.role == "admin" and user.is_active:
         raise Conflict("the last active admin has to stay one")
+    return user
 
 
 async def _find(session: WriteSession, user_id: int) -> User:

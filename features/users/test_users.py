@@ -21,7 +21,7 @@ COSTS = {
     "get_me": 2,
     "get_user": 2,
     "update_me": 5,
-    "update_user": 5,
+    "update_user": 6,
     "delete_user": 5,
 }
 CAROL = {"email": "carol@example.com", "full_name": "Carol", "password": "correct horse battery"}

@@ -27,6 +27,7 @@ CHANGE = sa.text("UPDATE users SET email = :email WHERE id = :id")
 def upgrade() -> None:
     # A change of the password ended the sign-ins of before by its time alone. What it has ended
     # must not begin anew.
+    # accepted: the version before takes these for ended, and locks none of them
     op.execute(
         "DELETE FROM refresh_tokens USING users"
         " WHERE users.id = user_id AND refresh_tokens.created_at < password_changed_at"
