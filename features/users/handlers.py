@@ -173,7 +173,10 @@ async def update_user(
 
 
 async def delete_user(session: WriteSession, user_id: int) -> None:
-    await session.delete(await _find_to_end(session, user_id))
+    user = await _find_to_end(session, user_id)
+    # First, since whoever makes a key has locked its sign-in, and then needs the user's row.
+    await session.fetch(END_SIGN_INS, id=user_id)
+    await session.delete(user)
     await session.flush()
     session.after_commit(security_event, "user_deleted", user_id)
 

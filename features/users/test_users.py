@@ -22,7 +22,7 @@ COSTS = {
     "get_user": 2,
     "update_me": 5,
     "update_user": 6,
-    "delete_user": 5,
+    "delete_user": 6,
 }
 CAROL = {"email": "carol@example.com", "full_name": "Carol", "password": "correct horse battery"}
 

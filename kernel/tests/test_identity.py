@@ -184,7 +184,7 @@ async def test_no_thief_keeps_a_sign_in_from_ending(client, alice):
             return answer
 
         newest = (await alice.get(PATHS["list_sign_ins"])).json()["items"][0]
-        async with busy(renew):
+        async with busy(renew, times=1):  # several would use a token again, which ends it
             ended = await alice.delete(f"{PATHS['list_sign_ins']}/{newest['id']}")
         assert ended.status_code == 204
         assert [await status_of_me(client, each) for each in tokens[-3:]].count(200) == 0
@@ -235,7 +235,7 @@ async def test_the_reuse_of_a_refresh_token_is_one_line_however_often_at_once(cl
     assert events.count("refresh_token_reused") == 1
 
 
-@pytest.mark.parametrize("count", [100, pytest.param(3000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [100, pytest.param(2000, marks=pytest.mark.slow)])
 async def test_any_number_of_refreshes_is_one_row_and_ends_at_once(client, alice, sql, count):
     token = (await sign_in(client)).json()["refresh_token"]
     for _ in range(count):
