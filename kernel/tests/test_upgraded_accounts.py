@@ -116,20 +116,18 @@ async def test_the_way_back_keeps_the_sign_ins(url, sql):
         assert await status_of_me(client, tokens) == 200
 
 
-@pytest.mark.parametrize(
-    ("stored", "normal"),
-    [
-        ("jose\u0301@example.com", "jos\u00e9@example.com"),
-        ("carol@xn--bcher-kva.example", "carol@b\u00fccher.example"),
-        (" ada@example.com ", "ada@example.com"),
-        ("jos\u00e9@example.com", "jos\u00e9@example.com"),
-        ("no address \u00fc", "no address \u00fc"),
-    ],
-)
-async def test_an_address_of_another_form_gets_the_one_that_signs_in(url, sql, stored, normal):
-    await add_account(sql, stored)
+async def test_an_address_of_another_form_gets_the_one_that_signs_in(url, sql):
+    forms = {
+        "jose\u0301@example.com": "jos\u00e9@example.com",
+        "carol@xn--bcher-kva.example": "carol@b\u00fccher.example",
+        " ada@example.com ": "ada@example.com",
+        "ren\u00e9@example.com": "ren\u00e9@example.com",
+        "no address \u00fc": "no address \u00fc",
+    }
+    for stored in forms:
+        await add_account(sql, stored)
     await migrate(command.upgrade, url, "head")
-    assert await sql.fetchval(EMAILS) == normal
+    assert [email for (email,) in await sql.fetch(EMAILS)] == [*forms.values()]
 
 
 async def test_two_accounts_with_one_address_are_told_and_nothing_is_changed(url, sql):

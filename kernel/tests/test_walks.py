@@ -342,3 +342,12 @@ def test_what_each_caller_got_is_a_line_for_each_operation_by_its_path():
         "GET /b (list)              200     -",
         "POST /b (make)             401     201",
     ]
+
+
+async def test_a_further_role_tries_every_operation(app, client, cast, operation):
+    cast.roles.append("gardener")
+    cast.headers["gardener"] = client.headers  # who is nobody
+    told = await failure(
+        authorization.obeys(app, client, cast, operation("list_peelings"), "RULES")
+    )
+    assert "gardener: expected success, got 401" in told
