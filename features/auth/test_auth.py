@@ -28,7 +28,7 @@ COSTS = {
     "refresh_token": 3,
     "sign_out": 3,
     "list_sign_ins": 2,
-    "end_sign_in": 5,
+    "end_sign_in": 4,
 }
 OLD = """
     INSERT INTO refresh_tokens (user_id, family, digest, spent_at, expires_at)

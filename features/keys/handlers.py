@@ -4,7 +4,7 @@ import secrets
 from datetime import timedelta
 from typing import Any
 
-from sqlalchemy import Select, bindparam, func, insert, or_, update
+from sqlalchemy import Select, bindparam, delete, func, insert, or_, update
 from sqlalchemy.exc import SQLAlchemyError
 from sqlmodel import col, select
 
@@ -52,6 +52,9 @@ CREATE = (
     )
     .returning(Key)
 )
+# By the key alone: its version changes with its use.
+IS_OWN = (col(Key.id) == bindparam("id"), col(Key.user_id) == bindparam("user_id"))
+DELETE = delete(Key).where(*IS_OWN).returning(col(Key.id))
 TOUCH = (
     update(Key).where(col(Key.id) == bindparam("key_id"), IS_STALE).values(last_used_at=func.now())
 )
@@ -77,11 +80,8 @@ async def create_key(
 
 
 async def delete_key(session: WriteSession, me: Principal, key_id: int) -> None:
-    key = await session.get(Key, key_id)
-    if key is None or key.user_id != me.id:
+    if not await session.fetch(DELETE, id=key_id, user_id=me.id):
         raise NotFound("key", key_id)
-    await session.delete(key)
-    await session.flush()
     session.after_commit(security_event, "key_deleted", me.id)
 
 

@@ -1,7 +1,7 @@
 from functools import cache
 from typing import Any, Literal
 
-from sqlalchemy import Select, String, bindparam, delete, func, or_
+from sqlalchemy import Select, String, and_, bindparam, delete, func, or_
 from sqlmodel import col, select
 
 from features.users.models import (
@@ -34,12 +34,12 @@ from kernel import (
 
 Order = Literal["id", "-id", "full_name", "-full_name", "email", "-email"]
 BY_ID = select(User).where(User.id == bindparam("id"))
-END_OTHERS = delete(sign_ins).where(
-    sign_ins.c.user_id == bindparam("id"), sign_ins.c.family != bindparam("own")
-)
-ADMINS = (
-    select(User.id)
-    .where(User.role == "admin", col(User.is_active))
+END_SIGN_INS = delete(sign_ins).where(sign_ins.c.user_id == bindparam("id"))
+END_OTHERS = END_SIGN_INS.where(sign_ins.c.family != bindparam("own"))
+IS_ADMIN = and_(col(User.role) == "admin", col(User.is_active))
+WITH_ADMINS = (
+    select(User)
+    .where(or_(col(User.id) == bindparam("id"), IS_ADMIN))
     .order_by(col(User.id))
     .with_for_update(key_share=True)
 )
@@ -132,8 +132,7 @@ async def _verified(
     """The account, if its password was given."""
     if "current_password" not in data.model_fields_set:
         return None
-    if me.sign_in is None:
-        raise Forbidden("only for a person who has signed in with a password")
+    _require_person(me)
     account = await primary.first(Account, BY_ID, id=me.id)
     if account is None:
         raise NotFound("user", me.id)
@@ -155,40 +154,57 @@ async def _change_password(session: WriteSession, me: Principal, user: User, new
     session.after_commit(security_event, "password_changed", me.id)
 
 
-async def update_user(session: WriteSession, user_id: int, data: UserUpdate) -> UserPublic:
-    user = await _find(session, user_id)
+async def update_user(
+    session: WriteSession, me: Principal, user_id: int, data: UserUpdate
+) -> UserPublic:
     changes = data.model_dump(exclude_unset=True)
-    if changes.get("role", "admin") != "admin" or not changes.get("is_active", True):
-        await _require_another_admin(session, user)
+    if "role" in changes:
+        _require_person(me)  # or a key could make an admin, who outlives it
+    ends = changes.get("role", "admin") != "admin" or not changes.get("is_active", True)
+    user = await (_find_to_end if ends else _find)(session, user_id)
     user.sqlmodel_update(changes)
     await session.flush()
+    if not user.is_active:
+        # Behind the user's row, as above. Who is active again signs in again.
+        await session.fetch(END_SIGN_INS, id=user_id)
     for name in changes.keys() & EVENTS.keys():
         session.after_commit(security_event, EVENTS[name], user_id)
     return UserPublic.model_validate(user)
 
 
 async def delete_user(session: WriteSession, user_id: int) -> None:
-    user = await _find(session, user_id)
-    await _require_another_admin(session, user)
+    user = await _find_to_end(session, user_id)
+    # First, since whoever makes a key has locked its sign-in, and then needs the user's row.
+    await session.fetch(END_SIGN_INS, id=user_id)
     await session.delete(user)
     await session.flush()
     session.after_commit(security_event, "user_deleted", user_id)
 
 
-async def _require_another_admin(session: WriteSession, user: User) -> None:
-    """Lock the active admins, so that of two who end each other one comes second.
+def _require_person(me: Principal) -> None:
+    if me.sign_in is None:
+        raise Forbidden("only for a person who has signed in with a password")
+
+
+async def _find_to_end(session: WriteSession, user_id: int) -> User:
+    """The user, locked with all active admins, so that of two who end each other one comes second.
 
     Raises:
-        Conflict: the user is the last one.
+        Conflict: the user is the last active admin.
     """
-    if user.role == "admin" and user.is_active:
-        admins = [row["id"] for row in await session.fetch(ADMINS)]
-        if admins == [user.id]:
-            raise Conflict("the last active admin has to stay one")
+    found = {user.id: user for user in await session.exec(WITH_ADMINS, params={"id": user_id})}
+    if user_id not in found:
+        raise NotFound("user", user_id)
+    user = found[user_id]
+    if len(found) == 1 and user.role == "admin" and user.is_active:
+        raise Conflict("the last active admin has to stay one")
+    return user
 
 
 async def _find(session: WriteSession, user_id: int) -> User:
-    user = await session.get(User, user_id)
+    """The user, locked: or who changes its name all the time, with a stolen token, say, would let
+    each change of the password, and each end of the account, find another version than it read."""
+    user = await session.get(User, user_id, with_for_update={"key_share": True})
     if user is None:
         raise NotFound("user", user_id)
     return user

@@ -50,7 +50,7 @@ def normal_email(text: str) -> str | None:
 
 
 def is_email(password: SecretStr, email: str) -> bool:
-    return password.get_secret_value().strip().lower() == email
+    return normal_email(password.get_secret_value()) == email
 
 
 class UserCreate(UserBase, Input):

@@ -75,8 +75,10 @@ async def get_user(user_id: Id, me: CurrentUser, reader: Reader) -> UserPublic |
 
 
 @router.patch("/{user_id}")
-async def update_user(user_id: Id, data: UserUpdate, _: Admin, session: Session) -> UserPublic:
-    return await handlers.update_user(session, user_id, data)
+async def update_user(user_id: Id, data: UserUpdate, me: Admin, session: Session) -> UserPublic:
+    """Change an account. Its role is changed by a person, who has signed in; a deactivation ends
+    all of its sign-ins."""
+    return await handlers.update_user(session, me, user_id, data)
 
 
 @router.delete("/{user_id}", status_code=204)

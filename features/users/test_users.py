@@ -21,8 +21,8 @@ COSTS = {
     "get_me": 2,
     "get_user": 2,
     "update_me": 5,
-    "update_user": 5,
-    "delete_user": 5,
+    "update_user": 6,
+    "delete_user": 6,
 }
 CAROL = {"email": "carol@example.com", "full_name": "Carol", "password": "correct horse battery"}
 
@@ -57,7 +57,9 @@ async def test_a_created_user_is_an_active_member_and_its_password_stays_secret(
         {"password": "x" * 129},
         {"password": "\u0958" * 65},  # 130 characters, composed
         {"password": "NUL \x00 in it"},
+        {"password": "e\u0301" * 7},  # 7 characters, composed
         {"password": "carol@EXAMPLE.com"},
+        {"email": "carol@b\u00fccher.example", "password": "Carol@XN--BCHER-KVA.example"},
         {"password": "trustno1"},
         {"password": " Trustno1 "},
         {"password": "1234567890"},

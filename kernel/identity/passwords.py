@@ -19,7 +19,7 @@ from kernel.driver_errors import PoolTimeout, ShareTimeout
 from kernel.errors import TooManyAtOnce, Unavailable
 from kernel.identity.throttle import Throttle
 
-MAX_LENGTH = 128
+MIN_LENGTH, MAX_LENGTH = 8, 128
 MOST_GIVEN = 4 * MAX_LENGTH  # a composed character is made of four others at most
 WAIT_SECONDS = 10.0
 T = TypeVar("T")
@@ -117,8 +117,8 @@ def _common_passwords() -> frozenset[str]:
 
 def _new_password(password: SecretStr) -> SecretStr:
     text = _normal(storable(password.get_secret_value()))
-    if len(text) > MAX_LENGTH:
-        raise ValueError(f"should have at most {MAX_LENGTH} characters")
+    if not MIN_LENGTH <= len(text) <= MAX_LENGTH:  # composed: four letters with an accent are four
+        raise ValueError(f"should have {MIN_LENGTH} to {MAX_LENGTH} characters")
     # NIST SP 800-63B-4 §3.1.1.2: what many have chosen is guessed first.
     if text.strip().casefold() in _common_passwords():
         raise ValueError("should not be one that many people have")
@@ -127,7 +127,9 @@ def _new_password(password: SecretStr) -> SecretStr:
 
 Password = Annotated[
     SecretStr,
-    Field(min_length=8, max_length=MAX_LENGTH, json_schema_extra=STORABLE.json_schema_extra),
+    Field(
+        min_length=MIN_LENGTH, max_length=MAX_LENGTH, json_schema_extra=STORABLE.json_schema_extra
+    ),
     AfterValidator(_new_password),
 ]
 """A new password: 8 to 128 characters, and none of the most common ones."""

@@ -10,4 +10,5 @@ pytest_plugins = [
     "kernel.testing.fixtures",
     "kernel.testing.instruments",
     "kernel.testing.walking",
+    "kernel.testing.matrix",
 ]

@@ -3,6 +3,8 @@
 Each slice's tests say the rule of every operation: `RULES = {"create_item": "signed_in"}`.
 """
 
+import re
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -12,16 +14,18 @@ from fastapi import FastAPI
 
 from kernel.testing.callers import Caller
 from kernel.testing.fixtures import Connection, Serve, SignUp
+from kernel.testing.matrix import SEEN
 from kernel.testing.operations import Operation
 from kernel.testing.requests import holds
 from kernel.testing.sampler import Sampler
-from kernel.testing.upstreams import Upstreams
 from kernel.testing.walking import Walk, every
 
 Outcomes = dict[str, Any]
+Record = Callable[[str, object], None]
 OPEN = {"nobody": 2, "owner": 2, "other": 2, "admin": 2, "key": 2, "expired": 2, "deactivated": 2}
 SIGNED_IN = OPEN | {"nobody": 401, "expired": 401, "deactivated": 401}
 PERSON = SIGNED_IN | {"key": 403}
+OF_KINDS = ("member", "admin")  # the roles of the callers above
 # What each caller gets under a rule: a status, or 2 for any success. `owner` has made the row that
 # the path names, and `key` is an API key of the owner.
 OUTCOMES: dict[str, Outcomes] = {
@@ -32,14 +36,17 @@ OUTCOMES: dict[str, Outcomes] = {
     "owner": SIGNED_IN | {"other": 404, "admin": 404},
     "admin": SIGNED_IN | {"owner": 403, "other": 403, "key": 403},
 }
+# The roles that an account may have.
+ROLES = "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'ck_users_role'"
 ADVICE = f"one of {', '.join(OUTCOMES)}, or a dict of outcomes"
 
 
 class Cast:
-    """One caller of each kind, by its name in the table, and further ones by their role."""
+    """One caller of each kind, by its name in the table, and further ones by their role: `roles`
+    are those of the service beside the two that it ships with."""
 
-    def __init__(self, owner: Caller, admin: Caller, sign_up: SignUp) -> None:
-        self.owner, self.admin, self._sign_up = owner, admin, sign_up
+    def __init__(self, owner: Caller, admin: Caller, sign_up: SignUp, roles: list[str]) -> None:
+        self.owner, self.admin, self._sign_up, self.roles = owner, admin, sign_up, roles
         self.headers: dict[str, Any] = {"owner": owner.headers, "admin": admin.headers}
 
     async def of(self, kind: str) -> Any:
@@ -55,7 +62,9 @@ async def cast(
 ) -> Cast:
     owner, deactivated = await sign_up("Owner"), await sign_up("Deactivated")
     await sql.execute("UPDATE users SET is_active = false WHERE id = $1", deactivated.user_id)
-    cast = Cast(owner, await sign_up("Admin", "admin"), sign_up)
+    constraint = await sql.fetchval(ROLES) or ""
+    roles = [role for role in re.findall("'([^']+)'", constraint) if role not in OF_KINDS]
+    cast = Cast(owner, await sign_up("Admin", "admin"), sign_up, roles)
     with time_machine.travel("2020-01-01"):
         expired = await sign_up("Expired")
     cast.headers |= {
@@ -99,26 +108,39 @@ def test_each_rule_has_its_operation(walk: Walk) -> None:
 
 
 @every()
+@pytest.mark.usefixtures("upstreams")
 async def test_a_caller_gets_what_the_rule_says(
-    app: FastAPI, client: httpx.AsyncClient, cast: Cast, upstreams: Upstreams, operation: Operation
+    app: FastAPI,
+    client: httpx.AsyncClient,
+    cast: Cast,
+    operation: Operation,
+    record_property: Record,
 ) -> None:
-    await obeys(app, client, cast, operation, "RULES")
+    record_property(SEEN, [operation.title, await obeys(app, client, cast, operation, "RULES")])
 
 
 @every(outside_dev)
+@pytest.mark.usefixtures("upstreams")
 async def test_a_caller_gets_what_the_rule_says_outside_dev(
-    app: FastAPI, serve: Serve, cast: Cast, upstreams: Upstreams, operation: Operation
+    app: FastAPI,
+    serve: Serve,
+    cast: Cast,
+    operation: Operation,
+    record_property: Record,
 ) -> None:
     async with serve(env="prod") as client:
-        await obeys(app, client, cast, operation, "RULES_OUTSIDE_DEV")
+        seen = await obeys(app, client, cast, operation, "RULES_OUTSIDE_DEV")
+    record_property(SEEN, [f"{operation.title} outside dev", seen])
 
 
 async def obeys(
     app: FastAPI, client: httpx.AsyncClient, cast: Cast, operation: Operation, hook: str
-) -> None:
-    """Let each kind of caller try, each with a row that was made for it."""
-    sampler, wrong = Sampler(app, cast.owner, cast.admin), []
-    for kind, expected in outcomes(operation, hook).items():
+) -> dict[str, int]:
+    """Let each kind of caller try, each with a row that was made for it; a role of which the rule
+    says nothing may do what `other` may. What they got."""
+    sampler, wrong, seen = Sampler(app, cast.owner, cast.admin), [], {}
+    rule = outcomes(operation, hook)
+    for kind, expected in (dict.fromkeys(cast.roles, rule["other"]) | rule).items():
         if kind == "key" and kind not in cast.headers:
             continue  # a service without API keys
         request = await sampler.prepare(operation)
@@ -126,8 +148,10 @@ async def obeys(
         arguments["headers"] |= dict(await cast.of(kind))
         answer = await client.request(operation.method, request.url, **arguments)
         holds(operation, answer)
+        seen[kind] = answer.status_code
         if expected not in (answer.status_code, 2 * answer.is_success):
             wanted = "success" if expected == 2 else expected
             wrong.append(f"{kind}: expected {wanted}, got {answer.status_code} {answer.text[:150]}")
     told = operation.advise(hook, f"...  # {ADVICE}")
     assert not wrong, "\n".join([f"{operation.title} does not keep to its rule.", *wrong, told])
+    return seen

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -54,6 +55,19 @@ def test_the_team_changes_all_of_this_at_once(copy):
     copy.works("ruff", "check")
     copy.works("ruff", "format", "--check")
     copy.works("mypy", ".")
+
+
+def test_who_may_do_what_is_printed_with_keys_and_a_third_role(copy):
+    identity.add_role(copy)
+    printed = copy.works("pytest", "-q", "-n0", "tests/test_authorization.py", "--matrix")
+    [kinds] = [line.split()[1:] for line in printed.splitlines() if line.startswith("operation ")]
+    found = re.findall(r"^\w+ \S+ \((\w+)\)((?: +(?:\d+|-))+)$", printed, re.MULTILINE)
+    seen = {name: dict(zip(kinds, cells.split(), strict=True)) for name, cells in found}
+    assert (seen["get_ledger"]["accountant"], seen["get_ledger"]["other"]) == ("200", "403")
+    assert (seen["update_user"]["accountant"], seen["update_user"]["admin"]) == ("403", "200")
+    assert (seen["create_key"]["owner"], seen["create_key"]["key"]) == ("201", "403")
+    assert seen["get_item"]["accountant"] == seen["get_item"]["other"] == "404"
+    assert {row["nobody"] for name, row in seen.items() if name != "create_user"} >= {"401"}
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from kernel.http.router import Router
 from kernel.http.secrets import has_secret, is_open
 from kernel.identity.callers import Admin, CurrentUser, Viewer
 from kernel.identity.principal import Principal
+from kernel.tests.app import PATHS
 from kernel.tests.peelings.models import Peeling, PeelingPublic
 
 CANARY = "shown-once-only"
@@ -390,7 +391,7 @@ async def reads_itself(request: Request, me: CurrentUser, session: Session) -> W
         ("/peelings/7/cook", "text/plain", True),
         ("/cases/reads_itself", "text/plain", False),
         ("/cases/reads_itself", "text/plain", True),
-        ("/auth/token", FORM, True),
+        (PATHS["create_token"], FORM, True),
     ],
 )
 async def test_half_a_body_holds_no_connection(serve_routes, alice, sql, path, media_type, key):

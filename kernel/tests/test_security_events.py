@@ -6,6 +6,7 @@ import pytest
 
 from kernel.testing.asking import password_hash, running_app  # noqa: F401  # fixtures
 from kernel.testing.callers import PASSWORD
+from kernel.tests.app import PATHS
 
 NEW = "another pass phrase"
 
@@ -33,7 +34,9 @@ def events(log):
 
 
 async def sign_in(client, password, email="alice@example.com"):
-    answer = await client.post("/auth/token", data={"username": email, "password": password})
+    answer = await client.post(
+        PATHS["create_token"], data={"username": email, "password": password}
+    )
     return answer.json()
 
 
@@ -45,23 +48,23 @@ async def test_signing_in_and_out_are_told(client, alice, events, sql):
     await sign_in(client, PASSWORD, "nobody@example.com")
     [(event, target, _)] = events()
     assert (event, len(target)) == ("wrong_password", 16)
-    await client.post("/auth/logout", json={"refresh_token": tokens["refresh_token"]})
-    await client.post("/auth/logout", json={"refresh_token": tokens["refresh_token"]})
+    await client.post(PATHS["sign_out"], json={"refresh_token": tokens["refresh_token"]})
+    await client.post(PATHS["sign_out"], json={"refresh_token": tokens["refresh_token"]})
     assert events() == [("sign_in_ended", 1, None)]
     await sign_in(client, PASSWORD)
-    newest = (await alice.get("/auth/sign-ins")).json()["items"][0]
+    newest = (await alice.get(PATHS["list_sign_ins"])).json()["items"][0]
     events()
-    await alice.delete(f"/auth/sign-ins/{newest['id']}")
+    await alice.delete(f"{PATHS['list_sign_ins']}/{newest['id']}")
     assert events() == [("sign_in_ended", 1, 1)]
 
 
 async def test_a_stolen_refresh_token_is_an_alarm(client, alice, events, log):
     body = {"refresh_token": (await sign_in(client, PASSWORD))["refresh_token"]}
-    second = (await client.post("/auth/refresh", json=body)).json()
-    await client.post("/auth/refresh", json={"refresh_token": second["refresh_token"]})
+    second = (await client.post(PATHS["refresh_token"], json=body)).json()
+    await client.post(PATHS["refresh_token"], json={"refresh_token": second["refresh_token"]})
     events()
     for _ in range(2):
-        await client.post("/auth/refresh", json=body)
+        await client.post(PATHS["refresh_token"], json=body)
     assert events() == [("refresh_token_reused", 1, None)]
     assert [line["level"] for line in log.lines() if line.get("event")][-1] == "WARNING"
 

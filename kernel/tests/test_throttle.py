@@ -14,6 +14,7 @@ from kernel.http.clients import UNKNOWN, normal_address
 from kernel.identity import passwords, throttle
 from kernel.identity.passwords import PasswordVault
 from kernel.testing.callers import PASSWORD
+from kernel.tests.app import PATHS
 from kernel.tests.processes import PATIENCE
 
 HOME, OFFICE, STRANGER = "192.0.2.1", "198.51.100.1", "203.0.113.1"
@@ -35,7 +36,7 @@ def at(app):
 
 async def sign_in(client, password=PASSWORD, email="alice@example.com", **headers):
     form = {"username": email, "password": password}
-    return (await client.post("/auth/token", data=form, headers=headers)).status_code
+    return (await client.post(PATHS["create_token"], data=form, headers=headers)).status_code
 
 
 async def change_password(caller, current, **headers):
@@ -116,7 +117,9 @@ async def test_who_waits_for_attempts_under_way_is_told_to_come_back(
     monkeypatch.setattr(throttle, "WAITS", 1)
     assert await sign_in(client) == 200
     await sql.execute("UPDATE sign_in_attempts SET pending = 10")  # a worker that was killed
-    answer = await client.post("/auth/token", data={"username": alice.email, "password": PASSWORD})
+    answer = await client.post(
+        PATHS["create_token"], data={"username": alice.email, "password": PASSWORD}
+    )
     assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
     await sql.execute("UPDATE sign_in_attempts SET since = since - interval '5 minutes'")
     assert await sign_in(client) == 200

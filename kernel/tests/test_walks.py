@@ -6,6 +6,7 @@ import pytest
 
 from kernel.samples import Sample
 from kernel.testing import authorization, boundary, contract, round_trips, rules, versions
+from kernel.testing.matrix import matrix
 from kernel.testing.sampler import Sampler
 from kernel.testing.schemas import Schemas, dig, drop, put, written
 from kernel.testing.walking import advice, marks_of
@@ -327,3 +328,26 @@ def test_a_document_is_changed_at_a_place():
     assert drop(body, ("a", 0, "b")) == {"a": [{}]}
     assert written(body, ("a", 0), "NaN") == b'{"a": [NaN]}'
     assert body == {"a": [{"b": 1}]}
+
+
+def test_what_each_caller_got_is_a_line_for_each_operation_by_its_path():
+    seen = {
+        "POST /b (make)": {"nobody": 401, "accountant": 201},
+        "GET /b (list)": {"nobody": 200},
+        "GET /a (look) outside dev": {"nobody": 401},
+    }
+    assert [*matrix(seen)] == [
+        "operation                  nobody  accountant",
+        "GET /a (look) outside dev  401     -",
+        "GET /b (list)              200     -",
+        "POST /b (make)             401     201",
+    ]
+
+
+async def test_a_further_role_tries_every_operation(app, client, cast, operation):
+    cast.roles.append("gardener")
+    cast.headers["gardener"] = client.headers  # who is nobody
+    told = await failure(
+        authorization.obeys(app, client, cast, operation("list_peelings"), "RULES")
+    )
+    assert "gardener: expected success, got 401" in told

@@ -59,7 +59,8 @@ STATE = (
 # Tokens of before the sign-in was named in them.
 OLD_FAMILY = select(family).where(digest == bindparam("token"))
 END = delete(SignIn).where(family == bindparam("named")).returning(col(SignIn.user_id))
-SWEEP = delete(SignIn).where(expires_at < func.now())
+OVER = select(col(SignIn.id)).where(expires_at < func.now()).limit(1000)
+SWEEP = delete(SignIn).where(col(SignIn.id).in_(OVER.with_for_update(skip_locked=True)))
 
 
 @dataclass(frozen=True)
@@ -119,15 +120,16 @@ class TokenIssuer:
             # nothing; the independent transaction would wait for it.
             await session.rollback()
             async with open_session() as independent_session:
-                await independent_session.fetch(END, named=named)
-            security_event("refresh_token_reused", state[0]["id"])
+                ended = await independent_session.fetch(END, named=named)
+            if ended:  # by this request, of several at once
+                security_event("refresh_token_reused", ended[0]["user_id"])
         raise Unauthorized("sign in again")
 
     async def sign_out(self, session: WriteSession, token: str) -> None:
         """End the sign-in; fine if it has ended already (RFC 7009 §2.2)."""
         named = await _family_of(session, token)
-        for ended in await session.fetch(END, named=named) if named else ():
-            session.after_commit(security_event, "sign_in_ended", ended["user_id"])
+        if ended := await session.fetch(END, named=named) if named else ():
+            session.after_commit(security_event, "sign_in_ended", ended[0]["user_id"])
 
     async def _begin(self, session: WriteSession, account: Account) -> TokenPublic | None:
         """The tokens of a new sign-in, unless the account has another password by now."""
