@@ -1,7 +1,7 @@
 """What an error of the database's driver says of itself; `sqlstate` judges whose fault it is."""
 
 import asyncpg
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, StatementError
 
 ASYNCPG_ERRORS = asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
 DRIVER_ERRORS = *ASYNCPG_ERRORS, OSError
@@ -37,6 +37,8 @@ def claim_error(error: BaseException, statement: str) -> None:
 
 def statement_of(error: BaseException) -> str | None:
     """The text of the statement that failed, without its values; None for anybody else's error."""
+    if isinstance(error, StatementError) and _is_beyond_its_type(error):
+        return error.statement
     statement: str | None = getattr(driver_error(error), "kernel_statement", None)
     return statement
 
@@ -47,8 +49,14 @@ def sqlstate(error: BaseException) -> str:
 
 
 def is_unsendable(error: BaseException) -> bool:
-    """Whether asyncpg could not send a value, and so has prepared the statement at most."""
-    return isinstance(error, asyncpg.DataError) and error.__cause__ is not None
+    """Whether a value could not be sent, so that the statement has been prepared at most."""
+    is_asyncpgs = isinstance(error, asyncpg.DataError) and error.__cause__ is not None
+    return is_asyncpgs or _is_beyond_its_type(error)
+
+
+def _is_beyond_its_type(error: BaseException) -> bool:
+    """Whether SQLAlchemy could not process a value: a moment that is after the year 9999 in UTC."""
+    return isinstance(error, StatementError) and isinstance(error.orig, OverflowError)
 
 
 def is_out_of_range(error: BaseException) -> bool:

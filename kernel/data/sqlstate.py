@@ -10,7 +10,6 @@ from typing import NoReturn
 
 import asyncpg
 from sqlalchemy import Constraint, Index, Table
-from sqlalchemy.exc import StatementError
 from sqlalchemy.orm.exc import StaleDataError
 from sqlmodel import SQLModel
 
@@ -67,13 +66,7 @@ WORD = re.compile(r"\w+")
 
 def is_ours(error: BaseException) -> bool:
     """Whether one of the kernel's connections failed, or none could be had."""
-    is_known = isinstance(error, PoolTimeout | StaleDataError) or _is_beyond_its_type(error)
-    return is_known or statement_of(error) is not None
-
-
-def _is_beyond_its_type(error: BaseException) -> bool:
-    """Whether SQLAlchemy could not process a value: a moment that is after the year 9999 in UTC."""
-    return isinstance(error, StatementError) and isinstance(error.orig, OverflowError)
+    return statement_of(error) is not None or isinstance(error, PoolTimeout | StaleDataError)
 
 
 def is_disconnect(error: BaseException) -> bool:
@@ -175,7 +168,7 @@ def unavailability(error: BaseException) -> str | None:
 def _is_about_a_value(error: BaseException, code: str) -> bool:
     """Whether a value that was sent can be what is wrong: class 22 is about data, but a statement
     without parameters has none of a client's, and a division by zero is the statement's mistake."""
-    if is_unsendable(error) or _is_beyond_its_type(error):
+    if is_unsendable(error):
         # Of another type, it is the code's mistake; out of its type's range, it may well be sent.
         return is_out_of_range(error)
     is_of_data = code.startswith("22") and code != DIVISION_BY_ZERO
