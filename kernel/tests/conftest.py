@@ -18,6 +18,7 @@ from kernel.testing.suite import (  # noqa: F401  # fixtures, for these tests al
 )
 from kernel.testing.walking import Walk
 from kernel.tests import app
+from kernel.tests.ends import end_connections  # noqa: F401  # a fixture
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -24,7 +24,6 @@ from kernel.tests.test_statements import is_idle
 SLEEP = text("SELECT pg_sleep(:seconds), 1 AS number")
 NUMBERS = text("SELECT n AS number FROM generate_series(1, 2000) AS n")
 BACKENDS = f"application_name = '{NAME}' AND datname = current_database()"
-KILL = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {BACKENDS}"
 ACTIVE = f"SELECT count(*) FROM pg_stat_activity WHERE {BACKENDS} AND state = 'active'"
 
 
@@ -74,19 +73,18 @@ async def test_what_is_cut_off_frees_its_connection_and_its_server(app, sql, run
 
 
 @pytest.mark.parametrize("run", WAYS)
-async def test_connections_that_died_idle_are_noticed_by_nobody(app, sql, run):
+async def test_connections_that_died_idle_are_noticed_by_nobody(app, end_connections, run):
     for _ in range(3):
         [row] = await run(app, SLEEP, seconds=0)
         assert row["number"] == 1
-        await sql.execute(KILL)
-        await asyncio.sleep(0.05)
+        await end_connections()
     await until(is_idle(app), 3)
 
 
-async def test_a_read_whose_server_dies_is_run_again(app, sql):
+async def test_a_read_whose_server_dies_is_run_again(app, end_connections):
     async def kill():
         await asyncio.sleep(0.1)
-        await sql.execute(KILL)
+        await end_connections()
 
     killer = asyncio.create_task(kill())
     [row] = await by_the_reader(app, SLEEP, seconds=0.3)
@@ -213,11 +211,10 @@ UNSENDABLE = {
 @pytest.mark.parametrize("statement", UNSENDABLE.values(), ids=UNSENDABLE)
 @pytest.mark.parametrize("run", WAYS)
 async def test_a_value_that_cannot_be_sent_leaves_no_lock_and_nothing_under_way(
-    app, sql, run, statement
+    app, sql, end_connections, run, statement
 ):
     """asyncpg has prepared the statement, and what it has prepared it does not end."""
-    await sql.execute(KILL)  # only what is new to a connection is prepared
-    await asyncio.sleep(0.05)
+    await end_connections()  # only what is new to a connection is prepared
     for value, kinds in ((2**70, (Unprocessable, asyncpg.DataError)), ("x", TypeError)):
         with pytest.raises(kinds):
             await run(app, statement, id=value)

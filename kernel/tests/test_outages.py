@@ -16,7 +16,6 @@ from kernel.data.models import Dto
 from kernel.errors import Unavailable
 from kernel.http.dependencies import Reader, Session
 from kernel.http.router import Router
-from kernel.tests.app import NAME
 
 KEY = {"X-API-Key": "a" * 40}
 SLEEP = select(func.pg_sleep(5))
@@ -173,14 +172,12 @@ async def test_a_pool_that_is_used_up_and_a_query_that_takes_too_long_are_two_th
     assert sorted(told) == [("no_connection", pool, None), ("slow", pool, "57014")]
 
 
-async def test_the_end_of_an_outage_is_told(mount, sql, log, monkeypatch):
+async def test_the_end_of_an_outage_is_told(mount, end_connections, log, monkeypatch):
     now = 1000.0
     monkeypatch.setattr(reminders.time, "monotonic", lambda: now)
     async with mount(sleepers(), statement_timeout=0.2) as client:
         await client.get("/users/me", headers=KEY)
-        await sql.execute(f"""SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-            WHERE application_name = '{NAME}' AND datname = current_database()""")
-        await asyncio.sleep(0.05)
+        await end_connections()
         assert (await client.get("/users/me", headers=KEY)).status_code == 401
         now += 5
         client.app.state.resources.reader._connections.expire()

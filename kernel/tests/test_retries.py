@@ -14,7 +14,6 @@ from kernel.data.models import Dto
 from kernel.http.dependencies import Session
 from kernel.http.router import Router
 from kernel.identity.callers import CurrentUser
-from kernel.tests.app import NAME
 from kernel.tests.peelings.models import Peeling, PeelingPublic
 
 MEGABYTE = 1024 * 1024
@@ -317,7 +316,7 @@ async def test_how_often_it_is_tried_again_is_the_routers_or_the_operations_to_s
             seen.clear()
 
 
-async def test_connections_that_died_idle_are_noticed_by_nobody(mount, alice, sql):
+async def test_connections_that_died_idle_are_noticed_by_nobody(mount, alice, end_connections):
     """Nothing is lost with them, so that even what must not run twice gets another one."""
 
     async def beside(me: CurrentUser) -> Answer:
@@ -333,8 +332,7 @@ async def test_connections_that_died_idle_are_noticed_by_nobody(mount, alice, sq
                 answers = [client.post(f"/cases/{path}") for _ in range(3)]
                 answers = await asyncio.gather(*answers)
                 assert {answer.status_code for answer in answers} == {201}
-            await sql.execute(f"""SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-                WHERE application_name = '{NAME}' AND datname = current_database()""")
+            await end_connections()
             await asyncio.sleep(0.5)  # longer than a transaction may lie idle
 
 

@@ -12,7 +12,6 @@ from kernel.data.models import Dto
 from kernel.http.dependencies import Reader
 from kernel.http.router import Router
 from kernel.identity.callers import CurrentUser
-from kernel.tests.app import NAME
 from kernel.tests.peelings.models import Peeling, PeelingPublic
 from kernel.tests.processes import until
 
@@ -156,11 +155,9 @@ async def test_a_stream_that_is_never_read_on_is_given_up(mount, alice):
                 pass
 
 
-async def test_a_stream_after_a_restart_of_its_connection_begins_anew(app, sql):
+async def test_a_stream_after_a_restart_of_its_connection_begins_anew(app, end_connections):
     reader = app.state.resources.reader
     for _ in range(2):
         rows = [row async for row in reader.stream(Number, NUMBERS, most=10)]
         assert len(rows) == 10
-        await sql.execute(f"""SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-            WHERE application_name = '{NAME}' AND datname = current_database()""")
-        await asyncio.sleep(0.05)
+        await end_connections()
