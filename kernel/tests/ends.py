@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fastapi import FastAPI
 
+from kernel.reminders import Reminders
 from kernel.tests.app import NAME
 
 if TYPE_CHECKING:
@@ -17,8 +18,8 @@ if TYPE_CHECKING:
 async def end_connections(
     sql: "Connection[Any]", running_app: FastAPI
 ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """End all connections of the service's. The app that the tests share has others afterwards, or
-    the next test's first request would be told of an outage."""
+    """End all connections of the service's. The app that the tests share has others afterwards, and
+    knows of no outage, or the next test's first request would tell of it, or of its end."""
 
     async def end() -> None:
         await sql.execute(f"""SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -27,7 +28,9 @@ async def end_connections(
 
     yield end
     resources = running_app.state.resources
-    resources.writer.expire()
-    for reader in (resources.reader, resources.probe):
-        reader._connections.expire()
-        reader._streams.expire()
+    pools = [resources.writer, resources.reader._connections, resources.probe._connections]
+    for pool in (*pools, resources.reader._streams):
+        pool.expire()
+    for opened in (resources.writer, resources.reader, resources.probe):
+        opened._outages.causes.clear()
+        opened._outages._reminders = Reminders()
