@@ -91,7 +91,8 @@ class PasswordVault:
 
     def _matches(self, password_hash: str, secret: str) -> bool:
         try:
-            return self._hasher.verify(password_hash, secret)
+            # Half of a surrogate pair is no character, and no password has one.
+            return self._hasher.verify(password_hash, secret.encode(errors="surrogatepass"))
         except (VerificationError, InvalidHashError):
             return False
 

@@ -16,6 +16,7 @@ from kernel.data.models import Dto
 from kernel.errors import Unavailable
 from kernel.http.dependencies import Reader, Session
 from kernel.http.router import Router
+from kernel.tests.app import account_body
 
 KEY = {"X-API-Key": "a" * 40}
 SLEEP = select(func.pg_sleep(5))
@@ -106,7 +107,8 @@ async def test_the_cause_of_an_outage_is_logged_once_for_each_pool(
         serve(database_url=SecretStr(url), connect_timeout=0.2) as client,
     ):
         answers = [await client.get("/users/me", headers=KEY) for _ in range(10)]
-        answers += [await client.post("/users", json=CAROL) for _ in range(5)]
+        account = account_body(**CAROL)
+        answers += [await client.post("/users", json=account) for _ in range(5)]
         answers += [await client.get("/readyz") for _ in range(5)]
     for each in answers:
         assert (each.status_code, each.json()["reason"]) == (503, "unreachable")

@@ -308,7 +308,8 @@ def add_account_column(copy: Copy) -> None:
     models, tests = "features/users/models.py", "features/users/test_users.py"
     name = "    full_name: Line = Field(max_length=100)\n"
     copy.edit(models, f"{name}\n\nclass User(", f"{name}{FIELD}\n\nclass User(")
-    copy.edit(models, "    full_name: str\n", "    full_name: str\n    department: str\n")
+    shown = "    full_name: str\n    role: Role\n"
+    copy.edit(models, shown, f"    department: str\n{shown}")
     copy.add_migration("department", DEPARTMENT, '    op.drop_column("users", "department")\n')
     copy.add_migration("no_default", *NO_DEFAULT)
     copy.edit(tests, '"password": "correct horse battery"}', f"{PASSWORD}{GIVEN}}}")
