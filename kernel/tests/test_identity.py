@@ -301,7 +301,7 @@ async def test_a_token_of_an_ended_sign_in_opens_nothing(app, client, alice):
     asked = 0
     for operation in operations(app):
         if "security" in operation.spec:
-            url = operation.path.replace("{", "").replace("}", "")
+            url = re.sub(r"\{\w+\}", "1", operation.path)
             answer = await client.request(operation.method, url, headers=bearer)
             assert answer.status_code == 401, operation.title
             asked += 1
