@@ -61,12 +61,9 @@ def build_app(
     )
     app.state.resources = resources = Resources(name, version, settings)
     resources.put(Credentials(tuple(credentials)))
-    app.add_middleware(
-        RequestMiddleware,
-        max_body_bytes=settings.max_body_bytes,
-        connections=settings.pool_size + settings.max_overflow,
-        varying=credential_headers(credentials),
-    )
+    limit, connections = settings.max_body_bytes, settings.pool_size + settings.max_overflow
+    varying = credential_headers(credentials)
+    app.add_middleware(RequestMiddleware, limit, connections, varying)
     install_error_handlers(app)
     describe_api(app, credentials)
     if app.openapi_url:

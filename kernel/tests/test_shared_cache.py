@@ -16,7 +16,6 @@ HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.house,  # a team's service may have other paths
-    pytest.mark.skipif(HAPROXY is None, reason="needs HAProxy: apt-get install haproxy"),
 ]
 # Behind the second door, the cache does not learn what an answer says of itself.
 CONFIGURATION = """
@@ -67,6 +66,8 @@ async def doors(database, tmp_path_factory):
 
 @asynccontextmanager
 async def cached(folder, port):
+    if HAPROXY is None:
+        pytest.fail("this needs HAProxy: apt-get install haproxy")
     ports = dict(zip(("told", "untold"), free_ports(2), strict=True))
     (folder / "haproxy.cfg").write_text(CONFIGURATION.format(service=port, **ports))
     process = subprocess.Popen(  # noqa: ASYNC220  # which returns at once
