@@ -95,8 +95,7 @@ async def serve(
     checkout: Path, *options: str, python: str = sys.executable, user: int | None = None, **app: Any
 ) -> AsyncIterator[Service]:
     """Start the service on a checkout and wait for `/livez`; `app` holds its `APP_…` variables."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     log = checkout.parent / f"{checkout.name}-{port}.log"
     process = launch(checkout, log, *options, "--port", str(port), python=python, user=user, **app)
     limits = httpx.Limits(max_keepalive_connections=0)
@@ -149,6 +148,12 @@ def variables_of_slices() -> dict[str, str]:
         for field in kind.model_fields
     }
     return {name: os.environ[name] for name in names & os.environ.keys()}
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:
