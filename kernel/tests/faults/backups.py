@@ -70,10 +70,12 @@ async def restore(folder: Path) -> list[Row]:
         await other.initialize()
         await other.start()
         urls = {"SUPERUSER_URL": other.superuser_url, "DATABASE_URL": other.url()}
-        await script(restoring, other, checkout, POSTGRES_PASSWORD="drill", **urls)  # noqa: S106
+        await script(restoring, other, checkout, POSTGRES_PASSWORD="drill", **urls)
         stored = {row["title"] for row in await other.fetch("SELECT title FROM peelings")}
         shutil.copy(checkout / "julienne.dump", other.folder / "data")
-        dumped = await rows(server, "pg_restore", "-f", "-", str(other.folder / "data/julienne.dump"))
+        dumped = await rows(
+            server, "pg_restore", "-f", "-", str(other.folder / "data/julienne.dump")
+        )
         restored = await rows(other, "pg_dump", other.url())
         place.app["database_url"] = other.url()
         service = await place.start(checkout, path="/readyz")

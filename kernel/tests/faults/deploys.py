@@ -13,6 +13,7 @@ from kernel.tests.faults.instances import (
     balancer,
     instances,
     next_version,
+    status_within,
     upgrade,
 )
 from kernel.tests.faults.load import KEYED, READ, UNKEYED, Load
@@ -38,7 +39,7 @@ class Fleet(NamedTuple):
             await asyncio.sleep(CHECKED_SECONDS)
 
 
-async def fleet(stack: AsyncExitStack, folder: Path, **load: float) -> Fleet:
+async def fleet(stack: AsyncExitStack, folder: Path, unkeyed: float = 0.0) -> Fleet:
     """Two instances that serve, and clients that are at it."""
     server = await stack.enter_async_context(postgres(folder / "pg"))
     checkout = stack.enter_context(checkout_in(folder / "checkout"))
@@ -46,7 +47,9 @@ async def fleet(stack: AsyncExitStack, folder: Path, **load: float) -> Fleet:
     one, _ = await asyncio.gather(*(place.start(checkout, path="/readyz") for place in places))
     await one.sign_up("ada")
     url = await stack.enter_async_context(balancer(folder, places))
-    return Fleet(server, checkout, places, Load(url, one.client.headers, **load))
+    return Fleet(
+        server, checkout, places, Load(url, one.client.headers, writes=0.5, unkeyed=unkeyed)
+    )
 
 
 @drill("M3b", "a migration while the version before it serves", "haproxy")
@@ -64,7 +67,7 @@ async def migration(folder: Path) -> list[Row]:
             new = await ahead.start(following)
             early = await new.status("/readyz")
             await upgrade(following, at.server.url())
-            late = await _becomes_ready(new, 3)
+            late = await status_within(new, 200, 3)
             await asyncio.sleep(3)
             await at.roll(at.checkout)
             strange = await elsewhere.start(at.checkout)
@@ -86,13 +89,6 @@ async def _foreign_database(server: Postgres) -> str:
     await server.fetch("CREATE TABLE alembic_version (version_num varchar(32))", url)
     await server.fetch("INSERT INTO alembic_version VALUES ('theirs')", url)
     return url
-
-
-async def _becomes_ready(service: object, seconds: float) -> int:
-    deadline = time.monotonic() + seconds
-    while (status := await service.status("/readyz")) != 200 and time.monotonic() < deadline:
-        await asyncio.sleep(0.1)
-    return status
 
 
 @drill("deploy", "a release with a migration, and its rollback: what production.md says", "haproxy")
@@ -119,7 +115,7 @@ async def rehearsal(folder: Path) -> list[Row]:
 @drill("P3", f"{ROUNDS} roll-outs, then kill -9 of an instance, {ROUNDS} times", "haproxy")
 async def rolls_and_kills(folder: Path) -> list[Row]:
     async with AsyncExitStack() as stack:
-        at = await fleet(stack, folder, writes=0.5, unkeyed=0.15)
+        at = await fleet(stack, folder, unkeyed=0.15)
         async with at.load as load:
             await asyncio.sleep(1)
             for _ in range(ROUNDS):
@@ -135,7 +131,9 @@ async def rolls_and_kills(folder: Path) -> list[Row]:
         await load.settle()
         return [
             load.none_failed(f"no request fails during {ROUNDS} roll-outs", until=rolled),
-            load.none_failed(f"no read or keyed write during {ROUNDS} kills", READ, KEYED, since=rolled),
+            load.none_failed(
+                f"no read or keyed write during {ROUNDS} kills", READ, KEYED, since=rolled
+            ),
             Row("a write without a key may fail", f"{dict(unkeyed) or 'none did'}", holds=True),
             await load.ledger(at.server),
         ]

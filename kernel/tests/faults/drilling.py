@@ -1,4 +1,4 @@
-"""What a drill is: faults made on purpose, and what must hold meanwhile, told as rows of a table."""
+"""A drill makes faults on purpose, and tells in rows of a table what must hold meanwhile."""
 
 import asyncio
 import shutil

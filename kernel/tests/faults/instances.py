@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +41,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.execute("ALTER TABLE peelings ADD COLUMN colour varchar(20) DEFAULT 'green' NOT NULL")
+    op.execute("ALTER TABLE peelings ADD COLUMN colour varchar(20) DEFAULT 'none' NOT NULL")
 
 
 def downgrade() -> None:
@@ -113,6 +113,14 @@ class Instance:
         """`kill -9` the process and its workers."""
         if self.service is not None:
             await asyncio.to_thread(end, self.service.process)
+
+
+async def status_within(service: Service, status: int, seconds: float) -> int:
+    """That of `/readyz`, once it is this one or the time is over."""
+    with suppress(TimeoutError):
+        await service.reaches("/readyz", seconds, status)
+        return status
+    return await service.status("/readyz")
 
 
 @asynccontextmanager

@@ -5,9 +5,9 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import count
+from collections.abc import Awaitable, Collection, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Self
 
 import httpx
@@ -15,6 +15,7 @@ import httpx
 from kernel.tests.app import PATHS
 from kernel.tests.faults.drilling import Row
 from kernel.tests.faults.postgres import Postgres
+from kernel.tests.processes import until
 
 READ, KEYED, UNKEYED = "read", "keyed write", "write"
 TIMEOUT_SECONDS = 20.0
@@ -37,33 +38,27 @@ class Seen:
         return not isinstance(self.outcome, int) or self.outcome >= 400
 
 
+@dataclass
 class Load:
     """Requests to `/peelings`: reads, writes with a key and, if asked for, writes without one.
 
-    A write is *acknowledged* by a 2xx. Whatever else becomes of it, `settle` sends the keyed ones
-    again until they are.
+    `rate` is that of all clients together, for each second; `writes` is their share, `unkeyed` that
+    of writes without a key. A write is *acknowledged* by a 2xx. Whatever else becomes of it,
+    `settle` sends the keyed ones again until they are.
     """
 
-    def __init__(
-        self,
-        url: str,
-        headers: httpx.Headers,
-        *,
-        clients: int = 12,
-        rate: float = 60,
-        writes: float = 0.4,
-        unkeyed: float = 0.0,
-        is_kept: bool = True,
-    ) -> None:
-        self.url, self.headers = url, {"Authorization": headers["Authorization"]}
-        self.clients, self.rate, self.writes, self.unkeyed = clients, rate, writes, unkeyed
-        self.limits = httpx.Limits(max_keepalive_connections=1 if is_kept else 0)
-        self.seen: list[Seen] = []
-        self.acknowledged: dict[str, float] = {}
-        self.pending: set[str] = set()
-        self.uncertain: set[str] = set()
-        self._ending = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+    url: str
+    headers: Mapping[str, str]
+    clients: int = 12
+    rate: float = 60
+    writes: float = 0.4
+    unkeyed: float = 0.0
+    seen: list[Seen] = field(default_factory=list)
+    acknowledged: set[str] = field(default_factory=set)
+    pending: set[str] = field(default_factory=set)
+    uncertain: set[str] = field(default_factory=set)
+    _ending: asyncio.Event = field(default_factory=asyncio.Event)
+    _tasks: list[asyncio.Task[None]] = field(default_factory=list)
 
     async def __aenter__(self) -> Self:
         self._tasks = [asyncio.create_task(self._client(n)) for n in range(self.clients)]
@@ -74,7 +69,7 @@ class Load:
         await asyncio.gather(*self._tasks)
 
     async def _client(self, number: int) -> None:
-        chance, gap = random.Random(number), self.clients / self.rate
+        chance, gap = random.Random(number), self.clients / self.rate  # noqa: S311  # it is no secret
         due = time.monotonic() + gap * chance.random()
         async with self._connection() as client:
             while not await self._ends_before(due):
@@ -84,8 +79,7 @@ class Load:
     def _connection(self) -> httpx.AsyncClient:
         return httpx.AsyncClient(
             base_url=self.url,
-            headers=self.headers,
-            limits=self.limits,
+            headers={"Authorization": self.headers["Authorization"]},
             timeout=TIMEOUT_SECONDS,
             trust_env=False,
         )
@@ -114,11 +108,12 @@ class Load:
         )
         if outcome == 201:
             unsure.remove(title)
-            self.acknowledged[title] = time.monotonic()
+            self.acknowledged.add(title)
         return outcome
 
-    async def _timed(self, kind: str, request: "asyncio.Future[httpx.Response] | object") -> int | str:
-        began, retry_after, outcome = time.monotonic(), False, ""
+    async def _timed(self, kind: str, request: Awaitable[httpx.Response]) -> int | str:
+        began, retry_after = time.monotonic(), False
+        outcome: int | str
         try:
             response = await request
         except httpx.TransportError as error:
@@ -128,16 +123,18 @@ class Load:
         self.seen.append(Seen(began, time.monotonic() - began, kind, outcome, retry_after))
         return outcome
 
-    async def settle(self, seconds: float = 30, *, again: set[str] = frozenset()) -> None:
+    async def settle(self, seconds: float = 30, *, again: Collection[str] = ()) -> None:
         """Send each keyed write that was not acknowledged (and these, too) until it is.
 
         Raises:
             TimeoutError: some are not, within the time.
         """
-        async with asyncio.timeout(seconds), self._connection() as client:
+        async with self._connection() as client:
             for title in [*self.pending, *again]:
-                while await self._write(client, KEYED, title) != 201:
-                    await asyncio.sleep(0.1)
+                await until(partial(self._is_done, client, title), seconds)
+
+    async def _is_done(self, client: httpx.AsyncClient, title: str) -> bool:
+        return await self._write(client, KEYED, title) == 201
 
     def failures(self, *kinds: str, since: float = 0, until: float = 1e18) -> Counter[str]:
         """How often each outcome came that is no success, of requests begun in that time."""
@@ -159,9 +156,9 @@ class Load:
     async def ledger(self, server: Postgres, what: str = ACKNOWLEDGED) -> Row:
         """A row: each acknowledged write is stored, each once, and nothing else is."""
         stored = {row["title"]: row["count"] for row in await server.fetch(STORED)}
-        lost = self.acknowledged.keys() - stored.keys()
+        lost = self.acknowledged - stored.keys()
         doubled = [title for title, times in stored.items() if times > 1]
-        strange = stored.keys() - self.acknowledged.keys() - self.uncertain - self.pending
+        strange = stored.keys() - self.acknowledged - self.uncertain - self.pending
         return Row(
             what,
             f"{len(self.acknowledged)} acknowledged: {len(lost)} lost, {len(doubled)} doubled,"
@@ -176,8 +173,10 @@ class Load:
             since <= seen.began < until and (not kinds or seen.kind in kinds) for seen in self.seen
         )
         told = f", {told_counts(failed)}" if failed else ""
-        return Row(what, f"{failed.total()} of {asked} failed{told}", holds=asked > 0 and not failed)
+        return Row(
+            what, f"{failed.total()} of {asked} failed{told}", holds=asked > 0 and not failed
+        )
 
 
 def told_counts(counts: Counter[str]) -> str:
-    return ", ".join(f"{times} × {outcome}" for outcome, times in counts.most_common())
+    return ", ".join(f"{times} of {outcome}" for outcome, times in counts.most_common())

@@ -31,9 +31,9 @@ class Postgres:
     Everybody on this machine may connect as anybody: what a drill is about is not who comes in.
     """
 
-    def __init__(self, folder: Path, port: int | None = None, **settings: object) -> None:
+    def __init__(self, folder: Path, port: int | None = None, **settings: str) -> None:
         self.folder, self.port = folder, port or free_port()
-        self.settings = {**SETTINGS, **{name: str(value) for name, value in settings.items()}}
+        self.settings = SETTINGS | settings
         self.binaries = binaries()
         self.become = claim(folder, self.binaries)
         self.process: subprocess.Popen[bytes] | None = None
@@ -52,7 +52,7 @@ class Postgres:
         """Make the service's role, its database and all tables, as an operator would."""
         options = ("-Xq", "-v", "ON_ERROR_STOP=1", "-f", "-", self.superuser_url)
         roles = (ROOT / "deploy/roles.sql").read_bytes()
-        await self.run("psql", *options, stdin=roles, POSTGRES_PASSWORD="drill")  # noqa: S106
+        await self.run("psql", *options, stdin=roles, POSTGRES_PASSWORD="drill")
         await migrate(self.url())
 
     async def follow(self, primary: "Postgres") -> None:
@@ -168,9 +168,9 @@ def _environment() -> dict[str, str]:
 
 
 @asynccontextmanager
-async def postgres(folder: Path, **settings: object) -> AsyncIterator[Postgres]:
+async def postgres(folder: Path, **settings: str) -> AsyncIterator[Postgres]:
     """A running primary with the service's tables, ended on leaving."""
-    server = Postgres(folder, **settings)
+    server = Postgres(folder, None, **settings)
     try:
         await server.initialize()
         await server.start()
