@@ -6,7 +6,13 @@ exit status is 0 when everything holds. `--list` tells their names.
 
 import sys
 
-from kernel.tests.faults import backups, deploys, outages, replication  # noqa: F401  # enters them
+from kernel.tests.faults import (  # noqa: F401  # they enter their drills
+    backups,
+    deploys,
+    outages,
+    replication,
+    symptoms,
+)
 from kernel.tests.faults.drilling import DRILLS, main
 
 if sys.argv[1:] == ["--list"]:

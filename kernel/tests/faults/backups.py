@@ -11,7 +11,7 @@ from pathlib import Path
 from kernel.settings import ROOT
 from kernel.tests.faults.drilling import Row, drill
 from kernel.tests.faults.instances import instances
-from kernel.tests.faults.load import Load
+from kernel.tests.faults.load import Load, sign_up
 from kernel.tests.faults.postgres import Postgres, postgres
 from kernel.tests.processes import checkout_in
 
@@ -57,9 +57,9 @@ async def restore(folder: Path) -> list[Row]:
         options = {"database_url": server.url()}
         [place] = await stack.enter_async_context(instances(folder, 1, **options))
         service = await place.start(checkout, path="/readyz")
-        await service.sign_up("ada")
+        callers = await sign_up(service)
         backup, restoring = recipe()
-        async with Load(str(service.client.base_url), service.client.headers, rate=80) as load:
+        async with Load(str(service.client.base_url), callers, rate=80) as load:
             await asyncio.sleep(2)
             before = set(load.acknowledged)
             await script(backup, server, checkout, DATABASE_URL=server.url())

@@ -16,7 +16,7 @@ from kernel.tests.faults.instances import (
     status_within,
     upgrade,
 )
-from kernel.tests.faults.load import KEYED, READ, UNKEYED, Load
+from kernel.tests.faults.load import KEYED, READ, UNKEYED, Load, sign_up
 from kernel.tests.faults.postgres import Postgres, postgres
 from kernel.tests.processes import checkout_in
 
@@ -45,11 +45,9 @@ async def fleet(stack: AsyncExitStack, folder: Path, unkeyed: float = 0.0) -> Fl
     checkout = stack.enter_context(checkout_in(folder / "checkout"))
     places = await stack.enter_async_context(instances(folder, 2, database_url=server.url()))
     one, _ = await asyncio.gather(*(place.start(checkout, path="/readyz") for place in places))
-    await one.sign_up("ada")
+    callers = await sign_up(one)
     url = await stack.enter_async_context(balancer(folder, places))
-    return Fleet(
-        server, checkout, places, Load(url, one.client.headers, writes=0.5, unkeyed=unkeyed)
-    )
+    return Fleet(server, checkout, places, Load(url, callers, writes=0.5, unkeyed=unkeyed))
 
 
 @drill("M3b", "a migration while the version before it serves", "haproxy")

@@ -5,7 +5,7 @@ import random
 import time
 import uuid
 from collections import Counter
-from collections.abc import Awaitable, Collection, Mapping
+from collections.abc import Awaitable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Self
@@ -15,7 +15,7 @@ import httpx
 from kernel.tests.app import PATHS
 from kernel.tests.faults.drilling import Row
 from kernel.tests.faults.postgres import Postgres
-from kernel.tests.processes import until
+from kernel.tests.processes import Service, until
 
 READ, KEYED, UNKEYED = "read", "keyed write", "write"
 TIMEOUT_SECONDS = 20.0
@@ -38,17 +38,27 @@ class Seen:
         return not isinstance(self.outcome, int) or self.outcome >= 400
 
 
+async def sign_up(service: Service, number: int = 4) -> list[str]:
+    """Make so many accounts and sign them in; their `Authorization`."""
+    callers = []
+    for name in range(number):
+        await service.sign_up(f"caller{name}")
+        callers.append(service.client.headers["Authorization"])
+    return callers
+
+
 @dataclass
 class Load:
     """Requests to `/peelings`: reads, writes with a key and, if asked for, writes without one.
 
     `rate` is that of all clients together, for each second; `writes` is their share, `unkeyed` that
     of writes without a key. A write is *acknowledged* by a 2xx. Whatever else becomes of it,
-    `settle` sends the keyed ones again until they are.
+    `settle` sends the keyed ones again until they are. `callers` are several people's
+    `Authorization`, since one of them alone may take half of the connections only.
     """
 
     url: str
-    headers: Mapping[str, str]
+    callers: list[str]
     clients: int = 12
     rate: float = 60
     writes: float = 0.4
@@ -71,15 +81,16 @@ class Load:
     async def _client(self, number: int) -> None:
         chance, gap = random.Random(number), self.clients / self.rate  # noqa: S311  # it is no secret
         due = time.monotonic() + gap * chance.random()
-        async with self._connection() as client:
+        caller = number % len(self.callers)
+        async with self._connection(caller) as client:
             while not await self._ends_before(due):
                 due = max(due + gap, time.monotonic())
-                await self._ask(client, chance.random())
+                await self._ask(client, chance.random(), f"{caller}-{uuid.uuid4()}")
 
-    def _connection(self) -> httpx.AsyncClient:
+    def _connection(self, caller: int) -> httpx.AsyncClient:
         return httpx.AsyncClient(
             base_url=self.url,
-            headers={"Authorization": self.headers["Authorization"]},
+            headers={"Authorization": self.callers[caller]},
             timeout=TIMEOUT_SECONDS,
             trust_env=False,
         )
@@ -91,10 +102,10 @@ class Load:
             return False
         return True
 
-    async def _ask(self, client: httpx.AsyncClient, chance: float) -> None:
+    async def _ask(self, client: httpx.AsyncClient, chance: float, title: str) -> None:
         if chance < self.writes:
             kind = UNKEYED if chance < self.unkeyed else KEYED
-            await self._write(client, kind, str(uuid.uuid4()))
+            await self._write(client, kind, title)
         else:
             await self._timed(READ, client.get(PATHS["list_peelings"], params={"limit": 5}))
 
@@ -129,9 +140,11 @@ class Load:
         Raises:
             TimeoutError: some are not, within the time.
         """
-        async with self._connection() as client:
-            for title in [*self.pending, *again]:
-                await until(partial(self._is_done, client, title), seconds)
+        for caller in range(len(self.callers)):
+            async with self._connection(caller) as client:
+                for title in [*self.pending, *again]:
+                    if title.startswith(f"{caller}-"):
+                        await until(partial(self._is_done, client, title), seconds)
 
     async def _is_done(self, client: httpx.AsyncClient, title: str) -> bool:
         return await self._write(client, KEYED, title) == 201

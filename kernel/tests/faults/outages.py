@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from kernel.tests.faults.drilling import Row, drill
 from kernel.tests.faults.instances import Instance, instances, status_within
-from kernel.tests.faults.load import KEYED, READ, Load
-from kernel.tests.faults.postgres import Postgres, postgres
+from kernel.tests.faults.load import KEYED, READ, Load, sign_up
+from kernel.tests.faults.postgres import Postgres, postgres, standby_of
 from kernel.tests.processes import Service, checkout_in
 
 KILLS = 5
@@ -23,27 +23,26 @@ class Scene(NamedTuple):
     server: Postgres
     instance: Instance
     service: Service
+    callers: list[str]
 
     def load(self, clients: int = 12, rate: float = 60) -> Load:
-        client = self.service.client
-        return Load(str(client.base_url), client.headers, clients=clients, rate=rate)
+        return Load(str(self.service.client.base_url), self.callers, clients, rate)
 
 
 async def scene(stack: AsyncExitStack, folder: Path, *options: str, **app: object) -> Scene:
-    """Everything up, and somebody signed in."""
+    """Everything up, and some people signed in."""
     server = await stack.enter_async_context(postgres(folder / "pg"))
     checkout = stack.enter_context(checkout_in(folder / "checkout"))
     app = {"database_url": server.url(), **app}
     [instance] = await stack.enter_async_context(instances(folder, 1, *options, **app))
     service = await instance.start(checkout, path="/readyz")
-    await service.sign_up("ada")
-    return Scene(server, instance, service)
+    return Scene(server, instance, service, await sign_up(service))
 
 
 @drill("D2", f"kill -9 of PostgreSQL under load, {KILLS} times")
 async def kills(folder: Path) -> list[Row]:
     async with AsyncExitStack() as stack:
-        server, _, service = at = await scene(stack, folder, "--workers", "2")
+        server, _, service, _ = at = await scene(stack, folder, "--workers", "2")
         workers, outages, first = service.workers(), [], []
         async with at.load(clients=16, rate=80) as load:
             await asyncio.sleep(3)
@@ -83,7 +82,7 @@ async def kills(folder: Path) -> list[Row]:
 @drill("D5b", f"a PostgreSQL that is frozen for {FROZEN_SECONDS:.0f} s")
 async def freeze(folder: Path) -> list[Row]:
     async with AsyncExitStack() as stack:
-        server, _, service = at = await scene(stack, folder, "--workers", "2")
+        server, _, service, _ = at = await scene(stack, folder, "--workers", "2")
         workers, probes = service.workers(), []
         async with at.load(clients=16, rate=60) as load:
             await asyncio.sleep(2)
@@ -119,7 +118,7 @@ async def freeze(folder: Path) -> list[Row]:
 @drill("D8", "a primary that turns read-only, and comes back as a standby")
 async def demote(folder: Path) -> list[Row]:
     async with AsyncExitStack() as stack:
-        server, _, service = at = await scene(stack, folder)
+        server, _, service, _ = at = await scene(stack, folder)
         async with at.load(rate=60) as load:
             await asyncio.sleep(1)
             await server.configure(default_transaction_read_only="on")
@@ -143,10 +142,10 @@ async def demote(folder: Path) -> list[Row]:
                 Row("`/readyz` says so", f"{ready}", holds=ready == 503),
                 load.none_failed("all is well 2 s after", since=end + 2),
             ]
-            standby = Postgres(folder / "standby", server.port)
-            stack.push_async_callback(standby.stop)
-            await standby.follow(server)
-            await server.stop()
+            standby = await stack.enter_async_context(standby_of(server, folder / "standby"))
+            await server.stop()  # which waits until the standby has it all
+            await standby.stop()
+            standby.port = server.port
             await standby.start()
             ready = await status_within(service, 503, 5)
             await standby.fetch("SELECT pg_promote()", standby.superuser_url)

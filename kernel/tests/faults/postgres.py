@@ -23,6 +23,7 @@ SETTINGS = {
     "timezone": "UTC",
     "wal_level": "replica",
 }
+STREAMING = "SELECT FROM pg_stat_replication WHERE state = 'streaming'"
 
 
 class Postgres:
@@ -178,3 +179,22 @@ async def postgres(folder: Path, **settings: str) -> AsyncIterator[Postgres]:
         yield server
     finally:
         await server.stop()
+
+
+@asynccontextmanager
+async def standby_of(
+    primary: Postgres, folder: Path, port: int | None = None
+) -> AsyncIterator[Postgres]:
+    """A running copy that follows the primary, ended on leaving."""
+    standby = Postgres(folder, port)
+
+    async def follows() -> bool:
+        return bool(await primary.fetch(STREAMING))
+
+    try:
+        await standby.follow(primary)
+        await standby.start()
+        await until(follows, 20)
+        yield standby
+    finally:
+        await standby.stop()

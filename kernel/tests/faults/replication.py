@@ -7,28 +7,26 @@ from pathlib import Path
 
 from kernel.tests.faults.drilling import Row, drill
 from kernel.tests.faults.instances import instances
-from kernel.tests.faults.load import KEYED, Load
-from kernel.tests.faults.postgres import Postgres, postgres
-from kernel.tests.processes import checkout_in, until
+from kernel.tests.faults.load import KEYED, Load, sign_up
+from kernel.tests.faults.postgres import postgres, standby_of
+from kernel.tests.processes import checkout_in
 
 ROUNDS = 3
-STREAMING = "SELECT FROM pg_stat_replication WHERE state = 'streaming'"
 
 
 @drill("D7", f"failover to a synchronous standby, {ROUNDS} times")
 async def failover(folder: Path) -> list[Row]:
     async with AsyncExitStack() as stack:
         primary = await stack.enter_async_context(postgres(folder / "pg0"))
-        standby = await _standby(stack, primary, folder / "pg1")
+        standby = await stack.enter_async_context(standby_of(primary, folder / "pg1"))
         checkout = stack.enter_context(checkout_in(folder / "checkout"))
-        hosts = f"host=127.0.0.1:{primary.port}&host=127.0.0.1:{standby.port}"
-        url = f"postgresql://julienne@/julienne?{hosts}&target_session_attrs=read-write&sslmode=disable"
+        hosts = f"127.0.0.1:{primary.port},127.0.0.1:{standby.port}"
+        options = "target_session_attrs=read-write&sslmode=disable"
+        url = f"postgresql://julienne@{hosts}/julienne?{options}"
         [place] = await stack.enter_async_context(instances(folder, 1, database_url=url))
         service = await place.start(checkout, path="/readyz")
-        await service.sign_up("ada")
-        resumed = []
-        load = Load(str(service.client.base_url), service.client.headers, rate=50)
-        async with load:
+        resumed, callers = [], await sign_up(service)
+        async with Load(str(service.client.base_url), callers, rate=50) as load:
             for round_ in range(ROUNDS):
                 await primary.configure(synchronous_standby_names="*")
                 await asyncio.sleep(2)
@@ -41,7 +39,9 @@ async def failover(folder: Path) -> list[Row]:
                 resumed.append(load.first_success(promoted, kind=KEYED))
                 port = primary.port
                 primary = standby
-                standby = await _standby(stack, primary, folder / f"pg{round_ + 2}", port)
+                standby = await stack.enter_async_context(
+                    standby_of(primary, folder / f"pg{round_ + 2}", port)
+                )
         await load.settle()
         return [
             await load.ledger(primary),
@@ -51,19 +51,3 @@ async def failover(folder: Path) -> list[Row]:
                 holds=max(resumed) <= 5,
             ),
         ]
-
-
-async def _standby(
-    stack: AsyncExitStack, primary: Postgres, folder: Path, port: int | None = None
-) -> Postgres:
-    """A copy that follows the primary, where the one before it has been."""
-    standby = Postgres(folder, port)
-    stack.push_async_callback(standby.stop)
-    await standby.follow(primary)
-    await standby.start()
-
-    async def follows() -> bool:
-        return bool(await primary.fetch(STREAMING))
-
-    await until(follows, 20)
-    return standby
