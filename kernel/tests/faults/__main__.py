@@ -6,14 +6,8 @@ exit status is 0 when everything holds. `--list` tells their names.
 
 import sys
 
-from kernel.tests.faults import (  # noqa: F401  # they enter their drills
-    backups,
-    deploys,
-    outages,
-    replication,
-    symptoms,
-)
-from kernel.tests.faults.drilling import DRILLS, main
+from kernel.tests.faults.drilling import main
+from kernel.tests.faults.drills import DRILLS
 
 if sys.argv[1:] == ["--list"]:
     for each in DRILLS.values():

@@ -98,7 +98,8 @@ class Instance:
         try:
             await self.service.reaches(path, PATIENCE, status)
         except BaseException as error:
-            error.add_note(self.log.read_text()[-3000:])
+            lines = self.log.read_text().splitlines()
+            error.add_note("\n".join(line for line in lines if '"INFO"' not in line)[-3000:])
             raise
         return self.service
 

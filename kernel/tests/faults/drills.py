@@ -1,0 +1,12 @@
+"""All drills, in the order in which they are run."""
+
+from kernel.tests.faults import (  # noqa: F401  # each enters its own
+    backups,
+    deploys,
+    outages,
+    replication,
+    symptoms,
+)
+from kernel.tests.faults.drilling import DRILLS
+
+__all__ = ["DRILLS"]
