@@ -168,21 +168,16 @@ async def stand_in(tmp_path, database):
 @pytest.mark.slow
 async def test_the_steps_with_the_image_go_through_and_see_what_is_wrong(stand_in):
     run, folder, service = stand_in
-    for change, told in (
-        ({"RUNS_AS": "0"}, "it runs as 0"),
-        ({"CANNOT_WRITE": "0"}, "its file system can be written"),
-        ({"URL": f"http://127.0.0.1:{service.port}/nowhere"}, "/livez is no 200"),
-    ):
-        status, output = await run(**change, SERVICE="0", PATIENCE="1")
-        assert (status, told in output) == (1, True), output
+    status, output = await run(RUNS_AS="0")
+    assert (status, output.splitlines()[-1]) == (1, "it runs as 0")
     status, output = await run()
     assert status == 0, output
     assert "is well" in output
     assert await to_thread.run_sync(service.process.wait, 15) in {0, -signal.SIGTERM}
     calls = (folder / "calls").read_text().splitlines()
-    done = [line.removeprefix("compose --file deploy/compose.yaml ") for line in calls[-9:]]
+    done = [line.removeprefix("compose --file deploy/compose.yaml ") for line in calls]
     assert done[:2] == ["build", "up --detach service"]
-    assert done[-1] == "down --volumes"
+    assert done.count("down --volumes") == 2
 
 
 def fetch(url, query):

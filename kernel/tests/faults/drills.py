@@ -3,6 +3,7 @@
 from kernel.tests.faults import (  # noqa: F401  # each enters its own
     backups,
     deploys,
+    keep_alive,
     outages,
     replication,
     symptoms,
