@@ -39,7 +39,9 @@ class Fleet(NamedTuple):
             await asyncio.sleep(CHECKED_SECONDS)
 
 
-async def fleet(stack: AsyncExitStack, folder: Path, unkeyed: float = 0.0) -> Fleet:
+async def fleet(
+    stack: AsyncExitStack, folder: Path, rate: float = 60, unkeyed: float = 0.0
+) -> Fleet:
     """Two instances that serve, and clients that are at it."""
     server = await stack.enter_async_context(postgres(folder / "pg"))
     checkout = stack.enter_context(checkout_in(folder / "checkout"))
@@ -47,7 +49,9 @@ async def fleet(stack: AsyncExitStack, folder: Path, unkeyed: float = 0.0) -> Fl
     one, _ = await asyncio.gather(*(place.start(checkout, path="/readyz") for place in places))
     callers = await sign_up(one)
     url = await stack.enter_async_context(balancer(folder, places))
-    return Fleet(server, checkout, places, Load(url, callers, writes=0.5, unkeyed=unkeyed))
+    return Fleet(
+        server, checkout, places, Load(url, callers, rate=rate, writes=0.5, unkeyed=unkeyed)
+    )
 
 
 @drill("M3b", "a migration while the version before it serves", "haproxy")
@@ -92,7 +96,7 @@ async def _foreign_database(server: Postgres) -> str:
 @drill("deploy", "a release with a migration, and its rollback: what production.md says", "haproxy")
 async def rehearsal(folder: Path) -> list[Row]:
     async with AsyncExitStack() as stack:
-        at = await fleet(stack, folder)
+        at = await fleet(stack, folder, rate=30)
         following = next_version(at.checkout)
         async with at.load as load:
             await asyncio.sleep(1)
