@@ -1,8 +1,7 @@
 """Connections to Postgres, with every wait on them bounded."""
 
-import asyncpg
-
 from kernel.data.driver import Connection
+from kernel.data.hosts import servers_of
 from kernel.data.outages import Outages
 from kernel.data.sqlstate import UNREACHABLE
 from kernel.driver_errors import DRIVER_ERRORS
@@ -20,9 +19,9 @@ async def connect(
     """
     seconds = settings.statement_timeout
     try:
-        connection: Connection = await asyncpg.connect(
-            url,
-            timeout=settings.connect_timeout,
+        connection: Connection = await servers_of(url).connect(
+            read_only=read_only,
+            timeout_seconds=settings.connect_timeout,
             # The server's own limit answers first; this one is for a server that is frozen.
             command_timeout=seconds + 1,
             connection_class=Connection,

@@ -67,19 +67,22 @@ class ReplicaReader(ReadPool):
 
 
 @asynccontextmanager
-async def open_reader(
+async def open_reader(  # noqa: PLR0913  # they are named
     url: str,
     settings: Settings,
     name: str,
     *,
     pool_name: str = "reader",
     size: int | None = None,
+    read_only: bool = True,
 ) -> AsyncIterator[ReadPool]:
     """A reader, each of whose connections is made when it is first needed."""
     outages = Outages(pool_name, url)
 
     async def open_connection() -> Connection:
-        return await connect(url, settings, outages, name=name, read_only=True)
+        connection = await connect(url, settings, outages, name=name, read_only=read_only)
+        connection.is_managed = True
+        return connection
 
     # SQLAlchemy begins no transaction for a read, as asyncpg does not.
     open_link = link_opener(open_connection, outages, isolation_level="AUTOCOMMIT")
@@ -97,8 +100,9 @@ async def open_reader(
 
 
 def open_probe(url: str, settings: Settings, name: str) -> AbstractAsyncContextManager[ReadPool]:
-    """A reader of one connection, for readiness alone: it answers when the others are all taken."""
-    return open_reader(url, settings, name, pool_name="probe", size=1)
+    """A reader of one connection, for readiness alone: it answers when the others are all taken,
+    and it could write if the server lets it."""
+    return open_reader(url, settings, name, pool_name="probe", size=1, read_only=False)
 
 
 @asynccontextmanager
