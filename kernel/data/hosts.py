@@ -6,7 +6,7 @@ gone, would use up the time of those behind it, for each new connection.
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -50,10 +50,9 @@ class Servers:
         unreachable: set[str] = set()
         for url, target in self._turns(unreachable):
             try:
-                if read_only:
-                    target = await self._judge(url, target, timeout_seconds)
+                wanted = await self._judge(url, target, timeout_seconds) if read_only else target
                 connection = await asyncpg.connect(
-                    with_target(url, target), timeout=timeout_seconds, **options
+                    with_target(url, wanted), timeout=timeout_seconds, **options
                 )
             except asyncpg.TargetServerAttributeNotMatched as error:
                 self._forget(url)
@@ -65,7 +64,9 @@ class Servers:
                     raise
                 failure = error
             else:
-                self._note_success(url)
+                self._good = self._judged = url
+                if self._away_until.pop(url, None):
+                    self._reminders.end(url)
                 return connection
         raise failure or AssertionError("unreachable")
 
@@ -80,20 +81,14 @@ class Servers:
         yield from ((url, targets[-1]) for url in away)
 
     async def _judge(self, url: str, target: str | None, timeout_seconds: float) -> str | None:
-        """What asyncpg is to ask of a connection for reads; of several servers, one has been judged
-        by a connection that sets nothing."""
+        """What asyncpg is to ask of a connection for reads; another one, which sets nothing, judges
+        a server among several."""
         if target not in BY_DEFAULT:
             return target
         if url != self._judged and len(self._urls) > 1:
             plain = await asyncpg.connect(with_target(url, target), timeout=timeout_seconds)
             await plain.close(timeout=timeout_seconds)
-            self._judged = url
         return BY_DEFAULT[target]
-
-    def _note_success(self, url: str) -> None:
-        self._good = url
-        if self._away_until.pop(url, None):
-            self._reminders.end(url)
 
     def _note_failure(self, url: str, error: BaseException) -> None:
         self._forget(url)
