@@ -1,5 +1,7 @@
 """Connections to Postgres, with every wait on them bounded."""
 
+from functools import partial
+
 from kernel.data.driver import Connection
 from kernel.data.hosts import servers_of
 from kernel.data.outages import Outages
@@ -17,9 +19,9 @@ async def connect(
         Unavailable: whatever the reason. The causes are unalike (refused, no such host or socket,
             starting up, too many connections), and none is the client's doing.
     """
-    seconds = settings.statement_timeout
+    seconds, servers = settings.statement_timeout, servers_of(url)
     try:
-        connection: Connection = await servers_of(url).connect(
+        connection: Connection = await servers.connect(
             read_only=read_only,
             timeout_seconds=settings.connect_timeout,
             # The server's own limit answers first; this one is for a server that is frozen.
@@ -29,6 +31,7 @@ async def connect(
         )
     except (*DRIVER_ERRORS, UnicodeError) as error:  # a host name that is none
         raise outages.unreachable(error) from error
+    connection.is_left = partial(servers.is_left, servers.good)
     outages.end(UNREACHABLE)
     connection.outages, connection.is_read_only = outages, read_only
     connection.is_managed, connection.patience = read_only, seconds * 2

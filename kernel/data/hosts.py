@@ -30,7 +30,7 @@ class Servers:
 
     def __init__(self, url: str) -> None:
         self._urls, self._target = split_hosts(url), target_of(url)
-        self._good, self._judged = self._urls[0], ""
+        self.good, self._judged = self._urls[0], ""
         self._away_until: dict[str, float] = {}
         self._reminders = Reminders()
 
@@ -64,16 +64,20 @@ class Servers:
                     raise
                 failure = error
             else:
-                self._good = self._judged = url
+                self.good = self._judged = url
                 if self._away_until.pop(url, None):
                     self._reminders.end(url)
                 return connection
         raise failure or AssertionError("unreachable")
 
+    def is_left(self, url: str) -> bool:
+        """Whether another server has become the primary in this one's place."""
+        return url != self.good and self._target in {"primary", "read-write"}
+
     def _turns(self, unreachable: set[str]) -> Iterator[tuple[str, str | None]]:
         """The servers, each with what it has to be: those that are away behind the others."""
         now = time.monotonic()
-        urls = sorted(self._urls, key=lambda url: url != self._good)
+        urls = sorted(self._urls, key=lambda url: url != self.good)
         away = [url for url in urls if self._away_until.get(url, 0) > now]
         targets = ["standby", "any"] if self._target == "prefer-standby" else [self._target]
         for target in targets:
