@@ -10,6 +10,7 @@ from sqlmodel import SQLModel
 
 from kernel.data.reader import ReadPool
 from kernel.data.schema import head_revision, known_revisions
+from kernel.driver_errors import sqlstate
 from kernel.errors import DatabaseUnavailable
 from kernel.fast.records import Record
 
@@ -30,6 +31,7 @@ COLUMNS = text(
 BEHIND = "the database's schema is behind"
 FOREIGN = "the database's schema lacks what this version needs"
 NO_WRITES = "the database takes no writes"
+DISK_FULL = "53100"
 logger = logging.getLogger(__name__)
 
 
@@ -58,7 +60,7 @@ class SchemaReader:
         try:
             rows = await self._applied()
         except DatabaseUnavailable as error:
-            if isinstance(error.__cause__, asyncpg.DiskFullError):
+            if error.__cause__ and sqlstate(error.__cause__) == DISK_FULL:
                 return Schema(frozenset(), NO_WRITES)
             raise
         revisions = frozenset(row["version_num"] for row in rows)
