@@ -20,7 +20,7 @@ from sqlmodel import AutoString, SQLModel, UTCDateTime
 
 from kernel.data.commands import development
 from kernel.data.hosts import servers_of
-from kernel.data.schema import BrokenHistory, new_revision_id
+from kernel.data.schema import CONNECT_SECONDS, BrokenHistory, new_revision_id
 from kernel.data.sqlstate import LOCK_NOT_AVAILABLE
 from kernel.driver_errors import sqlstate
 from kernel.settings import ROOT, load_settings
@@ -88,7 +88,7 @@ def migrate(connection: Connection) -> None:
 
 async def migrate_database(url: str) -> None:
     async def connect(*_: Any, **__: Any) -> Any:
-        return await servers_of(url).connect(timeout_seconds=10)
+        return await servers_of(url).connect(timeout_seconds=CONNECT_SECONDS)
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
     async with engine.connect() as connection:

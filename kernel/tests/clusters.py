@@ -1,4 +1,5 @@
-"""A primary and its streaming standby, of the development server's binaries, on TCP."""
+"""A primary and its streaming standby, of the development server's binaries, on TCP, and a service
+on them."""
 
 import os
 import shutil
@@ -6,10 +7,18 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
+
+import httpx
+from fastapi import APIRouter
 
 from kernel.dev.embedded import INITDB, _binaries, _claim
+from kernel.settings import Settings
+from kernel.testing.callers import PASSWORD, Caller
+from kernel.tests.app import PATHS, account_body, create_app
 
 SETTINGS = {
     "fsync": "off",
@@ -119,3 +128,44 @@ class Cluster:
             text=True,
             check=False,
         )
+
+
+def url_of(*clusters: Cluster, target: str = "any") -> str:
+    hosts = ",".join(f"127.0.0.1:{cluster.port}" for cluster in clusters)
+    return f"postgresql://postgres@{hosts}/app?target_session_attrs={target}"
+
+
+@asynccontextmanager
+async def served(
+    database_url: str,
+    read_database_url: str | None = None,
+    *,
+    router: APIRouter | None = None,
+    **changes: Any,
+) -> AsyncIterator[Caller]:
+    """A client of a service with these databases, whose URLs are read as they are at a start."""
+    urls: dict[str, Any] = {"database_url": database_url, "read_database_url": read_database_url}
+    settings: dict[str, Any] = {"env": "dev", "jwt_secret": "x" * 32, **urls, **changes}
+    app = create_app(Settings(_env_file=None, **settings))
+    if router is not None:
+        app.include_router(router)
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with (
+        app.router.lifespan_context(app),
+        Caller(transport=transport, base_url="http://test") as client,
+    ):
+        client.app = app
+        yield client
+
+
+async def sign_up(client: Caller, name: str) -> None:
+    """Make an account, and sign the client in as it."""
+    account = account_body(email=f"{name}@example.com", password=PASSWORD)
+    (await client.post(PATHS["create_user"], json=account)).raise_for_status()
+    await sign_in(client, name)
+
+
+async def sign_in(client: Caller, name: str) -> None:
+    form = {"username": f"{name}@example.com", "password": PASSWORD}
+    answer = await client.post(PATHS["create_token"], data=form)
+    client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"

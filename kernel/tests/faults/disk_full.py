@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kernel.tests.app import migrate
-from kernel.tests.clusters import Cluster
-from kernel.tests.faults.test_replication import served, sign_up, url_of
+from kernel.tests.clusters import Cluster, served, sign_up, url_of
 
 SIZE = "160m"
 BODY = {"title": "x" * 200}

@@ -3,9 +3,8 @@
 import asyncio
 import signal
 import time
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack
 
-import httpx
 import pytest
 from pydantic import ValidationError
 from sqlalchemy import Integer, column, func, table, text
@@ -15,10 +14,8 @@ from kernel.data.independent import open_session
 from kernel.database_urls import TARGETS
 from kernel.http.dependencies import Reader
 from kernel.http.router import Router
-from kernel.settings import Settings
-from kernel.testing.callers import PASSWORD
-from kernel.tests.app import PATHS, account_body, create_app, migrate
-from kernel.tests.clusters import Cluster
+from kernel.tests.app import migrate
+from kernel.tests.clusters import Cluster, served, sign_in, sign_up, url_of
 from kernel.tests.processes import until
 
 pytestmark = pytest.mark.slow(seconds=15)
@@ -50,39 +47,6 @@ def clone(primary, tmp_path_factory):
     yield clone
     for cluster in made:
         cluster.stop()
-
-
-def url_of(*clusters, target="any"):
-    hosts = ",".join(f"127.0.0.1:{cluster.port}" for cluster in clusters)
-    return f"postgresql://postgres@{hosts}/app?target_session_attrs={target}"
-
-
-@asynccontextmanager
-async def served(database_url, read_database_url=None, *, router=None, **changes):
-    """A client of a service with these databases, whose URLs are read as they are at a start."""
-    urls = {"database_url": database_url, "read_database_url": read_database_url}
-    app = create_app(Settings(_env_file=None, env="dev", jwt_secret="x" * 32, **urls, **changes))
-    if router is not None:
-        app.include_router(router)
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    async with (
-        app.router.lifespan_context(app),
-        httpx.AsyncClient(transport=transport, base_url="http://test") as client,
-    ):
-        client.app = app
-        yield client
-
-
-async def sign_up(client, name):
-    account = account_body(email=f"{name}@example.com", password=PASSWORD)
-    (await client.post(PATHS["create_user"], json=account)).raise_for_status()
-    await sign_in(client, name)
-
-
-async def sign_in(client, name):
-    form = {"username": f"{name}@example.com", "password": PASSWORD}
-    answer = await client.post(PATHS["create_token"], data=form)
-    client.headers["Authorization"] = f"Bearer {answer.json()['access_token']}"
 
 
 async def ports(client):
@@ -172,6 +136,68 @@ async def test_writes_go_on_after_a_failover_and_after_the_next(primary, clone):
         standby.stop()
         assert max(resumed.values()) <= 5, resumed
         assert all([await _reads(client) for client in clients.values()])
+
+
+@pytest.fixture
+def let_write():
+    """Let a server take writes or not, by its own setting."""
+    servers = []
+
+    async def let_write(server, allowed):
+        servers.append(server)
+        value = "off" if allowed else "on"
+        server.sql(f"ALTER SYSTEM SET default_transaction_read_only = {value}")
+        server.sql("SELECT pg_reload_conf()")
+
+        async def is_so():
+            return server.sql("SHOW default_transaction_read_only") == value
+
+        await until(is_so, 5)
+
+    yield let_write
+    for server in servers:
+        server.sql("ALTER SYSTEM RESET default_transaction_read_only")
+        server.sql("SELECT pg_reload_conf()")
+
+
+async def test_of_two_primaries_the_one_that_takes_writes_is_meant(primary, clone, let_write):
+    """As when a service is moved by logical replication: nothing is left behind on the old one."""
+    async with served(url_of(primary)) as client:
+        await sign_up(client, "moved")
+    second = clone()
+    second.promote()
+    await let_write(second, False)
+    replica = url_of(primary, second, target="read-only")
+    for hosts in ((primary, second), (second, primary)):
+        await let_write(primary, True)
+        await let_write(second, False)
+        async with served(url_of(*hosts, target="read-write"), replica) as client:
+            await sign_in(client, "moved")
+            first = dict.fromkeys(("writer", "primary", "probe"), primary.port)
+            assert await ports(client) == first | {"reader": second.port}
+            await let_write(primary, False)
+            await let_write(second, True)
+            assert await _writes(client)  # refused once, and tried again inside
+            assert (await client.get("/readyz")).status_code == 200
+            found = await ports(client)
+            assert {found[name] for name in first} == {second.port}
+
+
+@pytest.mark.parametrize("target", ["any", "primary", "read-write", "prefer-standby"])
+async def test_a_server_that_stops_taking_writes_is_not_ready_until_it_does(
+    primary, let_write, target
+):
+    async with served(url_of(primary, target=target)) as client:
+        await sign_up(client, f"settings-{target}")
+        assert await _writes(client)
+        await let_write(primary, False)
+        refused = await client.post("/peelings", json={"title": "x"})
+        assert refused.status_code == 503
+        not_ready = await client.get("/readyz")
+        assert (not_ready.status_code, await _reads(client)) == (503, True)
+        await let_write(primary, True)
+        assert await _writes(client)
+        assert (await client.get("/readyz")).status_code == 200
 
 
 async def _writes(client):
