@@ -43,7 +43,7 @@ async def script(text: str, server: Postgres, folder: Path, **environment: str) 
 
 async def rows(server: Postgres, program: str, *words: str) -> list[str]:
     """The lines of a dump in plain SQL that are about rows."""
-    dump = await server.run(program, "--data-only", *words)
+    dump = await asyncio.to_thread(server.run, program, "--data-only", *words)
     lines = [line for line in dump.splitlines() if not re.match(r"--|\\(un)?restrict |$", line)]
     return sorted(lines)  # the tables' order is another one
 
@@ -54,7 +54,7 @@ async def restore(folder: Path) -> list[Row]:
         server = await stack.enter_async_context(postgres(folder / "pg"))
         checkout = stack.enter_context(checkout_in(folder / "checkout"))
         shutil.copytree(ROOT / "deploy", checkout / "deploy")
-        options = {"database_url": server.url()}
+        options = {"database_url": server.service_url()}
         [place] = await stack.enter_async_context(instances(folder, 1, **options))
         service = await place.start(checkout, path="/readyz")
         callers = await sign_up(service)
@@ -62,22 +62,25 @@ async def restore(folder: Path) -> list[Row]:
         async with Load(str(service.client.base_url), callers, rate=80) as load:
             await asyncio.sleep(2)
             before = set(load.acknowledged)
-            await script(backup, server, checkout, DATABASE_URL=server.url())
+            await script(backup, server, checkout, DATABASE_URL=server.service_url())
             await asyncio.sleep(1)
         await place.kill()
         other = Postgres(folder / "other")
-        stack.push_async_callback(other.stop)
-        await other.initialize()
-        await other.start()
-        urls = {"SUPERUSER_URL": other.superuser_url, "DATABASE_URL": other.url()}
+        stack.callback(other.stop)
+        await asyncio.to_thread(other.init)
+        await asyncio.to_thread(other.start)
+        urls = {
+            "SUPERUSER_URL": other.superuser_url("postgres"),
+            "DATABASE_URL": other.service_url(),
+        }
         await script(restoring, other, checkout, POSTGRES_PASSWORD="drill", **urls)
         stored = {row["title"] for row in await other.fetch("SELECT title FROM peelings")}
         shutil.copy(checkout / "julienne.dump", other.folder / "data")
         dumped = await rows(
             server, "pg_restore", "-f", "-", str(other.folder / "data/julienne.dump")
         )
-        restored = await rows(other, "pg_dump", other.url())
-        place.app["database_url"] = other.url()
+        restored = await rows(other, "pg_dump", other.service_url())
+        place.app["database_url"] = other.service_url()
         service = await place.start(checkout, path="/readyz")
         load.url = str(service.client.base_url)
         await load.settle(again=set(load.acknowledged))

@@ -45,7 +45,9 @@ async def fleet(
     """Two instances that serve, and clients that are at it."""
     server = await stack.enter_async_context(postgres(folder / "pg"))
     checkout = stack.enter_context(checkout_in(folder / "checkout"))
-    places = await stack.enter_async_context(instances(folder, 2, database_url=server.url()))
+    places = await stack.enter_async_context(
+        instances(folder, 2, database_url=server.service_url())
+    )
     one, _ = await asyncio.gather(*(place.start(checkout, path="/readyz") for place in places))
     callers = await sign_up(one)
     url = await stack.enter_async_context(balancer(folder, places))
@@ -62,13 +64,13 @@ async def migration(folder: Path) -> list[Row]:
         foreign = await _foreign_database(at.server)
         [elsewhere] = await stack.enter_async_context(instances(folder, 1, database_url=foreign))
         [ahead] = await stack.enter_async_context(
-            instances(folder, 1, database_url=at.server.url())
+            instances(folder, 1, database_url=at.server.service_url())
         )
         async with at.load as load:
             await asyncio.sleep(1)
             new = await ahead.start(following)
             early = await new.status("/readyz")
-            await upgrade(following, at.server.url())
+            await upgrade(following, at.server.service_url())
             late = await status_within(new, 200, 3)
             await asyncio.sleep(3)
             await at.roll(at.checkout)
@@ -86,11 +88,11 @@ async def migration(folder: Path) -> list[Row]:
 
 async def _foreign_database(server: Postgres) -> str:
     """One that another service has migrated."""
-    await server.fetch("CREATE DATABASE foreign_one OWNER julienne", server.superuser_url)
-    url = server.url(database="foreign_one")
-    await server.fetch("CREATE TABLE alembic_version (version_num varchar(32))", url)
-    await server.fetch("INSERT INTO alembic_version VALUES ('theirs')", url)
-    return url
+    await server.fetch("CREATE DATABASE foreign_one OWNER julienne", "postgres")
+    await server.fetch("CREATE TABLE alembic_version (version_num varchar(32))", "foreign_one")
+    await server.fetch("INSERT INTO alembic_version VALUES ('theirs')", "foreign_one")
+    await server.fetch("GRANT SELECT ON alembic_version TO julienne", "foreign_one")
+    return server.service_url("foreign_one")
 
 
 @drill("deploy", "a release with a migration, and its rollback: what production.md says", "haproxy")
@@ -100,7 +102,7 @@ async def rehearsal(folder: Path) -> list[Row]:
         following = next_version(at.checkout)
         async with at.load as load:
             await asyncio.sleep(1)
-            await upgrade(following, at.server.url())
+            await upgrade(following, at.server.service_url())
             await at.roll(following)
             green = await at.server.fetch("SELECT count(*) FROM peelings WHERE colour = 'green'")
             rolled = time.monotonic()

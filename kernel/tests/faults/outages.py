@@ -33,7 +33,7 @@ async def scene(stack: AsyncExitStack, folder: Path, *options: str, **app: objec
     """Everything up, and some people signed in."""
     server = await stack.enter_async_context(postgres(folder / "pg"))
     checkout = stack.enter_context(checkout_in(folder / "checkout"))
-    app = {"database_url": server.url(), **app}
+    app = {"database_url": server.service_url(), **app}
     [instance] = await stack.enter_async_context(instances(folder, 1, *options, **app))
     service = await instance.start(checkout, path="/readyz")
     return Scene(server, instance, service, await sign_up(service))
@@ -47,10 +47,11 @@ async def kills(folder: Path) -> list[Row]:
         async with at.load(clients=16, rate=80) as load:
             await asyncio.sleep(3)
             for kill in range(KILLS):
-                killed = await server.kill()
+                killed = time.monotonic()
+                await asyncio.to_thread(server.kill)
                 await asyncio.sleep(1 + kill)
                 outages.append((killed, time.monotonic()))
-                await server.start()
+                await asyncio.to_thread(server.start)
                 accepts = time.monotonic()
                 await asyncio.sleep(5)
                 first.append(load.first_success(accepts))
@@ -143,12 +144,12 @@ async def demote(folder: Path) -> list[Row]:
                 load.none_failed("all is well 2 s after", since=end + 2),
             ]
             standby = await stack.enter_async_context(standby_of(server, folder / "standby"))
-            await server.stop()  # which waits until the standby has it all
-            await standby.stop()
+            await asyncio.to_thread(server.shut_down)
+            await asyncio.to_thread(standby.shut_down)
             standby.port = server.port
-            await standby.start()
+            await asyncio.to_thread(standby.start)
             ready = await status_within(service, 503, 5)
-            await standby.fetch("SELECT pg_promote()", standby.superuser_url)
+            await standby.fetch("SELECT pg_promote()", "postgres")
             promoted = time.monotonic()
             await asyncio.sleep(5)
         await load.settle()

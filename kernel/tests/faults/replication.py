@@ -30,9 +30,9 @@ async def failover(folder: Path) -> list[Row]:
             for round_ in range(ROUNDS):
                 await primary.configure(synchronous_standby_names="*")
                 await asyncio.sleep(2)
-                await primary.kill()
+                await asyncio.to_thread(primary.kill)
                 await asyncio.sleep(3)
-                await standby.fetch("SELECT pg_promote()", standby.superuser_url)
+                await standby.fetch("SELECT pg_promote()", "postgres")
                 promoted = time.monotonic()
                 await standby.configure(synchronous_standby_names=None)
                 await asyncio.sleep(6)
