@@ -2,6 +2,7 @@
 
 from kernel.tests.faults import (  # noqa: F401  # each enters its own
     backups,
+    crowds,
     deploys,
     keep_alive,
     outages,

@@ -29,14 +29,14 @@ class Scene(NamedTuple):
         return Load(str(self.service.client.base_url), self.callers, clients, rate)
 
 
-async def scene(stack: AsyncExitStack, folder: Path, *options: str, **app: object) -> Scene:
-    """Everything up, and some people signed in."""
+async def scene(stack: AsyncExitStack, folder: Path, *options: str, callers: int = 4) -> Scene:
+    """Everything up, and so many people signed in."""
     server = await stack.enter_async_context(postgres(folder / "pg"))
     checkout = stack.enter_context(checkout_in(folder / "checkout"))
-    app = {"database_url": server.service_url(), **app}
-    [instance] = await stack.enter_async_context(instances(folder, 1, *options, **app))
+    url = server.service_url()
+    [instance] = await stack.enter_async_context(instances(folder, 1, *options, database_url=url))
     service = await instance.start(checkout, path="/readyz")
-    return Scene(server, instance, service, await sign_up(service))
+    return Scene(server, instance, service, await sign_up(service, callers))
 
 
 @drill("D2", f"kill -9 of PostgreSQL under load, {KILLS} times")
@@ -149,8 +149,8 @@ async def demote(folder: Path) -> list[Row]:
             standby.port = server.port
             await asyncio.to_thread(standby.start)
             ready = await status_within(service, 503, 5)
-            await standby.fetch("SELECT pg_promote()", "postgres")
             promoted = time.monotonic()
+            await standby.fetch("SELECT pg_promote()", "postgres")
             await asyncio.sleep(5)
         await load.settle()
         return [
