@@ -13,6 +13,7 @@ from fastapi.responses import HTMLResponse
 from fastapi.routing import iter_route_contexts
 from fastapi.staticfiles import StaticFiles
 
+from kernel.http.descriptions import add_examples, describe_tags
 from kernel.http.openapi import CALLER, REQUIRED
 from kernel.http.problems import PROBLEM_DETAILS
 from kernel.identity.callers import CredentialScheme
@@ -42,7 +43,9 @@ def describe_api(app: FastAPI, schemes: Sequence[CredentialScheme]) -> None:
         if "securitySchemes" not in components:
             described = _security_schemes(schemes, document["paths"])
             components["securitySchemes"] = described
-            _add_error_forms(app, components.setdefault("schemas", {}))
+            _add_error_forms(app, schemas := components.setdefault("schemas", {}))
+            add_examples(schemas)
+            document.setdefault("tags", describe_tags(app))
             for operations in document["paths"].values():
                 for operation in operations.values():
                     _secure(operation, [{name: []} for name in described])
