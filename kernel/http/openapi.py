@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
+import httpx
 from fastapi import Response
 from fastapi.routing import APIRoute
 
 from kernel.errors import title_of
+from kernel.http.dependencies import opened
 from kernel.http.preconditions import row_place
 from kernel.http.problems import PROBLEM_DETAILS, ErrorForm
 from kernel.http.secrets import holds_secret
@@ -82,6 +84,8 @@ def declared_errors(route: APIRoute) -> dict[int | str, dict[str, Any]]:
         409: is_write(route),
         412: _may_be_conditional(route),
         422: is_write(route) or bool(takes_input),
+        502: (asks := opened(httpx.AsyncClient) in calls),
+        504: asks,
     }
     form: ErrorForm = getattr(route, "errors", PROBLEM_DETAILS)
     errors: dict[int | str, dict[str, Any]] = {
