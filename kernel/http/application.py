@@ -23,6 +23,7 @@ from kernel.data.resources import Resources, resources_of
 from kernel.data.schema import require_one_head
 from kernel.data.writer import open_writer
 from kernel.fast.routing import Switchboard
+from kernel.http.cors import allow_origins
 from kernel.http.docs import credential_headers, describe_api, serve_docs
 from kernel.http.exceptions import install_error_handlers
 from kernel.http.middleware import RequestMiddleware
@@ -64,6 +65,8 @@ def build_app(
     limit, connections = settings.max_body_bytes, settings.pool_size + settings.max_overflow
     varying = credential_headers(credentials)
     app.add_middleware(RequestMiddleware, limit, connections, varying)
+    if settings.cors_origins:
+        allow_origins(app, settings.cors_origins)
     install_error_handlers(app)
     describe_api(app, credentials)
     if app.openapi_url:
