@@ -1,4 +1,4 @@
-"""The developers' commands: `python -m features new|remove|contract|merge`."""
+"""The developers' commands: `python -m features new|remove|contract|merge|psql|reset`."""
 
 from kernel.dev.scaffold.__main__ import main
 

@@ -50,6 +50,7 @@ from .http.openapi import error_response as error_response
 from .http.problems import ErrorForm as ErrorForm
 from .http.problems import Failure as Failure
 from .http.router import Router as Router
+from .http.upstreams import Http as Http
 from .identity.callers import Admin as Admin
 from .identity.callers import CredentialScheme as CredentialScheme
 from .identity.callers import CurrentUser as CurrentUser

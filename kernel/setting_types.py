@@ -1,9 +1,12 @@
 """The types of settings: what a value has to be, whatever the service is."""
 
+import json
+import re
 from typing import Annotated
 from urllib.parse import parse_qsl, urlsplit
 
-from pydantic import AfterValidator, Field, PositiveFloat, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, SecretStr
+from pydantic_settings import NoDecode
 
 from kernel.database_urls import (
     TARGETS,
@@ -60,7 +63,30 @@ def _long_enough(secret: SecretStr) -> SecretStr:
     return secret
 
 
+# A serialized origin (RFC 6454 §6.2), as browsers send it.
+ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:.]+\](:[0-9]{1,5})?")
+
+
+def _separated(given: object) -> object:
+    """The texts of a JSON list, or of what is separated by commas."""
+    if not isinstance(given, str):
+        return given
+    try:
+        return json.loads(given) if given.lstrip()[:1] == "[" else given.replace(",", " ").split()
+    except ValueError:
+        raise ValueError("should be a JSON list, or separated by commas") from None
+
+
+def _origin(text: str) -> str:
+    if text != "*" and not ORIGIN.fullmatch(text):
+        raise ValueError("should be an origin like https://app.example.com, without a path, or *")
+    return text
+
+
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
 PrimaryUrl = Annotated[PostgresUrl, AfterValidator(_takes_writes)]
 Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
+Origins = Annotated[
+    tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_separated)
+]
 Seconds = Annotated[PositiveFloat, Field(le=3600)]

@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from kernel.safeguards import open_ends
-from kernel.setting_types import PostgresUrl, PrimaryUrl, Seconds, Secret
+from kernel.setting_types import Origins, PostgresUrl, PrimaryUrl, Seconds, Secret
 
 # uvicorn's own exit status for an app that cannot start: with `--workers`, the parent then stops
 # instead of starting the same worker again and again.
@@ -57,6 +57,7 @@ class Settings(SliceSettings, env_prefix="APP_"):
     sign_in_failures: Annotated[PositiveInt, Field(le=1_000_000)] = 10
     sign_in_window: Annotated[PositiveInt, Field(le=86_400)] = 300
     signup_open: bool | None = None
+    cors_origins: Origins | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     pool_size: Annotated[PositiveInt, Field(le=1000)] = 10
     max_overflow: Annotated[int, Field(ge=0, le=1000)] = 10

@@ -1,3 +1,5 @@
+"""Signing in and out: short-lived access tokens, and refresh tokens for new ones."""
+
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated

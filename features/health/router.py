@@ -1,3 +1,5 @@
+"""What load balancers and orchestrators ask."""
+
 from features.health import handlers
 from features.health.models import HealthPublic, ReadinessPublic
 from kernel import Router, Service

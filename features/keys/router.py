@@ -1,3 +1,5 @@
+"""API keys, by which machines act for an account."""
+
 from features.keys import handlers
 from features.keys.models import KeyCreate, KeyCreated, KeyPublic
 from kernel import (
@@ -28,6 +30,7 @@ async def create_key(data: KeyCreate, me: Person, session: Session, service: Ser
 
 @router.get("")
 async def list_keys(me: CurrentUser, reader: Reader, paging: Paging) -> Page[KeyPublic]:
+    """One's own keys, by the beginning that `create_key` has shown."""
     return await handlers.list_keys(reader, me, paging)
 
 

@@ -1,3 +1,5 @@
+"""Accounts: people sign up, see one another by name, and change what is their own."""
+
 from fastapi import Depends, Request
 
 from features.users import handlers
@@ -54,6 +56,7 @@ async def list_users(  # noqa: PLR0913, PLR0917  # parameters of the query
 
 @router.get("/me")
 async def get_me(me: CurrentUser, reader: Reader) -> UserPublic:
+    """One's own account."""
     return await handlers.get_me(reader, me)
 
 

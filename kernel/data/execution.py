@@ -15,7 +15,7 @@ from sqlalchemy.util import greenlet_spawn
 
 from kernel.context import count_query
 from kernel.data.driver import Connection
-from kernel.data.sqlstate import OUT_OF_RANGE
+from kernel.data.violations import OUT_OF_RANGE
 from kernel.driver_errors import DRIVER_ERRORS, driver_error, is_unsendable
 from kernel.errors import Unprocessable
 from kernel.fast.parameters import bind_values, parameters_of

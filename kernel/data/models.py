@@ -170,7 +170,8 @@ class ShownOnce:
 
 
 # The validators speak plainly; the patterns tell clients the same.
-STORABLE = PydanticField(json_schema_extra={"pattern": r"^[^\x00]*$"})
+TEXT_PATTERN = r"^[^\x00]*$"
+STORABLE = PydanticField(json_schema_extra={"pattern": TEXT_PATTERN})
 Text = Annotated[str, AfterValidator(storable), STORABLE]
 """Text of any language. Give it a length: `Field(max_length=…)`."""
 

@@ -56,7 +56,7 @@ class ReadPool(Rows):
             TypeError: a value is missing, of the wrong type, or for no parameter of the statement.
             Unavailable: no connection was free within the pool's timeout, or none can be had, or
                 the statement took too long.
-            ServiceError: the database refused, see `sqlstate.ANSWERS`.
+            ServiceError: the database refused, see `violations.ANSWERS`.
         """
         # A read is safe to repeat: on a new connection, or when a standby's conflict has gone.
         for attempt in range(1, ATTEMPTS + 1):

@@ -1,18 +1,15 @@
-"""What the database refused, as an answer: SQLSTATE by SQLSTATE, constraint by constraint.
+"""What the database refused, as an answer: SQLSTATE by SQLSTATE.
 
 An error is the client's where a client can mend it, and a 500 where only the code can. What is no
 error of one of the kernel's own connections is none of the database's, whatever its type.
 """
 
-import re
-from itertools import chain
 from typing import NoReturn
 
 import asyncpg
-from sqlalchemy import Constraint, Index, Table
 from sqlalchemy.orm.exc import StaleDataError
-from sqlmodel import SQLModel
 
+from kernel.data.violations import ANSWERS, CONTENTION, OUT_OF_RANGE, TRY_AGAIN, refusal
 from kernel.driver_errors import (
     PoolTimeout,
     ShareTimeout,
@@ -24,9 +21,7 @@ from kernel.driver_errors import (
 )
 from kernel.errors import Conflict, DatabaseUnavailable, ServiceError, TooManyAtOnce, Unprocessable
 
-OUT_OF_RANGE = "a value is out of range"
 TOO_MANY_VALUES = "number of query arguments cannot exceed"
-TRY_AGAIN = "somebody else changed the same data; try again"
 # The reasons for a 503, which its `reason` tells apart.
 UNREACHABLE, SLOW, NO_CONNECTION = "unreachable", "slow", "no_connection"
 READING, CHANGING = "read_only", "schema_change"
@@ -38,30 +33,11 @@ UNAVAILABLE = {
     CHANGING: "the database's schema is changing",
 }
 
-# By code (PostgreSQL manual, appendix A).
-ANSWERS: dict[str, tuple[type[ServiceError], str]] = {
-    "23505": (Conflict, "{fields} is already taken"),
-    "23503": (Conflict, "{fields} refers to a row that is missing, or is still referred to"),
-    "23P01": (Conflict, "{fields} overlaps with another row"),
-    "23502": (Unprocessable, "{fields} is required"),
-    "23514": (Unprocessable, "{fields} is not allowed"),
-    "54000": (Unprocessable, OUT_OF_RANGE),
-    "40001": (Conflict, TRY_AGAIN),
-    "40P01": (Conflict, TRY_AGAIN),
-    "55P03": (Conflict, TRY_AGAIN),
-}
 READ_ONLY, NO_RESOURCES, QUERY_CANCELED = "25006", "53", "57014"
 LOCK_NOT_AVAILABLE = "55P03"
-# With serialization failure and deadlock.
-CONTENTION = {"40001", "40P01", LOCK_NOT_AVAILABLE}
-NOT_NULL_VIOLATION, UNIQUE_VIOLATION, CHECK_VIOLATION = "23502", "23505", "23514"
-FOREIGN_KEY_VIOLATION = "23503"
 DIVISION_BY_ZERO, SYNTAX_ERROR = "22012", "42601"
 # The server's functions in which 21000 is about two of the rows that a statement was given.
 GIVEN_TWICE = {"ExecOnConflictUpdate", "ExecMergeMatched"}
-INSERTED_COLUMNS = re.compile(r"\s*insert\s+into\s+[^()]+\(([^)]*)\)", re.IGNORECASE)
-DELETION = re.compile(r"\s*delete\b", re.IGNORECASE)
-WORD = re.compile(r"\w+")
 
 
 def is_ours(error: BaseException) -> bool:
@@ -143,7 +119,7 @@ def translate(error: Exception, inputs: frozenset[str] | None = None) -> Service
         return answer
     driver, code = driver_error(error), sqlstate(error)
     if code in ANSWERS:
-        return _refusal(driver, code, inputs)
+        return refusal(driver, code, inputs)
     if code == "21000" and getattr(driver, "server_source_function", None) in GIVEN_TWICE:
         return Unprocessable("a row is given twice")
     return Unprocessable(OUT_OF_RANGE) if _is_about_a_value(driver, code) else None
@@ -185,46 +161,8 @@ def _is_about_a_value(error: BaseException, code: str) -> bool:
     return ((is_of_data or is_of_text) and has_values) or TOO_MANY_VALUES in str(error)
 
 
-def _refusal(error: BaseException, code: str, inputs: frozenset[str] | None) -> ServiceError | None:
-    kind, message = ANSWERS[code]
-    table = SQLModel.metadata.tables.get(getattr(error, "table_name", None) or "")
-    fields = _fields(error, table)
-    is_sent = inputs is None or bool(inputs.intersection(fields) if fields else inputs)
-    if code == NOT_NULL_VIOLATION and not is_sent:
-        return None
-    if code == CHECK_VIOLATION and not inputs and inputs is not None:
-        return None  # nothing was sent that it could be about
-    if code == UNIQUE_VIOLATION and table is not None and _is_made(table, fields, error):
-        return None
-    words = message.format(fields=" and ".join(fields) or "a value")
-    if code == FOREIGN_KEY_VIOLATION and DELETION.match(statement_of(error) or ""):
-        words = f"rows of {getattr(error, 'table_name', None)} still refer to it"
-    headers = {"Retry-After": "1"} if code in CONTENTION else None
-    return kind(words, headers=headers, **({"fields": fields} if fields else {}))
-
-
-def _is_made(table: Table, fields: list[str], error: BaseException) -> bool:
-    """Whether the fields are the row's key, which the statement leaves to the database: then its
-    sequence is behind the table."""
-    inserted = INSERTED_COLUMNS.match(statement_of(error) or "")
-    is_key = fields == [column.name for column in table.primary_key]
-    return is_key and inserted is not None and not set(fields) & set(WORD.findall(inserted[1]))
-
-
 def raise_answer(error: Exception) -> NoReturn:
     """Raise the answer for an error of the database, or the error itself if there is none."""
     if answer := translate(error):
         raise answer from error
     raise error
-
-
-def _fields(error: BaseException, table: Table | None) -> list[str]:
-    """The columns that the violated constraint is about, in the table's order."""
-    if column := getattr(error, "column_name", None):
-        return [column]
-    if table is None:
-        return []
-    name = getattr(error, "constraint_name", None)
-    rules: list[Constraint | Index] = [*table.constraints, *table.indexes]
-    columns = [getattr(rule, "columns", ()) for rule in rules if rule.name == name]
-    return [column.name for column in chain.from_iterable(columns)]

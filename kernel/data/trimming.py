@@ -30,6 +30,7 @@ BLANK = r"[\s\x1c-\x1f\x85\ufeff]"  # \s in Python and in ECMAScript differ
 VISIBLE = r"[^\s\x00\x1c-\x1f\x85\ufeff]"
 WITHIN = r"[^\x00\n-\r\x1c-\x1e\x85\u2028\u2029]"
 LINE = re.compile(f"{BLANK}*{VISIBLE}({WITHIN}*{VISIBLE})?{BLANK}*")
+LINE_PATTERN = f"^{LINE.pattern}$"
 STORED_LINE = rf"[^\x00]*{VISIBLE}[^\x00]*"
 TWO_LINES = "two_lines"
 numbers = count(1)
@@ -54,7 +55,7 @@ class Trimmed:
     ) -> JsonSchemaValue:
         # A table may have older texts, or somebody else's.
         is_sent = schema.get("metadata", {}).get(MARK) == SENT
-        return handler(schema) | {"pattern": f"^{LINE.pattern if is_sent else STORED_LINE}$"}
+        return handler(schema) | {"pattern": LINE_PATTERN if is_sent else f"^{STORED_LINE}$"}
 
 
 @dataclass

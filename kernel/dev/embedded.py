@@ -83,6 +83,11 @@ def server(directory: Path, *, durable: bool = True) -> Iterator[str]:
                 cluster.stop()
 
 
+def program(name: str) -> str:
+    """The path of one of PostgreSQL's programs, such as psql."""
+    return str(_binaries() / name)
+
+
 def as_superuser(dsn: str) -> str:
     """The way to the same database for what the service itself must not do."""
     return dsn.replace("//app@", "//postgres@", 1)

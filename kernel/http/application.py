@@ -23,7 +23,8 @@ from kernel.data.resources import Resources, resources_of
 from kernel.data.schema import require_one_head
 from kernel.data.writer import open_writer
 from kernel.fast.routing import Switchboard
-from kernel.http.docs import credential_headers, describe_api, serve_docs
+from kernel.http.cors import allow_origins
+from kernel.http.docs import credential_headers, describe_api, lead_to_docs, serve_docs
 from kernel.http.exceptions import install_error_handlers
 from kernel.http.middleware import RequestMiddleware
 from kernel.http.openapi import operation_id
@@ -36,6 +37,9 @@ from kernel.settings import Settings, load_settings
 # uvicorn imports what it serves with, and nothing else does.
 PROTOCOL = "kernel.http.server"
 BARE = f"nothing limits slow and oversized requests: start uvicorn with --http {PROTOCOL}:Protocol"
+WELCOME = (
+    "the API's page is at /docs, its database at the prompt of: uv run python -m features psql"
+)
 logger = logging.getLogger(__name__)
 
 
@@ -64,6 +68,8 @@ def build_app(
     limit, connections = settings.max_body_bytes, settings.pool_size + settings.max_overflow
     varying = credential_headers(credentials)
     app.add_middleware(RequestMiddleware, limit, connections, varying)
+    if settings.cors_origins:
+        allow_origins(app, settings.cors_origins)
     install_error_handlers(app)
     describe_api(app, credentials)
     if app.openapi_url:
@@ -95,6 +101,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         resources.schema = SchemaReader(resources.probe)
         resources.put(await open_(_make_client(settings)))
         resources.put(PasswordVault(throttle=_throttle(resources)))
+        if settings.env == "dev":
+            lead_to_docs(app)
+            logger.info(WELCOME)
         # What lives as long as the process need not be searched for garbage again and again.
         gc.freeze()
         yield

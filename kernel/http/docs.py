@@ -9,14 +9,16 @@ from typing import Any
 
 from fastapi import Depends, FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html, get_swagger_ui_oauth2_redirect_html
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import iter_route_contexts
 from fastapi.staticfiles import StaticFiles
 
+from kernel.http.descriptions import add_examples, describe_tags
 from kernel.http.openapi import CALLER, REQUIRED
 from kernel.http.problems import PROBLEM_DETAILS
 from kernel.identity.callers import CredentialScheme
 
+LEAD = "kernel.lead_to_docs"
 INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
 # Swagger UI has its icons in its style sheet.
 POLICY = (
@@ -42,7 +44,9 @@ def describe_api(app: FastAPI, schemes: Sequence[CredentialScheme]) -> None:
         if "securitySchemes" not in components:
             described = _security_schemes(schemes, document["paths"])
             components["securitySchemes"] = described
-            _add_error_forms(app, components.setdefault("schemas", {}))
+            _add_error_forms(app, schemas := components.setdefault("schemas", {}))
+            add_examples(schemas)
+            document.setdefault("tags", describe_tags(app))
             for operations in document["paths"].values():
                 for operation in operations.values():
                     _secure(operation, [{name: []} for name in described])
@@ -109,6 +113,18 @@ def _guarded(page: HTMLResponse) -> HTMLResponse:
     page.headers["Content-Security-Policy"] = "; ".join([scripts, *POLICY])
     page.headers["X-Frame-Options"] = "DENY"
     return page
+
+
+def lead_to_docs(app: FastAPI) -> None:
+    """Redirect `/` to the docs; a route that was there before goes first."""
+
+    if any(getattr(route, "name", None) == LEAD for route in app.router.routes):
+        return  # it has been started before
+
+    async def docs(request: Request) -> RedirectResponse:
+        return RedirectResponse(f"{request.scope.get('root_path', '').rstrip('/')}/docs")
+
+    app.add_api_route("/", docs, include_in_schema=False, name=LEAD)
 
 
 def serve_docs(app: FastAPI) -> None:

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import httpx
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
 from pydantic_core import to_jsonable_python
@@ -19,6 +20,7 @@ from starlette.routing import Match
 
 from kernel.errors import DatabaseUnavailable, ServiceError, title_of
 from kernel.http.problems import WRONG, failure_response
+from kernel.http.upstreams import upstream_failure, whom_it_asked
 from kernel.identity.callers import CHALLENGE, challenges
 from kernel.reminders import Reminders
 
@@ -30,12 +32,12 @@ logger = logging.getLogger(__name__)
 _reminders = Reminders()
 
 
-def _tell_failure(status: int, message: str, error: Exception) -> None:
+def _tell_failure(status: int, message: str, error: Exception, **told: object) -> None:
     """Log a failure that is raised as an answer, now and then; those of the database are logged
     where they happen."""
     cause = type(error.__cause__ or error).__qualname__
     if failures := _reminders.count((status, message, cause)):
-        fields = {"status": status, "error": cause, "failures": failures}
+        fields = {"status": status, "error": cause, "failures": failures, **told}
         logger.warning(message, extra={"fields": fields}, exc_info=error)
 
 
@@ -44,6 +46,13 @@ async def _on_service_error(connection: HTTPConnection, error: ServiceError) -> 
         _tell_failure(error.status, error.message, error)
     headers = _with_challenges(connection, error.status, error.headers)
     return failure_response(connection.scope, error.status, error.message, headers, error.extras)
+
+
+async def _on_upstream_failure(connection: HTTPConnection, error: httpx.HTTPError) -> Response:
+    if (answer := upstream_failure(error)) is None:
+        raise error
+    _tell_failure(answer.status, answer.message, error, **whom_it_asked(error))
+    return failure_response(connection.scope, answer.status, answer.message)
 
 
 async def _on_http_exception(connection: HTTPConnection, error: HTTPException) -> Response:
@@ -125,6 +134,7 @@ def install_error_handlers(app: FastAPI) -> None:
     """Give the framework's errors and the service's own the one form."""
     handlers: dict[type[Exception], Any] = {
         ServiceError: _on_service_error,
+        httpx.HTTPError: _on_upstream_failure,
         HTTPException: _on_http_exception,
         RequestValidationError: _on_invalid_request,
         WebSocketRequestValidationError: _on_invalid_request,

@@ -21,7 +21,7 @@ from sqlmodel.ext.asyncio.session import AsyncSession
 from kernel.context import HEADER_NAMES, current_context
 from kernel.data.idempotency_keys import STORED, SWEEP, TAKE, IdempotencyKey
 from kernel.data.resources import resources_of
-from kernel.data.sqlstate import TRY_AGAIN
+from kernel.data.violations import TRY_AGAIN
 from kernel.errors import BadRequest, Conflict, Unprocessable
 from kernel.http.attempts import Replay
 from kernel.http.fingerprints import digest_request

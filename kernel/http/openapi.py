@@ -4,10 +4,12 @@ from collections.abc import Mapping
 from inspect import signature
 from typing import Any
 
+import httpx
 from fastapi import Response
 from fastapi.routing import APIRoute
 
 from kernel.errors import title_of
+from kernel.http.dependencies import opened
 from kernel.http.preconditions import row_place
 from kernel.http.problems import PROBLEM_DETAILS, ErrorForm
 from kernel.http.secrets import holds_secret
@@ -33,6 +35,9 @@ REQUEST_HEADERS = {
     "If-Match": "The ETag that you read; the row must still have its version, or 412.",
     "If-None-Match": "The ETag that you have; 304 if the answer is still the same.",
 }
+# What any operation may answer with is told once for all.
+GENERAL = {400, 413, 415, 429, 500, 503}
+ANY_OTHER = {"description": "Any other error."}
 # 1 to 255 visible characters, bare or as a string of RFC 8941 §3.3.3.
 KEY_PATTERN = r'^("[!#-\[\]-~]{1,255}"|[!#-~][!-~]{0,254})$'
 DIGEST, VERSION = "Of this very answer.", "The row's version, and of this very answer."
@@ -66,27 +71,27 @@ def in_form(
 
 
 def declared_errors(route: APIRoute) -> dict[int | str, dict[str, Any]]:
-    """The errors that an operation can give, as far as its signature tells."""
+    """The errors that an operation can give, as far as its signature tells; those of GENERAL, which
+    are the same everywhere, are its default."""
     parts = list(flatten(route.dependant))
     calls = dependencies(route)
     has_place = any(part.path_params for part in parts)
     takes_input = has_place or any(part.query_params for part in parts) or route.body_field
     told = {
-        400: is_write(route) or has_place,
         401: needs_principal(route) or get_viewer in calls,
         403: may_be_forbidden(calls),
         404: has_place,
         409: is_write(route),
         412: _may_be_conditional(route),
-        413: True,
-        415: route.body_field is not None,
         422: is_write(route) or bool(takes_input),
-        429: True,
-        500: True,
-        503: True,
+        502: (asks := opened(httpx.AsyncClient) in calls),
+        504: asks,
     }
     form: ErrorForm = getattr(route, "errors", PROBLEM_DETAILS)
-    return {status: error_response(status, form) for status, given in told.items() if given}
+    errors: dict[int | str, dict[str, Any]] = {
+        status: error_response(status, form) for status, given in told.items() if given
+    }
+    return errors | {"default": ANY_OTHER | form.content}
 
 
 def document_headers(route: APIRoute) -> dict[str, Any]:

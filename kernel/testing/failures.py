@@ -27,7 +27,7 @@ def forms(app: FastAPI) -> list[dict[str, Any]]:
 
 def tells_failure(operation: Operation, answer: httpx.Response) -> bool:
     """Whether a failure has the form that the document has for its status."""
-    content = operation.spec["responses"][str(answer.status_code)].get("content", {})
+    content = (operation.failure(answer.status_code) or {}).get("content", {})
     if answer.headers.get("content-type") not in content:
         return False
     told: dict[str, Any] = answer.json()

@@ -14,7 +14,7 @@ from kernel.testing.hooks import all_hooks
 from kernel.testing.requests import Request, describe, holds
 from kernel.testing.sampler import Sampler
 from kernel.testing.upstreams import Upstreams
-from kernel.testing.walking import Walk
+from kernel.testing.walking import Walk, walk_of
 
 Ask = Callable[..., Awaitable[httpx.Response]]
 Rows = Callable[[], Awaitable[dict[str, set[str]]]]
@@ -60,8 +60,7 @@ def make(app: FastAPI, admin: Caller) -> Callable[[str], Any]:
 @pytest.fixture
 def walk(request: pytest.FixtureRequest) -> Walk:
     """What is walked in this folder."""
-    found: Walk = request.node.ihook.pytest_walk()
-    return found
+    return walk_of(request.node)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from sqlalchemy import Index, Table, UniqueConstraint
 from sqlmodel import SQLModel
 
 from kernel.http.bodies import FORMS, JSON
-from kernel.http.openapi import VERSION
+from kernel.http.openapi import GENERAL, VERSION
 from kernel.testing.hooks import Hooks, endpoints, hooks_of
 from kernel.testing.schemas import Field, Place, Schema, Schemas
 
@@ -108,6 +108,12 @@ class Operation:
     def success(self) -> Schema:
         """What the document says of the answer when all is well."""
         return next(each for status, each in self.spec["responses"].items() if status[0] == "2")
+
+    def failure(self, status: int) -> Schema | None:
+        """What the document says of the failure, itself or as one that any operation may meet."""
+        responses: dict[str, Schema] = self.spec["responses"]
+        general = responses.get("default") if status in GENERAL else None
+        return responses.get(str(status), general)
 
     @property
     def answer_has_version(self) -> bool:

@@ -17,7 +17,7 @@ from fastapi import FastAPI
 from kernel.data.schema import upgrade_schema
 from kernel.dev.embedded import as_service
 from kernel.settings import Settings, SliceSettings, slice_settings
-from kernel.testing.walking import Walk
+from kernel.testing.walking import walk_of
 
 # The rows that migrations have made, in a schema of their own, and how far they have counted.
 KEEP_SEEDS = """
@@ -53,8 +53,7 @@ _numbers = count(1)  # of all suites of a run
 @pytest.fixture(scope="session")
 def create_app(request: pytest.FixtureRequest) -> CreateApp:
     """What makes the app that tests are about: the service's own."""
-    walk: Walk = request.session.ihook.pytest_walk()  # of the root, not of a folder below
-    return walk.create_app
+    return walk_of(request.session).create_app  # of the root, not of a folder below
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,8 @@
 """`--without=plan,rows`: the same tests with short ways off, so that each is held against the long
 one that stands behind it. `all` is all of them.
 
-A test that has come to none of these ways when it last ran with all of them on is left out: it
-would be the same again.
+A test is left out where it would be the same again: of the ways that it came to when it last
+passed, the same ones were off.
 """
 
 from collections.abc import Generator
@@ -12,7 +12,7 @@ import pytest
 from kernel.fast.switches import OFF, Switches
 
 LAYERS = ("plan", "statements", "rows")
-KNOWN = "kernel/short_ways"  # in pytest's cache: the ways that each test has come to
+KNOWN = "kernel/short_ways"  # in pytest's cache: of each test, what was off and what it came to
 _met: set[str] = set()
 
 
@@ -28,7 +28,7 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"--without knows {', '.join(LAYERS)}: no {', '.join(unknown)}")
     OFF.update(layers)
     Switches.__contains__ = _is_off  # type: ignore[method-assign]
-    if not OFF and not hasattr(config, "workerinput"):
+    if not hasattr(config, "workerinput"):
         config.pluginmanager.register(_Notes(config.cache))
 
 
@@ -42,9 +42,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not OFF or config.cache is None:
         return
     known = config.cache.get(KNOWN, {})
-    others = [item for item in items if OFF.isdisjoint(known.get(item.nodeid, LAYERS))]
-    config.hook.pytest_deselected(items=others)
+    others = {item for item in items if any(_is_same(*run) for run in known.get(item.nodeid, ()))}
+    config.hook.pytest_deselected(items=list(others))
     items[:] = [item for item in items if item not in others]
+
+
+def _is_same(off: list[str], met: list[str]) -> bool:
+    return OFF.intersection(met) == {*off}.intersection(met)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -59,19 +63,26 @@ def pytest_runtest_teardown(item: pytest.Item) -> None:
 
 
 class _Notes:
-    """Of a run with all ways on, which of them each test has come to."""
+    """Which of the ways each test that passes has come to, and which of all were off."""
 
     def __init__(self, cache: pytest.Cache | None) -> None:
         self.cache = cache
-        self.known: dict[str, object] = {}
+        self.passed: set[str] = set()
+        self.met: dict[str, object] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        if report.when == "teardown":
-            self.known[report.nodeid] = dict(report.user_properties)[KNOWN]
+        if report.when == "call" and report.passed:
+            self.passed.add(report.nodeid)
+        elif report.when == "teardown" and report.nodeid in self.passed:
+            self.met[report.nodeid] = dict(report.user_properties)[KNOWN]
 
     def pytest_sessionfinish(self) -> None:
         if self.cache is not None:
-            self.cache.set(KNOWN, self.cache.get(KNOWN, {}) | self.known)
+            known = self.cache.get(KNOWN, {})
+            for name, met in self.met.items():
+                # With all ways on, it is of now; what was before may be of another state.
+                known[name] = [*(known.get(name, ()) if OFF else ()), (sorted(OFF), met)]
+            self.cache.set(KNOWN, known)
 
 
 def needs(*layers: str) -> pytest.MarkDecorator:

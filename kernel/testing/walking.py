@@ -90,25 +90,24 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_walk() -> Walk:
-    return _service()
+    from service import create_app  # noqa: PLC0415  # the team's, and maybe not what is walked
+
+    return Walk(create_app)
 
 
-def _service() -> Walk:
-    global _walk  # noqa: PLW0603  # one for the run, and only if it is asked for
-    if _walk is None:
-        from service import create_app  # noqa: PLC0415  # the team's, and maybe not what is walked
-
-        _walk = Walk(create_app)
-    return _walk
+def walk_of(node: pytest.Item | pytest.Session) -> Walk:
+    """What is walked there: the same one, with its app, for as long as equal ones are given."""
+    walk: Walk = node.ihook.pytest_walk()
+    return _walks.setdefault(walk, walk)
 
 
-_walk: Walk | None = None
+_walks: dict[Walk, Walk] = {}
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for marker in metafunc.definition.iter_markers("walk"):
-        walk: Walk = metafunc.definition.ihook.pytest_walk()
-        chosen = [each for each in walk.operations if marker.args[0](each)]
+        operations = walk_of(metafunc.definition).operations
+        chosen = [each for each in operations if marker.args[0](each)]
         test = metafunc.function
         params = [pytest.param(each, id=str(each), marks=marks_of(each, test)) for each in chosen]
         metafunc.parametrize("operation", params)

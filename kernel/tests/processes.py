@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -23,6 +24,7 @@ from kernel.settings import ROOT, slice_settings
 from kernel.testing.callers import PASSWORD
 from kernel.tests.app import PATHS, account_body, mount
 
+STARTED = re.compile(r"Started server process \[(\d+)\]")
 PATIENCE = 20  # seconds, for a start on a busy machine
 
 
@@ -79,6 +81,12 @@ class Service:
                 if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes():
                     found.add(int(pid))
         return found
+
+    def started(self) -> list[int]:
+        """The workers that serve, the one that has served longest first."""
+        workers = self.workers()
+        pids = map(int, STARTED.findall(self.log.read_text()))
+        return [pid for pid in pids if pid in workers]
 
     def lines(self) -> list[dict[str, Any]]:
         """What it logged, each line read as JSON."""

@@ -330,6 +330,45 @@ async def test_a_row_that_is_given_twice_is_the_clients(
     assert await sql.fetchval("SELECT count(*) FROM things WHERE name = 'b' AND number = 2") == 0
 
 
+MISSING = "a value refers to a row that is missing"
+STATEMENTS = {
+    "INSERT INTO things (name, owner_id) VALUES ('a', :key)": MISSING,
+    "UPDATE things SET owner_id = :key + 10": MISSING,
+    'update only "public"."things" set owner_id = :key + 10': MISSING,
+    "DELETE FROM owners WHERE id > :key - 10": "rows of things still refer to it",
+    "UPDATE owners SET id = :key + 10": "rows of things still refer to it",
+    "WITH gone AS (DELETE FROM owners WHERE id > :key - 10) SELECT": (
+        f"{MISSING}, or is still referred to"
+    ),
+}
+
+
+@pytest.mark.parametrize(("statement", "message"), STATEMENTS.items(), ids=STATEMENTS)
+async def test_a_broken_reference_tells_which_side_is_missing(mount, sql, statement, message):
+    router = Router(prefix="/cases", tags=["cases"])
+
+    @router.post("/references")
+    async def refer(data: ThingIn, session: Session) -> Answer:
+        await session.exec(text(statement), params={"key": data.number})
+        return Answer()
+
+    await sql.execute("""CREATE TABLE owners (id bigint PRIMARY KEY);
+        CREATE TABLE things (name text, owner_id bigint REFERENCES owners);
+        INSERT INTO owners VALUES (1); INSERT INTO things VALUES ('b', 1)""")
+    try:
+        async with mount(router) as client:
+            answer = await client.post("/cases/references", json={"number": 7})
+    finally:
+        await sql.execute("DROP TABLE things, owners")
+    assert (answer.status_code, answer.json()["message"]) == (409, message)
+
+
+async def test_a_check_that_refuses_a_value_is_named(mount, things_table):
+    async with mount(things()) as client:
+        answer = await client.post("/cases/things", json={"name": "a", "number": 13})
+    assert answer.json()["constraint"] == "things_number_check"
+
+
 async def test_a_check_in_an_operation_that_takes_nothing_is_the_services_own(
     mount, things_table, log
 ):

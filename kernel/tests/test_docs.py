@@ -8,6 +8,7 @@ from types import ModuleType
 
 import httpx
 import pytest
+from fastapi import APIRouter
 
 from kernel.settings import ROOT
 
@@ -73,3 +74,27 @@ async def test_a_page_of_the_docs_runs_its_own_scripts_in_no_frame(app, path, pr
     assert policy["connect-src"] == "'self'"
     assert answer.headers["x-frame-options"] == "DENY"
     assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize("prefix", ["", "/api"])
+async def test_the_root_leads_to_the_docs_in_development(app, prefix):
+    transport = httpx.ASGITransport(app, root_path=prefix)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        answer = await client.get(f"{prefix}/")
+    assert (answer.status_code, answer.headers["location"]) == (307, f"{prefix}/docs")
+
+
+async def test_what_a_team_serves_at_the_root_goes_before_the_docs(mount):
+    router = APIRouter()
+
+    @router.get("/")
+    async def home() -> str:
+        return "home"
+
+    async with mount(router) as client:
+        assert (await client.get("/")).json() == "home"
+
+
+async def test_the_root_leads_nowhere_in_production(mount):
+    async with mount(APIRouter(), env="prod") as client:
+        assert (await client.get("/")).status_code == 404

@@ -41,6 +41,7 @@ def copy(tmp_path):
     return copy_to(tmp_path / "copy")
 
 
+@pytest.mark.slow(seconds=20)
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
 def test_the_team_changes_this_without_touching_the_kernel(copy, change):
     change(copy)

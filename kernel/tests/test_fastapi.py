@@ -348,7 +348,7 @@ def without_additions(operation):
     answers = {
         status: {name: value for name, value in answer.items() if name != "headers"}
         for status, answer in operation["responses"].items()
-        if status[0] not in "45" and status != "304" and answer.keys() - {"headers"}
+        if status[0] not in "45d" and status != "304" and answer.keys() - {"headers"}
     }
     return {**operation, "parameters": parameters, "responses": answers}
 

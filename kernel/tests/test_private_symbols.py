@@ -70,6 +70,7 @@ SYMBOLS = [
         (
             *("kernel/fast/plan.py", "kernel/fast/planning.py", "kernel/fast/routing.py"),
             *("kernel/http/docs.py", "kernel/http/problems.py", "kernel/http/router.py"),
+            "kernel/http/descriptions.py",
         ),
         "an operation as it is mounted, with the options of the routers around it; what is mounted",
         (
@@ -251,7 +252,10 @@ SYMBOLS = [
             *("sqlstate", "table_name", "column_name", "constraint_name", "args"),
             "server_source_function",
         ),
-        ("kernel/data/sqlstate.py", "kernel/driver_errors.py", "kernel/logs.py"),
+        (
+            *("kernel/data/sqlstate.py", "kernel/data/violations.py", "kernel/driver_errors.py"),
+            "kernel/logs.py",
+        ),
         "the answer to a refusal, and what of it may be logged",
         (
             "test_errors.py::test_each_refusal_of_the_database_has_its_answer",
@@ -314,6 +318,7 @@ DOCUMENTED: dict[str, set[str] | None] = {
     **dict.fromkeys(["alembic.operations", "alembic.operations.ops", "alembic.runtime.migration"]),
     **dict.fromkeys(["alembic.script", "asyncpg", "asyncpg.exceptions", "fastapi"]),
     **dict.fromkeys(["fastapi.exceptions", "fastapi.openapi.docs", "fastapi.responses"]),
+    "fastapi.middleware.cors": {"CORSMiddleware"},
     **dict.fromkeys(["fastapi.security", "fastapi.staticfiles", "fastapi.telemetry", "pydantic"]),
     **dict.fromkeys(["pydantic.fields", "pydantic_core", "sqlalchemy", "sqlalchemy.engine"]),
     **dict.fromkeys(["sqlalchemy.dialects", "sqlalchemy.dialects.postgresql", "sqlalchemy.exc"]),

@@ -342,6 +342,14 @@ def test_a_layer_that_is_not_there_cannot_be_turned_off(pytestconfig, monkeypatc
         switches.pytest_configure(pytestconfig)
 
 
+def test_a_test_is_left_out_where_the_same_ones_of_its_ways_were_off(monkeypatch):
+    monkeypatch.setattr(switches, "OFF", {"plan"})
+    assert switches._is_same([], ["rows"])
+    assert switches._is_same(["plan", "rows"], ["plan"])
+    assert not switches._is_same([], ["plan"])
+    assert not switches._is_same(["plan", "rows"], ["plan", "rows"])
+
+
 WHERE = Depends(tells_where_it_is)
 
 

@@ -407,7 +407,7 @@ def test_what_cannot_all_be_written_is_not_written_in_part(tree):
     assert not (tree / "features/turnips").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=15)
 def test_what_is_added_and_removed_leaves_two_migrations(tree):
     before = contents(tree)
     works(tree, "features", "new", "turnips", *SLICES["radishes"].split(), "owner")

@@ -49,6 +49,11 @@ def test_the_usual_forms_of_a_database_url_are_understood(url):
         ("POOL_TIMEOUT", "-1"),
         ("MAX_BODY_BYTES", "-1"),
         ("SIGNUP_OPEN", "canary"),
+        ("CORS_ORIGINS", "canary"),
+        ("CORS_ORIGINS", "https://a.example/canary"),
+        ("CORS_ORIGINS", "https://a.example,canary"),
+        ("CORS_ORIGINS", '["canary"'),
+        ("CORS_ORIGINS", "[1]"),
     ],
 )
 def test_a_mistake_ends_the_start_with_one_line_that_names_it(monkeypatch, capsys, name, value):
@@ -57,7 +62,8 @@ def test_a_mistake_ends_the_start_with_one_line_that_names_it(monkeypatch, capsy
         load_settings()
     assert end.value.code == STARTUP_FAILURE
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith(f"APP_{name}: ")
+    # Of a list, it names the place.
+    assert line.startswith((f"APP_{name}: ", f"APP_{name}."))
     assert "canary" not in line
 
 

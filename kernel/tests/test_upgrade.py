@@ -124,7 +124,7 @@ async def follow(tree, databases):
         assert await shape(url) == await shape(databases[0])
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=20)
 async def test_two_branches_become_one_and_every_database_gets_every_step_once(branches, databases):
     for tree, url in zip(branches, databases, strict=False):  # deployed before they are merged
         tree.alembic(url, "upgrade", "head")

@@ -1,6 +1,10 @@
-"""The developers' commands: a new slice, one slice less, branches joined, the API accepted."""
+"""The developers' commands: a new slice, one slice less, branches joined, the API accepted.
+
+And two for the database: a prompt on it, and a fresh one.
+"""
 
 import argparse
+import asyncio
 import signal
 import subprocess
 import sys
@@ -8,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
+from kernel.dev.database import psql, reset
 from kernel.dev.scaffold.breaks import broken
 from kernel.dev.scaffold.commands import merge, new, remove
 from kernel.dev.scaffold.contract import read_contract, write_contract
@@ -24,6 +29,7 @@ NOTHING = {
     "contract": "openapi.json says so already\n",
     "merge": "nothing to do: the migrations have one head, and openapi.json is up to date\n",
 }
+SURE = "All rows of the development database go. Sure? [y/N] "
 FIELDS = "name:type, name:type?, owner, ref:TABLE or name:ref:TABLE"
 
 
@@ -48,12 +54,25 @@ def parser() -> Parser:
     )
     for each in (command, other, third, fourth):
         each.add_argument("--dry-run", action="store_true", help="show the diff, write nothing")
+    words = "open PostgreSQL's prompt on the database, with psql's own options, such as -c"
+    commands.add_parser("psql", help=words)
+    empty = commands.add_parser("reset", help="empty the database that comes with the service")
+    empty.add_argument("--yes", action="store_true", help="without asking")
     return parser
 
 
 def run(arguments: Sequence[str], root: Path = ROOT) -> str:
     """Do it all in a draft of the tree, then make the same changes in it; tell them."""
-    options = parser().parse_args(arguments)
+    options, others = parser().parse_known_args(arguments)
+    if options.command == "psql":
+        sys.exit(psql(others))
+    if others:
+        raise Refusal(f"unrecognized arguments: {' '.join(others)}")
+    if options.command == "reset":
+        if options.yes or confirms(SURE):
+            asyncio.run(reset())
+            return ""
+        return "nothing is changed\n"
     with draft_of(root) as draft:
         before, known = contents(draft), read_contract(draft)
         work(root, draft, options)
@@ -79,6 +98,10 @@ def work(root: Path, draft: Path, options: argparse.Namespace) -> None:
         remove(draft, options.name)
     elif options.command == "merge":
         merge(draft)
+
+
+def confirms(question: str) -> bool:
+    return input(question).strip().lower() in {"y", "yes"}
 
 
 def sign(before: Contents, changed: Mapping[str, bytes | None], name: str) -> str:

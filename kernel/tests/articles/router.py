@@ -1,13 +1,13 @@
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-import httpx
-from fastapi import Depends, Header, Query, UploadFile
+from fastapi import Header, Query, UploadFile
 from fastapi.responses import StreamingResponse
 
 from kernel import (
     Admin,
     CurrentUser,
+    Http,
     Id,
     Key,
     Page,
@@ -17,7 +17,6 @@ from kernel import (
     Session,
     Viewer,
     error_response,
-    opened,
 )
 
 from . import handlers
@@ -43,9 +42,6 @@ OTHERS = {403: error_response(403)}
 TEXT: dict[int | str, dict[str, object]] = {
     200: {"content": {"text/plain": {"schema": {"type": "string"}}}}
 }
-
-
-Http = Annotated[httpx.AsyncClient, Depends(opened(httpx.AsyncClient))]
 
 
 @router.post("/articles", status_code=201)

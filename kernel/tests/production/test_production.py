@@ -12,6 +12,7 @@ from kernel.testing.reads import *  # noqa: F403
 from kernel.testing.round_trips import *  # noqa: F403
 from kernel.testing.switches import needs
 from kernel.testing.versions import *  # noqa: F403
+from kernel.testing.walking import walk_of
 from kernel.tests.production.conftest import PROVIDER
 
 pytestmark = pytest.mark.slow
@@ -38,3 +39,9 @@ async def test_the_short_way_is_taken(app, sampler, monkeypatch):
     assert {name for name in paths if paths[name]} <= {"export_peelings", "stream_article"}
     routes = [span.attributes.get("http.route") for span in PROVIDER.tracer.spans]
     assert "/api/users/{user_id}" in routes
+
+
+def test_a_walk_that_a_folder_gives_anew_each_time_has_one_app(request):
+    node = request.node
+    assert node.ihook.pytest_walk() is not node.ihook.pytest_walk()
+    assert walk_of(node).app is walk_of(node).app

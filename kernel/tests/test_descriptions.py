@@ -1,0 +1,69 @@
+"""What readers of the docs page find."""
+
+import re
+import sys
+from itertools import chain
+
+import pytest
+from sqlmodel import Field
+
+from kernel import CurrentUser, Input, Line, Router, Session, Text
+from kernel.http.descriptions import add_examples
+from kernel.http.openapi import GENERAL
+
+router = Router(prefix="/jars", tags=["jars"])
+
+
+class Jar(Input):
+    name: Line = Field(max_length=3)
+    full_label: Text | None = None
+    code: Text = Field(min_length=9)
+    country: str = Field(regex="^[A-Z]{2}$")
+    size: Line = Field(default="small", max_length=9)
+
+
+@router.post("", responses={413: {"description": "Our own."}})
+async def fill_jar(data: Jar, _: CurrentUser, session: Session) -> Jar:
+    return data
+
+
+@pytest.fixture
+async def document(mount):
+    async with mount(router) as client:
+        yield client.app.openapi()
+
+
+def test_the_words_that_a_body_takes_have_an_example_that_it_takes(document):
+    """Or the docs page would make up letters and signs that fit the pattern."""
+    shown = [
+        (each["examples"][0], choice)
+        for schema in document["components"]["schemas"].values()
+        for each in schema.get("properties", {}).values()
+        for choice in each.get("anyOf", [each])
+        if "examples" in each and "pattern" in choice
+    ]
+    for example, choice in shown:
+        assert re.search(choice["pattern"], example)
+        assert choice.get("minLength", 0) <= len(example) <= choice.get("maxLength", 80)
+
+
+def test_an_example_fits_its_field_and_is_not_made_up_for_a_pattern_of_ones_own():
+    schemas = {"Jar": Jar.model_json_schema()}
+    add_examples(schemas)
+    fields = schemas["Jar"]["properties"]
+    shown = {name: each["examples"] for name, each in fields.items() if "examples" in each}
+    assert shown == {"name": ["Nam"], "full_label": ["Full label"]}
+
+
+def test_a_tag_is_described_by_the_docstring_of_its_module(document):
+    described = {each["name"]: each["description"] for each in document["tags"]}
+    assert described["jars"] == sys.modules[__name__].__doc__
+    operations = chain.from_iterable(each.values() for each in document["paths"].values())
+    assert list(described) == list(dict.fromkeys(each["tags"][0] for each in operations))
+
+
+def test_what_any_operation_may_answer_is_told_once(document):
+    responses = document["paths"]["/jars"]["post"]["responses"]
+    assert responses["413"] == {"description": "Our own."}
+    assert {"401", "409", "422", "default"} <= responses.keys()
+    assert {int(status) for status in responses if status.isdecimal()} & GENERAL == {413}
