@@ -85,7 +85,7 @@ def server(directory: Path, *, durable: bool = True) -> Iterator[str]:
 
 def program(name: str) -> str:
     """The path of one of PostgreSQL's programs, such as psql."""
-    return str(_binaries() / name)
+    return str(binaries() / name)
 
 
 def as_superuser(dsn: str) -> str:
