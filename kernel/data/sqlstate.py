@@ -18,6 +18,7 @@ from kernel.driver_errors import (
     ShareTimeout,
     driver_error,
     is_out_of_range,
+    is_silent,
     is_unsendable,
     sqlstate,
     statement_of,
@@ -55,8 +56,7 @@ LOCK_NOT_AVAILABLE = "55P03"
 # With serialization failure and deadlock.
 CONTENTION = {"40001", "40P01", LOCK_NOT_AVAILABLE}
 NOT_NULL_VIOLATION, UNIQUE_VIOLATION, CHECK_VIOLATION = "23502", "23505", "23514"
-FOREIGN_KEY_VIOLATION = "23503"
-DIVISION_BY_ZERO, SYNTAX_ERROR = "22012", "42601"
+FOREIGN_KEY_VIOLATION, DIVISION_BY_ZERO, SYNTAX_ERROR = "23503", "22012", "42601"
 # The server's functions in which 21000 is about two of the rows that a statement was given.
 GIVEN_TWICE = {"ExecOnConflictUpdate", "ExecMergeMatched"}
 INSERTED_COLUMNS = re.compile(r"\s*insert\s+into\s+[^()]+\(([^)]*)\)", re.IGNORECASE)
@@ -78,11 +78,6 @@ def is_disconnect(error: BaseException) -> bool:
     # InternalClientError: the server hung up, which asyncpg has half heard.
     lost = isinstance(error, ConnectionError | asyncpg.InternalClientError)
     return lost or sqlstate(error).startswith(("08", "57P0", READ_ONLY))
-
-
-def is_silent(error: BaseException) -> bool:
-    """Whether the server has not answered, although its own limits of time are shorter."""
-    return isinstance(driver_error(error), TimeoutError) and not isinstance(error, PoolTimeout)
 
 
 def is_suspect(error: BaseException) -> bool:
