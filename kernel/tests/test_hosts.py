@@ -147,11 +147,13 @@ async def test_a_server_that_is_not_what_is_wanted_is_not_away(behind, log, sett
     assert log.lines("WARNING") == []
 
 
-async def test_a_server_that_was_away_is_tried_anew(behind, first, monkeypatch):
-    """While there is no better one, and after a while in its turn."""
+@pytest.mark.parametrize(("target", "later"), [("prefer-standby", 2), ("primary", 1), ("any", 1)])
+async def test_a_server_that_was_away_is_tried_anew_where_it_may_be_better(
+    behind, first, monkeypatch, target, later
+):
     now = 1000.0
     monkeypatch.setattr("kernel.data.hosts.time.monotonic", lambda: now)
-    servers = Servers(behind(first.port, target="prefer-standby"))
+    servers = Servers(behind(first.port, target=target))
 
     async def visit():
         connection = await servers.connect(timeout_seconds=TIMEOUT)
@@ -160,4 +162,4 @@ async def test_a_server_that_was_away_is_tried_anew(behind, first, monkeypatch):
 
     assert [await visit() for _ in range(3)] == [1, 1, 1]
     now += AWAY_SECONDS
-    assert [await visit() for _ in range(3)] == [2, 2, 2]
+    assert [await visit() for _ in range(3)] == [later] * 3
