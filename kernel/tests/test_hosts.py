@@ -127,10 +127,15 @@ async def test_each_server_that_is_away_has_its_own_time(settings, behind, first
     assert 2 * TIMEOUT <= loop.time() - began < 3 * TIMEOUT
 
 
-async def test_of_servers_that_are_all_away_the_last_one_is_told(first):
+async def test_of_servers_that_are_all_away_the_last_one_is_told_and_each_is_logged_once(
+    first, log
+):
     servers = Servers(f"postgresql://u@127.0.0.1:{first.port},127.0.0.1:1/n")
-    with pytest.raises(ConnectionRefusedError):
-        await servers.connect(timeout_seconds=TIMEOUT)
+    for _ in range(3):
+        with pytest.raises(ConnectionRefusedError):
+            await servers.connect(timeout_seconds=TIMEOUT)
+    hosts = [line["hosts"] for line in log.lines("WARNING")]
+    assert hosts == [f"127.0.0.1:{first.port}", "127.0.0.1:1"]
 
 
 async def test_a_server_that_is_not_what_is_wanted_is_not_away(behind, log, settings):
