@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from kernel.data.hosts import AWAY_SECONDS, Servers
+from kernel.driver_errors import claim_error
 from kernel.tests.test_outages import answer, refuse_password, say_nothing
 
 TIMEOUT = 0.3
@@ -168,3 +169,36 @@ async def test_a_server_that_was_away_is_tried_anew_where_it_may_be_better(
     assert [await visit() for _ in range(3)] == [1, 1, 1]
     now += AWAY_SECONDS
     assert [await visit() for _ in range(3)] == [later] * 3
+
+
+async def time_out(*_):
+    error = TimeoutError()
+    claim_error(error, "SELECT 1")
+    raise error
+
+
+FROZEN = {
+    "GET": ("kernel.data.reader.run_plan", "kernel.data.reader.execute"),
+    "POST": ("kernel.data.unit_of_work.UnitOfWork._start",),
+}
+
+
+@pytest.mark.parametrize("method", FROZEN)
+async def test_what_is_idle_on_a_frozen_server_is_closed(serve, alice, monkeypatch, method):
+    """Or each of them would be waited for in its turn."""
+    async with serve() as client:
+        client.headers.update(alice.headers)
+        resources = client._transport.app.state.resources
+        pool = {"GET": resources.primary._connections, "POST": resources.writer._pools[0]}[method]
+
+        async def request():
+            body = {"title": "x"} if method == "POST" else None
+            return await client.request(method, "/peelings", json=body)
+
+        await asyncio.gather(*[request() for _ in range(5)])
+        assert len(pool._idle) > 1
+        for name in FROZEN[method]:
+            monkeypatch.setattr(name, time_out)
+        answer = await request()
+        assert (answer.status_code, answer.json().get("reason")) == (503, "slow"), answer.text
+        assert len(pool._idle) == 0
