@@ -3,10 +3,24 @@
 import json
 import re
 from typing import Annotated
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import AfterValidator, BeforeValidator, Field, PositiveFloat, SecretStr
 from pydantic_settings import NoDecode
+
+from kernel.database_urls import (
+    TARGETS,
+    has_an_empty_host,
+    split_hosts,
+    target_of,
+    with_all_hosts,
+    with_target,
+)
+
+TAKES_WRITES = (
+    "should lead to a server that takes writes: target_session_attrs should be primary or"
+    " read-write, and replicas belong into APP_READ_DATABASE_URL"
+)
 
 
 def _postgres_url(url: SecretStr) -> SecretStr:
@@ -15,6 +29,7 @@ def _postgres_url(url: SecretStr) -> SecretStr:
         parts = urlsplit(url.get_secret_value())
         for host in parts.netloc.rpartition("@")[2].split(","):
             _ = urlsplit(f"//{host}").port  # raises for one that is no port
+        _ = parts.query and parse_qsl(parts.query, strict_parsing=True)  # as asyncpg does
     except ValueError:
         parts = urlsplit("")
     if parts.scheme not in {"postgres", "postgresql", "postgresql+asyncpg"}:
@@ -23,7 +38,22 @@ def _postgres_url(url: SecretStr) -> SecretStr:
         raise ValueError("should have the special characters of its password percent-encoded")
     if len(parts.path) < 2 and "name=" not in parts.query and "database=" not in parts.query:
         raise ValueError("should name a database, like postgresql://user:password@host:5432/name")
-    return SecretStr("postgresql:" + url.get_secret_value().partition(":")[2])
+    text = with_all_hosts("postgresql:" + url.get_secret_value().partition(":")[2])
+    if has_an_empty_host(text):
+        raise ValueError("should name a host before and behind each comma")
+    if target_of(text) not in {None, *TARGETS}:
+        raise ValueError(f"should have a target_session_attrs of {', '.join(TARGETS)}")
+    return SecretStr(text)
+
+
+def _takes_writes(url: SecretStr) -> SecretStr:
+    """Accept what leads to a primary. Of several hosts "any" is any that takes writes: a standby's
+    word on who may sign in is an old one."""
+    text = url.get_secret_value()
+    target, has_several = target_of(text), len(split_hosts(text)) > 1
+    if target in {"standby", "read-only"} or (has_several and target == "prefer-standby"):
+        raise ValueError(TAKES_WRITES)
+    return SecretStr(with_target(text, "primary")) if has_several and target == "any" else url
 
 
 def _long_enough(secret: SecretStr) -> SecretStr:
@@ -54,6 +84,7 @@ def _origin(text: str) -> str:
 
 
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
+PrimaryUrl = Annotated[PostgresUrl, AfterValidator(_takes_writes)]
 Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
 Origins = Annotated[
     tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_separated)

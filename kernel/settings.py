@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from kernel.safeguards import open_ends
-from kernel.setting_types import Origins, PostgresUrl, Seconds, Secret
+from kernel.setting_types import Origins, PostgresUrl, PrimaryUrl, Seconds, Secret
 
 # uvicorn's own exit status for an app that cannot start: with `--workers`, the parent then stops
 # instead of starting the same worker again and again.
@@ -48,7 +48,7 @@ class Settings(SliceSettings, env_prefix="APP_"):
     """The service's settings; README.md lists them with their meaning. Times are in seconds."""
 
     env: Literal["dev", "staging", "prod"] = "dev"
-    database_url: PostgresUrl | None = None
+    database_url: PrimaryUrl | None = None
     read_database_url: PostgresUrl | None = None
     jwt_secret: Secret | None = None
     jwt_old_secret: Secret | None = None

@@ -7,7 +7,6 @@ from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any, Literal
 
-import asyncpg
 from alembic import context
 from alembic.autogenerate.api import AutogenContext
 from alembic.operations.ops import MigrationScript
@@ -20,7 +19,8 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlmodel import AutoString, SQLModel, UTCDateTime
 
 from kernel.data.commands import development
-from kernel.data.schema import BrokenHistory, new_revision_id
+from kernel.data.hosts import servers_of
+from kernel.data.schema import CONNECT_SECONDS, BrokenHistory, new_revision_id
 from kernel.data.sqlstate import LOCK_NOT_AVAILABLE
 from kernel.driver_errors import sqlstate
 from kernel.settings import ROOT, load_settings
@@ -87,8 +87,8 @@ def migrate(connection: Connection) -> None:
 
 
 async def migrate_database(url: str) -> None:
-    async def connect(*_: Any, **__: Any) -> "asyncpg.Connection[asyncpg.Record]":
-        return await asyncpg.connect(url, timeout=10)
+    async def connect(*_: Any, **__: Any) -> Any:
+        return await servers_of(url).connect(timeout_seconds=CONNECT_SECONDS)
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
     async with engine.connect() as connection:

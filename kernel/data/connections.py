@@ -1,8 +1,9 @@
 """Connections to Postgres, with every wait on them bounded."""
 
-import asyncpg
+from functools import partial
 
 from kernel.data.driver import Connection
+from kernel.data.hosts import servers_of
 from kernel.data.outages import Outages
 from kernel.data.sqlstate import UNREACHABLE
 from kernel.driver_errors import DRIVER_ERRORS
@@ -18,11 +19,11 @@ async def connect(
         Unavailable: whatever the reason. The causes are unalike (refused, no such host or socket,
             starting up, too many connections), and none is the client's doing.
     """
-    seconds = settings.statement_timeout
+    seconds, servers = settings.statement_timeout, servers_of(url)
     try:
-        connection: Connection = await asyncpg.connect(
-            url,
-            timeout=settings.connect_timeout,
+        connection: Connection = await servers.connect(
+            read_only=read_only,
+            timeout_seconds=settings.connect_timeout,
             # The server's own limit answers first; this one is for a server that is frozen.
             command_timeout=seconds + 1,
             connection_class=Connection,
@@ -30,6 +31,7 @@ async def connect(
         )
     except (*DRIVER_ERRORS, UnicodeError) as error:  # a host name that is none
         raise outages.unreachable(error) from error
+    connection.is_left = partial(servers.is_left, servers.good)
     outages.end(UNREACHABLE)
     connection.outages, connection.is_read_only = outages, read_only
     connection.is_managed, connection.patience = read_only, seconds * 2

@@ -60,6 +60,8 @@ class Connection(RawConnection):
         # After `patience` seconds without a statement, the server ends a transaction.
         self.started, self.last_used, self.patience = 0.0, 0.0, math.inf
         self.outages: Outages | None = None
+        # Whether the primary is another server by now.
+        self.is_left: Callable[[], bool] = bool
 
     @property
     def is_reusable(self) -> bool:

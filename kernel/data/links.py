@@ -34,6 +34,9 @@ async def take_link(pool: Pool[Link], outages: Outages, *, is_read: bool = False
     """
     try:
         link = await pool.take()
+        while link.raw.is_left():
+            drop_link(pool, link)
+            link = await pool.take()
     except PoolTimeout as error:
         outages.note_failure(error, is_read=is_read)
         raise

@@ -1,7 +1,6 @@
 """Why the database cannot be had: told when that changes, and then at most every 30 seconds."""
 
 import logging
-from urllib.parse import parse_qs, urlsplit
 
 from kernel.data.sqlstate import (
     UNAVAILABLE,
@@ -10,6 +9,7 @@ from kernel.data.sqlstate import (
     unavailability_of_read,
     unavailable,
 )
+from kernel.database_urls import hosts_of
 from kernel.driver_errors import driver_error, sqlstate
 from kernel.errors import DatabaseUnavailable
 from kernel.logs import summarize
@@ -60,10 +60,3 @@ class Outages:
 
     def _log(self, message: str, **fields: object) -> None:
         logger.warning(message, extra={"fields": {**self._fields, **fields}})
-
-
-def hosts_of(url: str) -> str:
-    """The hosts and ports of a database URL, or the folder of its socket, without credentials."""
-    parts = urlsplit(url)
-    named = parse_qs(parts.query).get("host", [])
-    return ",".join([parts.netloc.rpartition("@")[2], *named]).strip(",")

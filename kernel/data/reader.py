@@ -21,8 +21,8 @@ from kernel.data.sqlstate import (
     LOCK_NOT_AVAILABLE,
     READ_ONLY,
     is_disconnect,
-    is_outdated,
     is_retryable,
+    is_suspect,
     raise_answer,
 )
 from kernel.driver_errors import DRIVER_ERRORS, PoolTimeout, sqlstate
@@ -63,11 +63,11 @@ class ReadPool(Rows):
             try:
                 return await self._run(statement, values)
             except DRIVER_ERRORS as error:
+                # The server was restarted, or is frozen; who tries to write has made a mistake.
+                if is_suspect(error) and sqlstate(error) != READ_ONLY:
+                    self._connections.expire()
                 if attempt == ATTEMPTS or not _may_be_repeated(error):
                     raise_for_read(error)
-                if is_disconnect(error) or is_outdated(error):
-                    # All of the pool is suspect: the server was restarted, or became a standby.
-                    self._connections.expire()
         raise AssertionError("unreachable")
 
     @asynccontextmanager

@@ -5,7 +5,9 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
+import asyncpg
 from sqlalchemy import ClauseElement
+from sqlalchemy.exc import DBAPIError
 
 from kernel.data.connections import connect
 from kernel.data.driver import Connection
@@ -16,34 +18,50 @@ from kernel.data.pool import Pool
 from kernel.data.reader import ReadPool
 from kernel.data.snapshots import Snapshot
 from kernel.data.sqlstate import UNREACHABLE
+from kernel.driver_errors import sqlstate
 from kernel.errors import DatabaseUnavailable
 from kernel.fast.records import Record
 from kernel.settings import Settings
 
 RETRY_SECONDS = 5.0
 STREAMS = 4
+SYNTAX_OR_ACCESS = "42"
 
 
 class ReplicaReader(ReadPool):
-    """A reader that tries the replica anew every few seconds while it is away."""
+    """A reader that tries the replica anew every few seconds while it is away.
+
+    `is_away` says that reads go to the primary now, and `diverted` how many have gone there.
+    """
 
     def __init__(self, replica: ReadPool, primary: ReadPool) -> None:
         self._replica, self._primary = replica, primary
         self._away_until = 0.0
+        self.diverted = 0
+
+    @property
+    def is_away(self) -> bool:
+        return time.monotonic() < self._away_until
 
     async def fetch(self, statement: ClauseElement, /, **values: Any) -> Sequence[Record]:
         """Run the statement; see `ReadPool.fetch`."""
-        if time.monotonic() >= self._away_until:
+        if not self.is_away:
             try:
                 return await self._replica.fetch(statement, **values)
             except DatabaseUnavailable as error:
                 self._note(error)
+            except (asyncpg.PostgresError, DBAPIError) as error:
+                # A replica may not know yet what a migration has made; what is wrong with the
+                # statement itself is wrong on the primary, too.
+                if not sqlstate(error).startswith(SYNTAX_OR_ACCESS):
+                    raise
+        self.diverted += 1
         return await self._primary.fetch(statement, **values)
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[Snapshot]:
         """Several reads of one state; see `ReadPool.snapshot`."""
-        if time.monotonic() >= self._away_until:
+        if not self.is_away:
             try:
                 link = await self._replica.begin_snapshot()
             except DatabaseUnavailable as error:
@@ -52,6 +70,7 @@ class ReplicaReader(ReadPool):
                 async with self._replica.snapshot_on(link) as snapshot:
                     yield snapshot
                 return
+        self.diverted += 1
         async with self._primary.snapshot() as snapshot:
             yield snapshot
 
@@ -67,19 +86,22 @@ class ReplicaReader(ReadPool):
 
 
 @asynccontextmanager
-async def open_reader(
+async def open_reader(  # noqa: PLR0913  # they are named
     url: str,
     settings: Settings,
     name: str,
     *,
     pool_name: str = "reader",
     size: int | None = None,
+    read_only: bool = True,
 ) -> AsyncIterator[ReadPool]:
     """A reader, each of whose connections is made when it is first needed."""
     outages = Outages(pool_name, url)
 
     async def open_connection() -> Connection:
-        return await connect(url, settings, outages, name=name, read_only=True)
+        connection = await connect(url, settings, outages, name=name, read_only=read_only)
+        connection.is_managed = True
+        return connection
 
     # SQLAlchemy begins no transaction for a read, as asyncpg does not.
     open_link = link_opener(open_connection, outages, isolation_level="AUTOCOMMIT")
@@ -97,8 +119,9 @@ async def open_reader(
 
 
 def open_probe(url: str, settings: Settings, name: str) -> AbstractAsyncContextManager[ReadPool]:
-    """A reader of one connection, for readiness alone: it answers when the others are all taken."""
-    return open_reader(url, settings, name, pool_name="probe", size=1)
+    """A reader of one connection, for readiness alone: it answers when the others are all taken,
+    and it could write if the server lets it."""
+    return open_reader(url, settings, name, pool_name="probe", size=1, read_only=False)
 
 
 @asynccontextmanager

@@ -10,10 +10,17 @@ from sqlmodel import SQLModel
 
 from kernel.data.reader import ReadPool
 from kernel.data.schema import head_revision, known_revisions
+from kernel.driver_errors import sqlstate
+from kernel.errors import DatabaseUnavailable
 from kernel.fast.records import Record
 
+# A snapshot that is exported is a small file among the data for as long as the statement runs, and
+# no WAL: so a full disk is noticed.
 APPLIED = select(
-    column("version_num", String), func.pg_is_in_recovery(type_=Boolean).label("is_standby")
+    column("version_num", String),
+    func.pg_is_in_recovery(type_=Boolean).label("is_standby"),
+    func.current_setting("transaction_read_only", type_=String).label("read_only"),
+    func.pg_export_snapshot(type_=String),
 ).select_from(table("alembic_version"))
 # Of the tables that a statement's bare names find.
 COLUMNS = text(
@@ -23,7 +30,8 @@ COLUMNS = text(
 )
 BEHIND = "the database's schema is behind"
 FOREIGN = "the database's schema lacks what this version needs"
-STANDBY = "the database takes no writes"
+NO_WRITES = "the database takes no writes"
+DISK_FULL = "53100"
 logger = logging.getLogger(__name__)
 
 
@@ -49,10 +57,15 @@ class SchemaReader:
         later version's, on whose schema this code serves until that takes its place, if every table
         and column of this code's models is there: this is looked at once for each.
         """
-        rows = await self._applied()
+        try:
+            rows = await self._applied()
+        except DatabaseUnavailable as error:
+            if error.__cause__ and sqlstate(error.__cause__) == DISK_FULL:
+                return Schema(frozenset(), NO_WRITES)
+            raise
         revisions = frozenset(row["version_num"] for row in rows)
-        if any(row["is_standby"] for row in rows):
-            return Schema(revisions, STANDBY)
+        if any(row["is_standby"] or row["read_only"] == "on" for row in rows):
+            return Schema(revisions, NO_WRITES)
         if known_revisions().issuperset(revisions):
             return Schema(revisions, None if head_revision() in revisions else BEHIND)
         if revisions not in self._unknown:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 import asyncpg
 
+from kernel.data.hosts import servers_of
 from kernel.settings import ROOT, STARTUP_FAILURE
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ MERGE = "uv run python -m features merge"
 # `revision` has one id; `down_revision` has one, none, or a tuple of them, over several lines.
 REVISION = re.compile(r"^(revision|down_revision)\b[^=\n]*= *(\([^)]*\)|[^#\n]*)", re.MULTILINE)
 IDS = re.compile(r"""["']([^"']+)["']""")
+CONNECT_SECONDS = 10
 ALPHABET = string.ascii_lowercase + string.digits
 
 
@@ -126,7 +128,7 @@ def migration_config(url: str) -> "Config":
 
 async def _current_revisions(url: str) -> set[str]:
     """Several, where branches were applied that a later revision merges."""
-    connection = await asyncpg.connect(url)
+    connection = await servers_of(url).connect(timeout_seconds=CONNECT_SECONDS)
     try:
         rows = await connection.fetch("SELECT version_num FROM alembic_version")
     except asyncpg.UndefinedTableError:

@@ -15,6 +15,7 @@ from kernel.driver_errors import (
     ShareTimeout,
     driver_error,
     is_out_of_range,
+    is_silent,
     is_unsendable,
     sqlstate,
     statement_of,
@@ -56,6 +57,11 @@ def is_disconnect(error: BaseException) -> bool:
     return lost or sqlstate(error).startswith(("08", "57P0", READ_ONLY))
 
 
+def is_suspect(error: BaseException) -> bool:
+    """Whether the other connections of a pool may be as useless."""
+    return is_disconnect(error) or is_outdated(error) or is_silent(error)
+
+
 def is_answered(error: BaseException) -> bool:
     """Whether the server has said no, or was never asked: the connection is none the worse."""
     error = driver_error(error)
@@ -65,9 +71,7 @@ def is_answered(error: BaseException) -> bool:
 
 def is_too_slow(error: BaseException) -> bool:
     """Whether a limit of time has ended the statement: the server's or, if it is frozen, ours."""
-    error = driver_error(error)
-    is_late = isinstance(error, TimeoutError) and not isinstance(error, PoolTimeout)
-    return is_late or sqlstate(error) == QUERY_CANCELED
+    return is_silent(error) or sqlstate(error) == QUERY_CANCELED
 
 
 def is_outdated(error: BaseException) -> bool:

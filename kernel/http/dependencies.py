@@ -8,7 +8,7 @@ from fastapi import Depends, Path, Query
 from pydantic import Field
 from starlette.requests import HTTPConnection
 
-from kernel.context import SESSION
+from kernel.context import HEADER_NAMES, SESSION
 from kernel.data.models import BIGINT_MAX, Text
 from kernel.data.paging import Pager
 from kernel.data.reader import ReadPool
@@ -18,6 +18,7 @@ from kernel.fast.ids import PLAIN_INT
 from kernel.identity.passwords import PasswordVault
 
 T = TypeVar("T")
+READS = {"GET", "HEAD"}
 NO_SESSION = "a GET has no session: it reads through Reader and cannot write"
 NO_UNIT_OF_WORK = "a WebSocket has no session: it opens one for each change, with open_session()"
 NO_BOUNDARY = "this operation has no session: its router is no Router of the kernel's"
@@ -47,14 +48,26 @@ async def get_session(connection: HTTPConnection) -> WriteSession:
     if session is None and connection.scope["type"] == "websocket":
         raise RuntimeError(NO_UNIT_OF_WORK)
     if session is None:
-        is_read = connection.scope["method"] in {"GET", "HEAD"}
+        is_read = connection.scope["method"] in READS
         raise RuntimeError(NO_SESSION if is_read else NO_BOUNDARY)
     return session
 
 
 async def get_reader(connection: HTTPConnection) -> ReadPool:
-    """The service's reader."""
-    return resources_of(connection.app).reader
+    """The service's reader: on the primary in a write, and for a client that asks for what is new,
+    since a replica is a cache of a kind (RFC 9111 §5.2.1.4)."""
+    resources, scope = resources_of(connection.app), connection.scope
+    if scope.get("method", "GET") not in READS:
+        return resources.primary
+    # Most requests have none, and then its text is not read.
+    if b"cache-control" in scope[HEADER_NAMES] and _wants_news(connection):
+        return resources.primary
+    return resources.reader
+
+
+def _wants_news(connection: HTTPConnection) -> bool:
+    directives = ",".join(connection.headers.getlist("cache-control")).lower().split(",")
+    return "no-cache" in map(str.strip, directives)
 
 
 async def get_resources(connection: HTTPConnection) -> Resources:

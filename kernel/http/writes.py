@@ -15,8 +15,8 @@ from kernel.data.sqlstate import (
     SLOW,
     is_disconnect,
     is_ours,
-    is_outdated,
     is_retryable,
+    is_suspect,
     is_too_slow,
     translate,
     unavailable,
@@ -75,7 +75,7 @@ class Write:
     def _raise_unless_retryable(self, error: Exception, request: Request, *, is_last: bool) -> None:
         if not is_ours(error):
             raise error
-        if is_disconnect(error) or is_outdated(error):
+        if is_suspect(error):
             resources_of(request.app).writer.expire()
         if is_retryable(error) and not is_last:
             return

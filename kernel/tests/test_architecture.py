@@ -38,8 +38,8 @@ def sources(root: Path, *folders: str) -> list[Path]:
 
 LAYERS = ("ground", "fast", "data", "identity", "http")
 GROUND = {
-    *("context", "driver_errors", "errors", "logs", "reminders", "safeguards", "samples"),
-    *("setting_types", "settings"),
+    *("context", "database_urls", "driver_errors", "errors", "logs", "reminders", "safeguards"),
+    *("samples", "setting_types", "settings"),
 }
 # Beside the layers, and no part of what runs in production.
 BESIDE = {"dev", "testing", "tests"}

@@ -9,6 +9,11 @@ IN_RECOVERY = """
     CREATE FUNCTION pg_is_in_recovery() RETURNS bool LANGUAGE sql AS 'SELECT true';
     ALTER DATABASE {} SET search_path = public, pg_catalog
 """
+FULL = """
+    CREATE FUNCTION pg_export_snapshot() RETURNS text LANGUAGE plpgsql AS
+        $$ BEGIN RAISE 'could not write to file' USING ERRCODE = 'disk_full'; END $$;
+    ALTER DATABASE {} SET search_path = public, pg_catalog
+"""
 DATABASES = {
     "its own": (None, 200, "ok"),
     "a later version's": ("UPDATE alembic_version SET version_num = 'later'", 200, "ok"),
@@ -40,6 +45,17 @@ DATABASES = {
     ),
     "nobody's": ("DROP TABLE alembic_version", 503, "the database's schema is behind"),
     "a standby's": (IN_RECOVERY, 503, "the database takes no writes"),
+    "a read-only one": (
+        "ALTER DATABASE {} SET default_transaction_read_only = on",
+        503,
+        "the database takes no writes",
+    ),
+    "a read-only one for the service": (
+        "ALTER ROLE app IN DATABASE {} SET default_transaction_read_only = on",
+        503,
+        "the database takes no writes",
+    ),
+    "a full disk's": (FULL, 503, "the database takes no writes"),
 }
 
 

@@ -1,0 +1,113 @@
+"""The servers that a database's URL names: tried one by one, the last good one first.
+
+asyncpg tries them all within one timeout, so that a server that says nothing, as a machine that is
+gone, would use up the time of those behind it, for each new connection.
+"""
+
+import logging
+import time
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import asyncpg
+
+from kernel.data.sqlstate import is_disconnect
+from kernel.database_urls import hosts_of, split_hosts, target_of, with_target
+from kernel.driver_errors import DRIVER_ERRORS
+from kernel.logs import summarize
+from kernel.reminders import Reminders
+
+# How long a server that could not be reached is tried behind the others.
+AWAY_SECONDS = 30.0
+# asyncpg judges these by `default_transaction_read_only`, which a connection for reads sets itself.
+BY_DEFAULT = {"read-write": "primary", "read-only": "any"}
+logger = logging.getLogger(__name__)
+
+
+class Servers:
+    """Those of one URL, as the connections of this process have found them."""
+
+    def __init__(self, url: str) -> None:
+        self._urls, self._target = split_hosts(url), target_of(url)
+        self.good, self._judged = self._urls[0], ""
+        self._away_until: dict[str, float] = {}
+        self._reminders = Reminders()
+
+    async def connect(
+        self, *, timeout_seconds: float, read_only: bool = False, **options: Any
+    ) -> Any:
+        """asyncpg's connection to the first server that answers and is what is wanted.
+
+        Each server has `timeout_seconds`; the options are those of `asyncpg.connect`. `read_only`
+        says that they make transactions read-only.
+
+        Raises:
+            asyncpg.TargetServerAttributeNotMatched: none is what is wanted.
+            OSError, asyncpg.PostgresError: the last one could not be reached, or one refused.
+        """
+        failure: BaseException | None = None
+        unreachable: set[str] = set()
+        for url, target in self._turns(unreachable):
+            try:
+                wanted = await self._judge(url, target, timeout_seconds) if read_only else target
+                connection = await asyncpg.connect(
+                    with_target(url, wanted), timeout=timeout_seconds, **options
+                )
+            except asyncpg.TargetServerAttributeNotMatched as error:
+                failure = failure or error
+            except BaseException as error:
+                unreachable.add(url)
+                self._note_failure(url, error)
+                if not _is_away(error):
+                    raise
+                failure = error
+            else:
+                self.good = self._judged = url
+                if self._away_until.pop(url, None):
+                    self._reminders.end(url)
+                return connection
+        raise failure or AssertionError("unreachable")
+
+    def is_left(self, url: str) -> bool:
+        """Whether another server has become the primary in this one's place."""
+        return url != self.good and self._target in {"primary", "read-write"}
+
+    def _turns(self, unreachable: set[str]) -> Iterator[tuple[str, str | None]]:
+        """The servers, each with what it has to be: those that are away behind the others."""
+        now = time.monotonic()
+        urls = sorted(self._urls, key=lambda url: url != self.good)
+        away = [url for url in urls if self._away_until.get(url, 0) > now]
+        targets = ["standby", "any"] if self._target == "prefer-standby" else [self._target]
+        for target in targets:
+            yield from ((url, target) for url in urls if url not in away and url not in unreachable)
+        yield from ((url, targets[-1]) for url in away)
+
+    async def _judge(self, url: str, target: str | None, timeout_seconds: float) -> str | None:
+        """What asyncpg is to ask of a connection for reads; another one, which sets nothing, judges
+        a server among several."""
+        if target not in BY_DEFAULT:
+            return target
+        if url != self._judged and len(self._urls) > 1:
+            plain = await asyncpg.connect(with_target(url, target), timeout=timeout_seconds)
+            await plain.close(timeout=timeout_seconds)
+        return BY_DEFAULT[target]
+
+    def _note_failure(self, url: str, error: BaseException) -> None:
+        if url == self._judged:
+            self._judged = ""
+        self._away_until[url] = time.monotonic() + AWAY_SECONDS
+        several = len(self._urls) > 1 and isinstance(error, Exception)
+        if several and (failures := self._reminders.count(url)):
+            fields = {"hosts": hosts_of(url), "error": summarize(error), "failures": failures}
+            logger.warning("one of the database's servers fails", extra={"fields": fields})
+
+
+def _is_away(error: BaseException) -> bool:
+    """Whether another server may do better. Who has refused a password has been reached."""
+    is_lost = isinstance(error, DRIVER_ERRORS) and is_disconnect(error)
+    return is_lost or isinstance(error, OSError | UnicodeError)  # a host name that is none
+
+
+# Pools of one URL learn from each other.
+servers_of = cache(Servers)
