@@ -15,10 +15,7 @@ def split_hosts(url: str) -> list[str]:
     if "@" in credentials or "," in os.environ.get("PGPORT", ""):
         return [url]
     if hosts:
-        return [
-            urlunsplit(parts._replace(netloc=f"{credentials}{at}{host}"))
-            for host in hosts.split(",")
-        ]
+        return [_with(parts, netloc=f"{credentials}{at}{host}") for host in hosts.split(",")]
     return _split_query(parts) or [url]
 
 
@@ -43,7 +40,7 @@ def with_all_hosts(url: str) -> str:
         return url
     others = [field for field in fields if field.partition("=")[0] not in repeated]
     joined = [f"{name}={','.join(lists[name])}" for name in repeated]
-    return urlunsplit(parts._replace(query="&".join([*others, *joined])))
+    return _with(parts, query="&".join([*others, *joined]))
 
 
 def with_target(url: str, target: str | None) -> str:
@@ -51,7 +48,7 @@ def with_target(url: str, target: str | None) -> str:
     if target is None:
         return url
     parts = urlsplit(url)
-    return urlunsplit(parts._replace(query=f"{parts.query}&{TARGET}={target}".lstrip("&")))
+    return _with(parts, query=f"{parts.query}&{TARGET}={target}".lstrip("&"))
 
 
 def hosts_of(url: str) -> str:
@@ -80,7 +77,13 @@ def _split_query(parts: SplitResult) -> list[str]:
         ports *= len(hosts)
     pairs = zip(hosts, ports, strict=True)
     queries = [options | {"host": host} | ({"port": port} if port else {}) for host, port in pairs]
-    return [urlunsplit(parts._replace(query=urlencode(each))) for each in queries]
+    return [_with(parts, query=urlencode(each)) for each in queries]
+
+
+def _with(parts: SplitResult, *, netloc: str | None = None, query: str | None = None) -> str:
+    netloc = parts.netloc if netloc is None else netloc
+    query = parts.query if query is None else query
+    return urlunsplit((parts.scheme, netloc, parts.path, query, parts.fragment))
 
 
 def _options(parts: SplitResult) -> dict[str, str]:

@@ -48,6 +48,11 @@ def sqlstate(error: BaseException) -> str:
     return getattr(driver_error(error), "sqlstate", None) or ""
 
 
+def is_silent(error: BaseException) -> bool:
+    """Whether the server has not answered, although its own limits of time are shorter."""
+    return isinstance(driver_error(error), TimeoutError) and not isinstance(error, PoolTimeout)
+
+
 def is_unsendable(error: BaseException) -> bool:
     """Whether a value could not be sent, so that the statement has been prepared at most."""
     is_asyncpgs = isinstance(error, asyncpg.DataError) and error.__cause__ is not None

@@ -55,7 +55,6 @@ class Servers:
                     with_target(url, wanted), timeout=timeout_seconds, **options
                 )
             except asyncpg.TargetServerAttributeNotMatched as error:
-                self._forget(url)
                 failure = failure or error
             except BaseException as error:
                 unreachable.add(url)
@@ -95,16 +94,13 @@ class Servers:
         return BY_DEFAULT[target]
 
     def _note_failure(self, url: str, error: BaseException) -> None:
-        self._forget(url)
+        if url == self._judged:
+            self._judged = ""
         self._away_until[url] = time.monotonic() + AWAY_SECONDS
         several = len(self._urls) > 1 and isinstance(error, Exception)
         if several and (failures := self._reminders.count(url)):
             fields = {"hosts": hosts_of(url), "error": summarize(error), "failures": failures}
             logger.warning("one of the database's servers fails", extra={"fields": fields})
-
-    def _forget(self, url: str) -> None:
-        if url == self._judged:
-            self._judged = ""
 
 
 def _is_away(error: BaseException) -> bool:

@@ -15,6 +15,7 @@ from kernel.driver_errors import (
     ShareTimeout,
     driver_error,
     is_out_of_range,
+    is_silent,
     is_unsendable,
     sqlstate,
     statement_of,
@@ -54,11 +55,6 @@ def is_disconnect(error: BaseException) -> bool:
     # InternalClientError: the server hung up, which asyncpg has half heard.
     lost = isinstance(error, ConnectionError | asyncpg.InternalClientError)
     return lost or sqlstate(error).startswith(("08", "57P0", READ_ONLY))
-
-
-def is_silent(error: BaseException) -> bool:
-    """Whether the server has not answered, although its own limits of time are shorter."""
-    return isinstance(driver_error(error), TimeoutError) and not isinstance(error, PoolTimeout)
 
 
 def is_suspect(error: BaseException) -> bool:

@@ -47,21 +47,20 @@ KEYWORDS = """
 FUNCTIONS = """
     abs age array_agg array_append array_length array_position array_remove array_to_string avg
     bool_and bool_or btrim cardinality cast ceil ceiling char_length coalesce concat concat_ws
-    convert_from cosine_distance count cume_dist date date_bin date_part date_trunc decode
-    dense_rank div encode every exp extract first_value floor format gen_random_uuid
+    convert_from cosine_distance count cume_dist current_setting date date_bin date_part date_trunc
+    decode dense_rank div encode every exp extract first_value floor format gen_random_uuid
     generate_series greatest initcap json_agg json_build_array json_build_object json_object_agg
     jsonb_agg jsonb_array_elements jsonb_array_elements_text jsonb_array_length jsonb_build_array
-    jsonb_build_object jsonb_object_agg jsonb_set lag last_value lead least left length ln log
-    lower lpad ltrim make_date make_interval max md5 min mod mode nth_value ntile now nullif
-    octet_length overlay percent_rank percentile_cont percentile_disc pg_advisory_xact_lock
-    pg_advisory_xact_lock_shared pg_is_in_recovery pg_sleep pg_try_advisory_xact_lock
-    phraseto_tsquery
-    plainto_tsquery position power random rank regexp_matches regexp_replace repeat replace reverse
-    right round row_number row_to_json rpad rtrim sha256 sign similarity split_part sqrt
-    starts_with statement_timestamp stddev string_agg string_to_array strpos substr substring sum
-    to_char to_date to_json to_jsonb to_number to_timestamp to_tsquery to_tsvector translate trim
-    trunc ts_headline ts_rank unnest upper variance websearch_to_tsquery width_bucket
-    word_similarity
+    jsonb_build_object jsonb_object_agg jsonb_set lag last_value lead least left length ln log lower
+    lpad ltrim make_date make_interval max md5 min mod mode now nth_value ntile nullif octet_length
+    overlay percent_rank percentile_cont percentile_disc pg_advisory_xact_lock
+    pg_advisory_xact_lock_shared pg_export_snapshot pg_is_in_recovery pg_sleep
+    pg_try_advisory_xact_lock phraseto_tsquery plainto_tsquery position power random rank
+    regexp_matches regexp_replace repeat replace reverse right round row_number row_to_json rpad
+    rtrim sha256 sign similarity split_part sqrt starts_with statement_timestamp stddev string_agg
+    string_to_array strpos substr substring sum to_char to_date to_json to_jsonb to_number
+    to_timestamp to_tsquery to_tsvector translate trim trunc ts_headline ts_rank unnest upper
+    variance websearch_to_tsquery width_bucket word_similarity
 """
 HARMLESS = frozenset(KEYWORDS.split()) | frozenset(FUNCTIONS.split())
 

@@ -10,6 +10,7 @@ import pytest
 from pydantic import SecretStr
 
 from kernel.data.hosts import AWAY_SECONDS, Servers
+from kernel.driver_errors import claim_error
 from kernel.tests.test_outages import answer, refuse_password, say_nothing
 
 TIMEOUT = 0.3
@@ -127,10 +128,15 @@ async def test_each_server_that_is_away_has_its_own_time(settings, behind, first
     assert 2 * TIMEOUT <= loop.time() - began < 3 * TIMEOUT
 
 
-async def test_of_servers_that_are_all_away_the_last_one_is_told(first):
+async def test_of_servers_that_are_all_away_the_last_one_is_told_and_each_is_logged_once(
+    first, log
+):
     servers = Servers(f"postgresql://u@127.0.0.1:{first.port},127.0.0.1:1/n")
-    with pytest.raises(ConnectionRefusedError):
-        await servers.connect(timeout_seconds=TIMEOUT)
+    for _ in range(3):
+        with pytest.raises(ConnectionRefusedError):
+            await servers.connect(timeout_seconds=TIMEOUT)
+    hosts = [line["hosts"] for line in log.lines("WARNING")]
+    assert hosts == [f"127.0.0.1:{first.port}", "127.0.0.1:1"]
 
 
 async def test_a_server_that_is_not_what_is_wanted_is_not_away(behind, log, settings):
@@ -147,11 +153,13 @@ async def test_a_server_that_is_not_what_is_wanted_is_not_away(behind, log, sett
     assert log.lines("WARNING") == []
 
 
-async def test_a_server_that_was_away_is_tried_anew(behind, first, monkeypatch):
-    """While there is no better one, and after a while in its turn."""
+@pytest.mark.parametrize(("target", "later"), [("prefer-standby", 2), ("primary", 1), ("any", 1)])
+async def test_a_server_that_was_away_is_tried_anew_where_it_may_be_better(
+    behind, first, monkeypatch, target, later
+):
     now = 1000.0
     monkeypatch.setattr("kernel.data.hosts.time.monotonic", lambda: now)
-    servers = Servers(behind(first.port, target="prefer-standby"))
+    servers = Servers(behind(first.port, target=target))
 
     async def visit():
         connection = await servers.connect(timeout_seconds=TIMEOUT)
@@ -160,4 +168,37 @@ async def test_a_server_that_was_away_is_tried_anew(behind, first, monkeypatch):
 
     assert [await visit() for _ in range(3)] == [1, 1, 1]
     now += AWAY_SECONDS
-    assert [await visit() for _ in range(3)] == [2, 2, 2]
+    assert [await visit() for _ in range(3)] == [later] * 3
+
+
+async def time_out(*_):
+    error = TimeoutError()
+    claim_error(error, "SELECT 1")
+    raise error
+
+
+FROZEN = {
+    "GET": ("kernel.data.reader.run_plan", "kernel.data.reader.execute"),
+    "POST": ("kernel.data.unit_of_work.UnitOfWork._start",),
+}
+
+
+@pytest.mark.parametrize("method", FROZEN)
+async def test_what_is_idle_on_a_frozen_server_is_closed(serve, alice, monkeypatch, method):
+    """Or each of them would be waited for in its turn."""
+    async with serve() as client:
+        client.headers.update(alice.headers)
+        resources = client._transport.app.state.resources
+        pool = {"GET": resources.primary._connections, "POST": resources.writer._pools[0]}[method]
+
+        async def request():
+            body = {"title": "x"} if method == "POST" else None
+            return await client.request(method, "/peelings", json=body)
+
+        await asyncio.gather(*[request() for _ in range(5)])
+        assert len(pool._idle) > 1
+        for name in FROZEN[method]:
+            monkeypatch.setattr(name, time_out)
+        answer = await request()
+        assert (answer.status_code, answer.json().get("reason")) == (503, "slow"), answer.text
+        assert len(pool._idle) == 0

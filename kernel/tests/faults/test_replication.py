@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 from pydantic import ValidationError
-from sqlalchemy import Integer, column, func, table, text
+from sqlalchemy import Integer, func
 from sqlmodel import select
 
 from kernel.data.independent import open_session
@@ -21,7 +21,6 @@ from kernel.tests.processes import until
 pytestmark = pytest.mark.slow(seconds=15)
 
 HERE = select(func.inet_server_port(type_=Integer).label("port"))
-FRESH = table("fresh")
 LAG = "3s"
 
 
@@ -265,34 +264,3 @@ async def test_a_replica_that_lags_is_asked_for_no_identity_and_for_no_news(prim
         await until(has_arrived, 10)
         primary.sql("UPDATE users SET is_active = false WHERE email = 'lag@example.com'", "app")
         assert (await client.get(place)).status_code == 401
-
-
-def reading_what_is_new():
-    router = Router(prefix="/cases", tags=["cases"])
-
-    @router.get("/plain")
-    async def plain(reader: Reader) -> dict[str, int]:
-        return {"count": len(await reader.fetch(select(column("n", Integer)).select_from(FRESH)))}
-
-    @router.get("/text")
-    async def by_text(reader: Reader) -> dict[str, int]:
-        return {"count": len(await reader.fetch(text("SELECT n FROM fresh")))}
-
-    @router.get("/mistake")
-    async def mistake(reader: Reader) -> dict[str, int]:
-        return {"count": len(await reader.fetch(text("SELECT nothing FROM fresh")))}
-
-    return router
-
-
-async def test_a_table_that_a_replica_does_not_know_yet_is_read_on_the_primary(primary, clone):
-    standby = clone(recovery_min_apply_delay=LAG)
-    url, replica = url_of(primary), url_of(standby)
-    async with served(url, replica, router=reading_what_is_new()) as client:
-        primary.sql("CREATE TABLE fresh AS SELECT 1 AS n", "app")
-        for path in ("/cases/plain", "/cases/text"):
-            answer = await client.get(path)
-            assert (answer.status_code, answer.json()) == (200, {"count": 1})
-        assert client.app.state.resources.reader.diverted == 2
-        assert (await client.get("/cases/mistake")).status_code == 500
-        assert not client.app.state.resources.reader.is_away
