@@ -90,7 +90,10 @@ class Load:
     def _connection(self, caller: int) -> httpx.AsyncClient:
         return httpx.AsyncClient(
             base_url=self.url,
-            headers={"Authorization": self.callers[caller]},
+            headers={
+                "Authorization": self.callers[caller],
+                "X-Forwarded-For": f"198.51.100.{caller}",  # by which strangers are told apart
+            },
             timeout=TIMEOUT_SECONDS,
             trust_env=False,
         )
