@@ -7,7 +7,15 @@ from inspect import isclass
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar, cast
 
-from pydantic import Field, PositiveInt, PrivateAttr, SecretStr, ValidationError, model_validator
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from kernel.safeguards import open_ends
@@ -64,6 +72,7 @@ class Settings(SliceSettings, env_prefix="APP_"):
     read_pool_size: Annotated[PositiveInt, Field(le=1000)] = 10
     pool_timeout: Seconds = 1.0
     connect_timeout: Seconds = 2.0
+    connection_max_age: Annotated[PositiveFloat, Field(le=86_400)] = 1800.0
     statement_timeout: Seconds = 5.0
     lock_timeout: Seconds = 1.0
     http_timeout: Seconds = 5.0

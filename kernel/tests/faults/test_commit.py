@@ -35,7 +35,7 @@ SIGN_IN = """
 """
 IN_TRANSACTION = f"""
     SELECT count(*) FROM pg_stat_activity
-    WHERE application_name = '{NAME}' AND datname = current_database()
+    WHERE application_name LIKE '{NAME} %' AND datname = current_database()
     AND state LIKE 'idle in transaction%'
 """
 
