@@ -20,5 +20,6 @@ EXPOSE 8000
 HEALTHCHECK --interval=10s --timeout=3s CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8000/livez', timeout=2)"]
 # The exec form, and no `uv run`: SIGTERM has to reach uvicorn itself. Connections are kept for longer
 # than a load balancer keeps them (60 s), so that it is never the service which closes one under a
-# request; those without a request count for the concurrency limit.
-CMD ["uvicorn", "service:app", "--host", "0.0.0.0", "--workers", "2", "--timeout-keep-alive", "75", "--limit-concurrency", "1000", "--timeout-graceful-shutdown", "10"]
+# request; those without a request count for the concurrency limit. A new worker has 20 s to start:
+# uvicorn's 5 are not enough on a share of a processor.
+CMD ["uvicorn", "service:app", "--host", "0.0.0.0", "--workers", "2", "--timeout-keep-alive", "75", "--limit-concurrency", "1000", "--timeout-graceful-shutdown", "10", "--timeout-worker-healthcheck", "20"]

@@ -20,7 +20,9 @@ PRINCIPAL = "kernel.principal"
 class RequestContext:
     """One request: the app that it came to, its id, what it has cost so far (durations in seconds),
     who it is for, from which address, the `Link` that the answer has, whether it was seen to hold a
-    secret, the unit of work under way, and for whom it counts among the requests in flight."""
+    secret, the unit of work under way, for whom it counts among the requests in flight, until when
+    its answer has to begin, and whether its work is committed, or may be, and no key keeps it from
+    being done again."""
 
     app: Any = None
     request_id: str = field(default_factory=lambda: os.urandom(16).hex())
@@ -34,6 +36,8 @@ class RequestContext:
     unit: Any = None
     in_flight: Any = None
     counts_for: Hashable = None
+    deadline: Any = None
+    may_be_done: bool = False
 
     @property
     def caller(self) -> Hashable:
@@ -42,7 +46,7 @@ class RequestContext:
 
     def begin_attempt(self, unit: Any) -> None:
         """Forget what an earlier attempt has said of its answer."""
-        self.unit, self.holds_secret = unit, False
+        self.unit, self.holds_secret, self.may_be_done = unit, False, False
         self.user_id = self.link = None
 
 

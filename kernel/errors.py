@@ -15,6 +15,7 @@ RENAMED = {
 }
 TITLES = {status.value: status.phrase for status in HTTPStatus} | RENAMED
 
+UNKNOWN = "the outcome is unknown; look before you try again"
 AT_ONCE = "too many of your requests are under way; try again when they are through"
 
 
@@ -117,3 +118,6 @@ class OutcomeUnknown(ServiceError):
     """A 503 without Retry-After: whoever tries again unseeing may do the work twice."""
 
     status = 503
+
+    def __init__(self, message: str = UNKNOWN, **options: Any) -> None:
+        super().__init__(message, **options)

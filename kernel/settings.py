@@ -7,7 +7,15 @@ from inspect import isclass
 from pathlib import Path
 from typing import Annotated, Literal, Self, TypeVar, cast
 
-from pydantic import Field, PositiveInt, PrivateAttr, SecretStr, ValidationError, model_validator
+from pydantic import (
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from kernel.safeguards import open_ends
@@ -64,9 +72,12 @@ class Settings(SliceSettings, env_prefix="APP_"):
     read_pool_size: Annotated[PositiveInt, Field(le=1000)] = 10
     pool_timeout: Seconds = 1.0
     connect_timeout: Seconds = 2.0
+    connection_max_age: Annotated[PositiveFloat, Field(le=86_400)] = 1800.0
     statement_timeout: Seconds = 5.0
     lock_timeout: Seconds = 1.0
-    http_timeout: Seconds = 5.0
+    http_timeout: Seconds = 4.0
+    drain: Annotated[float, Field(ge=0, le=3600)] | None = None
+    request_timeout: Seconds = 4.5
     idempotency_retention: PositiveInt = 24 * 3600
     max_body_bytes: PositiveInt = 1024 * 1024
 
@@ -112,6 +123,11 @@ class Settings(SliceSettings, env_prefix="APP_"):
     def sign_up_is_open(self) -> bool:
         """Whether anybody may create an account: by default in dev only."""
         return self.env == "dev" if self.signup_open is None else self.signup_open
+
+    @property
+    def drain_seconds(self) -> float:
+        """How long the end is told before it comes: by default 5 seconds, and 0 in dev."""
+        return (0.0 if self.env == "dev" else 5.0) if self.drain is None else self.drain
 
     @model_validator(mode="after")
     def _production_needs_its_own(self) -> Self:

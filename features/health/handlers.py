@@ -7,6 +7,8 @@ PATIENCE = 1  # second
 
 
 async def check_readiness(service: Resources) -> ReadinessPublic:
+    if service.is_draining:
+        raise Unavailable("the service is stopping")
     try:
         async with asyncio.timeout(PATIENCE):
             schema = await service.schema.read()

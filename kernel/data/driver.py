@@ -6,29 +6,20 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
-
-import asyncpg
+from typing import Any, Literal
 
 from kernel.context import count_query
 from kernel.data.lending import note_lending
 from kernel.data.outages import Outages
 from kernel.data.refusals import BROKEN, BUSY, CONTROLLED, LET_LIE
+from kernel.data.shared_sessions import PooledConnection, Record
 from kernel.data.sqlstate import READ_ONLY, is_answered, is_ours, is_outdated
-from kernel.data.traces import RESET, Trace, trace_of
+from kernel.data.traces import Trace, trace_of
 from kernel.data.transactions import Transaction
 from kernel.driver_errors import DRIVER_ERRORS, claim_error, is_unsendable, sqlstate
 from kernel.fast.statements import is_search
 
 Isolation = Literal["read_committed", "read_uncommitted", "repeatable_read", "serializable"]
-
-if TYPE_CHECKING:
-    Record = asyncpg.Record
-    RawConnection = asyncpg.Connection[Record]
-else:
-    RawConnection = asyncpg.Connection  # generic in its stubs alone
-
-
 BeforeStatement = Callable[["Connection", str], Awaitable[None]]
 
 
@@ -36,7 +27,7 @@ def ignore(_: bool) -> None:
     """Nobody is to be told."""
 
 
-class Connection(RawConnection):
+class Connection(PooledConnection):
     """asyncpg's connection, which knows what state it is in."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -47,6 +38,8 @@ class Connection(RawConnection):
         # Whether a setting or a lock may be left on it, and whether somebody outside of the kernel
         # may hold it still: by himself, or by one of SQLAlchemy's cursors.
         self.has_traces, self.is_lent, self.cursors = False, False, set[Any]()
+        # Whether the server has few places left.
+        self.is_place_scarce = False
         # While it is managed, transactions are begun and ended by `transaction()` alone.
         self.is_managed, self.is_read_only = False, False
         self.isolation: Isolation | None = None
@@ -101,7 +94,7 @@ class Connection(RawConnection):
         if self.under_way or self.is_broken:
             self.check_idle()
         if (trace := trace_of(sql)) is not Trace.NONE:
-            self._note_trace(trace)
+            self._note_trace(trace, sql)
         self.under_way += 1
 
     def end_statement(self) -> None:
@@ -109,7 +102,7 @@ class Connection(RawConnection):
         self.under_way -= 1
         self.last_used = time.monotonic()
 
-    async def run(self, sql: str, *values: Any) -> "list[Record]":
+    async def run(self, sql: str, *values: Any) -> list[Record]:
         """Run one statement, and count it; see `begin_statement`."""
         if self.watcher is not None:
             await self.watcher(self, sql)
@@ -120,7 +113,8 @@ class Connection(RawConnection):
                 # Not unnamed: a pooler may have another server for each of its two messages.
                 records: list[Record] = await (await self.prepare(sql)).fetch(*values)
             else:
-                records = await super().fetch(sql, *values)
+                text = self.text_of(sql) if self.is_shared else sql
+                records = await super().fetch(text, *values)
         except BaseException as error:
             self.under_way -= 1
             self.note(error, sql)
@@ -175,7 +169,9 @@ class Connection(RawConnection):
         """Remember that the error is this connection's own, and what it says of its state."""
         # After a migration a fresh connection knows all types and plans; a transaction that did not
         # begin is one for asyncpg.
-        self.is_outdated = self.is_outdated or is_outdated(error)
+        if is_outdated(error):
+            self.is_outdated = True
+            self.outdate()
         is_refused = self.is_read_only and sqlstate(error) == READ_ONLY
         is_unharmed = (is_answered(error) or is_refused) and not self.is_outdated
         self.is_broken = self.is_broken or not is_unharmed or statement == "BEGIN"
@@ -194,7 +190,7 @@ class Connection(RawConnection):
     async def clean(self) -> None:
         """Take away what statements have left."""
         if self.has_traces:
-            await self.watched(RESET, partial(super().execute, RESET))
+            await self.watched(self.reset_query, partial(super().execute, self.reset_query))
             self.has_traces = False
 
     async def hang_up(self) -> None:
@@ -204,7 +200,8 @@ class Connection(RawConnection):
         except (*DRIVER_ERRORS, asyncio.CancelledError):
             self.terminate()
 
-    def _note_trace(self, trace: Trace) -> None:
+    def _note_trace(self, trace: Trace, sql: str) -> None:
+        self.check_session(sql)
         if trace is Trace.CONTROL:
             if self.is_managed:
                 raise RuntimeError(CONTROLLED)

@@ -10,7 +10,7 @@ from kernel.data.sqlstate import (
     unavailable,
 )
 from kernel.database_urls import hosts_of
-from kernel.driver_errors import driver_error, sqlstate
+from kernel.driver_errors import PoolTimeout, driver_error, sqlstate
 from kernel.errors import DatabaseUnavailable
 from kernel.logs import summarize
 from kernel.reminders import Reminders
@@ -22,6 +22,7 @@ class Outages:
     """What ails the connections of one pool, which lead to `hosts`."""
 
     def __init__(self, pool: str, url: str) -> None:
+        self.pool = pool
         self._fields = {"pool": pool, "hosts": hosts_of(url)}
         self._reminders = Reminders()
         # "unreachable" has many causes.
@@ -40,7 +41,7 @@ class Outages:
         """Note a statement's failure, if it speaks of the database rather than of the statement."""
         reason = unavailability_of_read(error) if is_read else unavailability(error)
         if reason:
-            self.note(reason, error)
+            self.note(reason, _refusal_of(error))
 
     def unreachable(self, error: Exception) -> DatabaseUnavailable:
         """Note that a connection could not be made, and give the answer."""
@@ -60,3 +61,9 @@ class Outages:
 
     def _log(self, message: str, **fields: object) -> None:
         logger.warning(message, extra={"fields": {**self._fields, **fields}})
+
+
+def _refusal_of(error: BaseException) -> BaseException:
+    """Why the server refuses connections, if nobody waits for one because of that."""
+    refusal = error.__cause__ if isinstance(error, PoolTimeout) else None
+    return (refusal and refusal.__cause__) or error

@@ -5,18 +5,26 @@ under load let a newcomer take what somebody else has waited for, and one caller
 """
 
 import asyncio
-import time
-from collections import deque
+import math
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
 from kernel.context import current_context
+from kernel.data.idle import Idle
+from kernel.data.openings import Openings
 from kernel.data.turns import Turns
 from kernel.driver_errors import PoolTimeout, ShareTimeout
 
 C = TypeVar("C", bound=Hashable)
 
 IDLE_SECONDS = 60.0
+# So many connections a pool may have though the server is nearly full.
+FEW = 2
+
+
+def never(_: object) -> bool:
+    """None is."""
+    return False
 
 
 class Pool(Generic[C]):
@@ -25,7 +33,11 @@ class Pool(Generic[C]):
 
     Those beyond `keep` are closed when nobody has used them for `idle_seconds`, never because they
     are given back: load that needs them comes in waves, and to connect costs as much as twenty
-    queries.
+    queries. All are closed at about `max_age` seconds, when nobody uses them.
+
+    Who is refused by the server waits for a connection that there is. `is_lost` tells whether an
+    idle one has died, `is_too_many` whether a new one takes a place at the server that others need
+    more.
     """
 
     def __init__(  # noqa: PLR0913  # they are named
@@ -37,14 +49,15 @@ class Pool(Generic[C]):
         keep: int,
         timeout: float,
         idle_seconds: float = IDLE_SECONDS,
+        max_age: float = math.inf,
+        is_lost: Callable[[C], bool] = never,
+        is_too_many: Callable[[C], bool] = never,
     ) -> None:
         self._connect, self._close = connect, close
-        self._size = self._free = size
-        self._connecting, self._is_closed = 0, False
-        self._keep, self._timeout, self._idle_seconds = keep, timeout, idle_seconds
-        # The last one used is the next one, so that those at the front are idle the longest.
-        self._idle: deque[tuple[C, float]] = deque()
-        self._sweeper: asyncio.TimerHandle | None = None
+        self._is_lost, self._is_too_many = is_lost, is_too_many
+        self._size, self._timeout, self._is_closed = size, timeout, False
+        self._openings = Openings(size, self._hand_out)
+        self._idle = Idle(keep, idle_seconds, max_age, self.drop)
         self._closing: set[asyncio.Future[None]] = set()
         self._turns: Turns[C | None] = Turns(max(1, size // 2))
         self._callers: dict[C, Hashable] = {}  # of those that are taken
@@ -55,34 +68,32 @@ class Pool(Generic[C]):
         Raises:
             PoolTimeout: none came free within the timeout, in seconds; a ShareTimeout, if the
                 caller's own requests have all that it may have.
+            Exception: what `connect` raises, if there is no other connection to wait for.
         """
         caller = (context := current_context()) and context.caller
-        connection: C | None = None
-        if self._turns.has_share(caller) or not (self._idle or self._free):
-            connection = await self._wait(caller)
+        while self._idle and not self._turns.has_share(caller):
+            connection = self._idle.pop()
+            if not self._is_lost(connection):
+                self._turns.begin(caller)
+                break
+            self.drop(connection)
         else:
-            self._turns.begin(caller)
-            if self._idle:
-                connection = self._idle.pop()[0]
-            else:
-                self._free -= 1
-        if connection is None:
-            connection = await self._open(caller)
+            connection = await self._obtain(caller)
         self._callers[connection] = caller
         return connection
 
     def give_back(self, connection: C) -> None:
         """Take back a connection that is ready for its next user."""
+        if self._idle.is_old(connection):
+            self.drop(connection)
+            return
         self._turns.end(self._callers.pop(connection))
         if waiter := self._turns.next():
             waiter.set_result(connection)
-            return
-        if self._is_closed:
+        elif self._is_closed:
             self.drop(connection)
-            return
-        self._idle.append((connection, time.monotonic()))
-        if self._sweeper is None and len(self._idle) > self._keep:
-            self._sweep_later()
+        else:
+            self._idle.push(connection)
 
     def drop(self, connection: C) -> None:
         """Close a connection that is lost, or in the middle of something.
@@ -90,6 +101,8 @@ class Pool(Generic[C]):
         Closing runs in the background: a frozen server must not delay the error response. Until it
         is closed, its place is taken.
         """
+        self._idle.end(connection)
+        self._openings.lose()
         closing = asyncio.ensure_future(self._drop(connection, self._callers.pop(connection, None)))
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
@@ -97,42 +110,58 @@ class Pool(Generic[C]):
     def expire(self) -> None:
         """Drop the idle connections: one was found dead, so all of them may be."""
         while self._idle:
-            self.drop(self._idle.pop()[0])
+            self.drop(self._idle.pop())
 
     async def close(self) -> None:
         """Close what is idle, and wait for it; what is given back later is closed, too."""
         self._is_closed = True
-        if self._sweeper:
-            self._sweeper.cancel()
+        self._idle.close()
+        self._openings.close()
         self.expire()
         await asyncio.gather(*self._closing, return_exceptions=True)
 
     def in_use(self) -> int:
         """How many connections somebody has taken."""
-        return self._size - self._free - len(self._idle)
+        return self._size - self._openings.free - len(self._idle)
 
-    def _sweep_later(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._sweeper = loop.call_later(self._idle_seconds / 2, self._sweep)
+    async def _obtain(self, caller: Hashable) -> C:
+        """A connection that is made, or that somebody gives back."""
+        if self._openings.has_been_shut(self._timeout):
+            raise PoolTimeout(is_connecting=True) from self._openings.refusal
+        deadline = asyncio.get_running_loop().time() + self._timeout
+        connection: C | None = None
+        if self._turns.has_share(caller) or not self._openings.may_connect:
+            connection = await self._wait(caller, deadline)
+        else:
+            self._turns.begin(caller)
+            self._openings.reserve()
+        while connection is None:
+            connection = await self._open(caller) or await self._wait(caller, deadline)
+        return connection
 
-    def _sweep(self) -> None:
-        """Drop what is beyond `keep` and has been idle for long enough."""
-        self._sweeper = None
-        latest = time.monotonic() - self._idle_seconds
-        while len(self._idle) > self._keep and self._idle[0][1] <= latest:
-            self.drop(self._idle.popleft()[0])
-        if len(self._idle) > self._keep:
-            self._sweep_later()
-
-    async def _open(self, caller: Hashable) -> C:
-        self._connecting += 1
+    async def _open(self, caller: Hashable) -> C | None:
+        """A new connection, or None if it is refused and there are others to wait for."""
         try:
-            return await self._connect()
+            connection = await self._connect()
+        except Exception as error:
+            self._openings.give_up(error)
+            self._vacate(caller)
+            if self._openings.live:
+                return None
+            raise
         except BaseException:
+            self._openings.give_up()
             self._vacate(caller)
             raise
-        finally:
-            self._connecting -= 1
+        self._openings.succeed()
+        self._idle.begin(connection)
+        if self._openings.live > FEW and self._is_too_many(connection):
+            self._callers[connection] = caller
+            self.drop(connection)
+            self._openings.wait(None)
+            return None
+        self._openings.go_on(is_enough=not self._turns.is_awaited)
+        return connection
 
     async def _drop(self, connection: C, caller: Hashable) -> None:
         try:
@@ -140,19 +169,19 @@ class Pool(Generic[C]):
         finally:
             self._vacate(caller)
 
-    async def _wait(self, caller: Hashable) -> C | None:
+    async def _wait(self, caller: Hashable, deadline: float) -> C | None:
         """A connection that somebody gives back, or None for a place to make one in."""
         waiter = self._turns.wait(caller)
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout_at(deadline):
                 return await waiter
         except TimeoutError:
             self._return(waiter, caller)
-            is_connecting = self._connecting >= self._turns.share
-            has_share = self._turns.share < self._size and self._turns.has_share(caller)
-            if has_share and not is_connecting:
+            if self._openings.is_in_vain:
+                raise PoolTimeout(is_connecting=True) from self._openings.refusal
+            if self._turns.share < self._size and self._turns.has_share(caller):
                 raise ShareTimeout from None
-            raise PoolTimeout(is_connecting=is_connecting) from None
+            raise PoolTimeout(is_connecting=False) from None
         except BaseException:
             self._return(waiter, caller)
             raise
@@ -164,6 +193,7 @@ class Pool(Generic[C]):
             return
         connection = waiter.result()
         if connection is None:
+            self._openings.give_up()
             self._vacate(caller)
         else:
             self._callers[connection] = caller
@@ -171,7 +201,10 @@ class Pool(Generic[C]):
 
     def _vacate(self, caller: Hashable) -> None:
         self._turns.end(caller)
-        if waiter := self._turns.next():
+        self._openings.vacate()
+
+    def _hand_out(self) -> None:
+        """Let those who wait connect."""
+        while self._openings.may_connect and (waiter := self._turns.next()):
+            self._openings.reserve()
             waiter.set_result(None)
-        else:
-            self._free += 1

@@ -12,9 +12,8 @@ from sqlalchemy.exc import DBAPIError
 from kernel.data.connections import connect
 from kernel.data.driver import Connection
 from kernel.data.engine import link_opener
-from kernel.data.links import Link, close_link
+from kernel.data.links import make_pool
 from kernel.data.outages import Outages
-from kernel.data.pool import Pool
 from kernel.data.reader import ReadPool
 from kernel.data.snapshots import Snapshot
 from kernel.data.sqlstate import UNREACHABLE
@@ -105,12 +104,9 @@ async def open_reader(  # noqa: PLR0913  # they are named
 
     # SQLAlchemy begins no transaction for a read, as asyncpg does not.
     open_link = link_opener(open_connection, outages, isolation_level="AUTOCOMMIT")
-
-    def pool(size: int, keep: int) -> Pool[Link]:
-        return Pool(open_link, close_link, size=size, keep=keep, timeout=settings.pool_timeout)
-
     size = size or settings.read_pool_size
-    reading, streaming = pool(size, size), pool(STREAMS, 0)
+    reading = make_pool(open_link, settings, size=size, keep=size)
+    streaming = make_pool(open_link, settings, size=STREAMS, keep=0)
     try:
         yield ReadPool(reading, streaming, outages, settings.statement_timeout * 2)
     finally:

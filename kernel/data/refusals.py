@@ -17,6 +17,11 @@ LET_LIE = (
     "the transaction lay idle for longer than twice the statement timeout, and the server has ended"
     " it: what takes long belongs before the first statement, or after the commit"
 )
+NEEDS_SESSION = (
+    "a pooler gives each transaction another session, so none can be changed: SET LOCAL,"
+    " pg_advisory_xact_lock and set_config(..., true) are for a transaction; what needs a session,"
+    " such as LISTEN, needs a way past the pooler"
+)
 ENDED_BY_STATEMENT = "a COMMIT or ROLLBACK that was sent as a statement has ended the transaction"
 ENDED = (
     "this session has ended with its unit of work; what runs after the answer, or beside the"

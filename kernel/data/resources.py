@@ -38,6 +38,7 @@ class Resources:
     def __init__(self, name: str, version: str, settings: Settings) -> None:
         self.name, self.version, self.settings = name, version, settings
         self.signing_secret = settings.signing_secret or ""  # or one that is made in development
+        self.is_draining = False  # it has been told to end, and other instances serve instead
         self._own: dict[type, Any] = {}
 
     if not TYPE_CHECKING:  # or a misspelt name would pass mypy

@@ -149,8 +149,7 @@ class WriteSession(AsyncSession, Rows):
         except Exception as error:
             if not self.unit.is_commit_sent or is_answered(error) or not is_ours(error):
                 raise
-            words = "the outcome is unknown; look before you try again"
-            raise OutcomeUnknown(words, reason=unavailability(error)) from error
+            raise OutcomeUnknown(reason=unavailability(error)) from error
         finally:
             self.unit.let_commit(was_owned)
 

@@ -34,6 +34,13 @@ CONTROL = re.compile(
 )
 # No reset undoes these: asyncpg would miss its own prepared statements, or meet somebody else's.
 LASTING = re.compile(r"(?:^|;)\s*(?:prepare|deallocate|discard|load)\b", re.IGNORECASE)
+# What is of use only in a session of one's own, unlike SET LOCAL and what is for a transaction.
+OF_SESSIONS = re.compile(
+    r"(?:^|;)\s*(?:set\s+(?!local\b|constraints\b|transaction\b)|listen\b|prepare\b|load\b|discard\b"
+    r"|deallocate\b|declare\b.*\bwith\s+hold\b|create\s+(?:(?:global|local)\s+)?temp(?:orary)?\b)"
+    r"|(?<!insert\s)\binto\s+temp(?:orary)?\s+\w|\bpg_(?:try_)?advisory_lock|\bset_config\b(?!\s*\([^()]*,\s*true\s*\))",
+    re.IGNORECASE | re.DOTALL,
+)
 BEFORE_PARENTHESIS = re.compile(
     r'(?:\binto\s+(?:[\w.]|"[^"]*")+|([a-z_]\w*|"[^"]*"))\s*\(', re.IGNORECASE
 )
@@ -73,6 +80,12 @@ class Trace(Enum):
     SESSION = "session"
     LASTING = "lasting"
     CONTROL = "control"
+
+
+@lru_cache(maxsize=4096)
+def needs_session(sql: str) -> bool:
+    """Whether the statement is known to be about its session, which has to be its own for that."""
+    return OF_SESSIONS.search(ASIDE.sub(" ", sql)) is not None
 
 
 @lru_cache(maxsize=4096)

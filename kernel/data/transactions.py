@@ -1,5 +1,6 @@
 """asyncpg's transactions, of which their connection knows the outermost."""
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -7,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg.transaction
 
+from kernel.context import current_context
 from kernel.data.refusals import BOUNDARY_COMMITS, ENDED_BY_STATEMENT
 
 if TYPE_CHECKING:
@@ -56,6 +58,10 @@ class Transaction(asyncpg.transaction.Transaction):
             return
         try:
             await raw.watched("COMMIT" if is_commit else "ROLLBACK", end)
+        except asyncio.CancelledError:
+            if is_commit and (context := current_context()):
+                context.may_be_done = True
+            raise
         finally:
             raw.outermost = None
         raw.on_end(is_commit)

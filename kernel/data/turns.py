@@ -21,6 +21,11 @@ class Turns(Generic[T]):
         self._held: dict[Hashable, int] = {}
         self._waiting: dict[Hashable, deque[asyncio.Future[T]]] = {}
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether anybody waits."""
+        return bool(self._waiting)
+
     def has_share(self, caller: Hashable) -> bool:
         """Whether the caller has all that it may have at once."""
         return self._held.get(caller, 0) >= self.share

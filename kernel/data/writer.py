@@ -8,7 +8,7 @@ from kernel.context import current_context
 from kernel.data.connections import connect
 from kernel.data.driver import Connection, Isolation
 from kernel.data.engine import link_opener
-from kernel.data.links import Link, close_link
+from kernel.data.links import Link, make_pool
 from kernel.data.outages import Outages
 from kernel.data.pool import Pool
 from kernel.data.unit_of_work import UnitOfWork
@@ -72,7 +72,7 @@ async def open_writer(url: str, settings: Settings, name: str) -> AsyncIterator[
     open_link = link_opener(open_connection, outages)
     keep, size = settings.pool_size, settings.pool_size + settings.max_overflow
     pools = [
-        Pool(open_link, close_link, size=most, keep=least, timeout=settings.pool_timeout)
+        make_pool(open_link, settings, size=most, keep=least)
         for most, least in ((size, keep), *((most, 0) for most in NESTED))
     ]
     try:

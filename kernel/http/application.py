@@ -3,7 +3,6 @@
 import gc
 import hashlib
 import logging
-import os
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -14,7 +13,6 @@ from threading import RLock
 
 import httpx
 from fastapi import FastAPI
-from fastapi.telemetry import TelemetryConfig
 
 from kernel.data.commands import database_of, development
 from kernel.data.readers import open_probe, open_reader, open_replica
@@ -25,9 +23,11 @@ from kernel.data.writer import open_writer
 from kernel.fast.routing import Switchboard
 from kernel.http.cors import allow_origins
 from kernel.http.docs import credential_headers, describe_api, lead_to_docs, serve_docs
+from kernel.http.drain import Drain
 from kernel.http.exceptions import install_error_handlers
 from kernel.http.middleware import RequestMiddleware
 from kernel.http.openapi import operation_id
+from kernel.http.telemetry import configure_telemetry, end_telemetry
 from kernel.identity.callers import Credentials, CredentialScheme
 from kernel.identity.passwords import PasswordVault
 from kernel.identity.throttle import Throttle
@@ -61,13 +61,12 @@ def build_app(
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
-        telemetry=_telemetry(),
+        telemetry=configure_telemetry(),
     )
     app.state.resources = resources = Resources(name, version, settings)
     resources.put(Credentials(tuple(credentials)))
-    limit, connections = settings.max_body_bytes, settings.pool_size + settings.max_overflow
-    varying = credential_headers(credentials)
-    app.add_middleware(RequestMiddleware, limit, connections, varying)
+    resources.put(drain := Drain(resources))
+    app.add_middleware(RequestMiddleware, resources, drain, credential_headers(credentials))
     if settings.cors_origins:
         allow_origins(app, settings.cors_origins)
     install_error_handlers(app)
@@ -88,6 +87,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         logger.warning(BARE)
     async with AsyncExitStack() as stack:
         stack.enter_context(resources.until_closed())
+        stack.enter_context(resources.get(Drain).on_signals())
         open_ = stack.enter_async_context
         url = await open_(database_of(settings))
         resources.signing_secret = settings.signing_secret or development().kept_secret()
@@ -107,6 +107,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         # What lives as long as the process need not be searched for garbage again and again.
         gc.freeze()
         yield
+        if resources.get(Drain).is_over:
+            await end_telemetry()
 
 
 @cache
@@ -155,15 +157,3 @@ def app_on_demand(create_app: Callable[[Settings], FastAPI]) -> Callable[[str], 
 
 def _configure_logging(settings: Settings) -> None:
     configure_logging(settings.log_level, full=settings.env == "dev")
-
-
-def _telemetry() -> TelemetryConfig:
-    """FastAPI's OpenTelemetry where an `OTEL_…` variable asks for it; it takes the SDK.
-
-    Otherwise it is off, or it would look for its providers in each request. A request is one span:
-    those of FastAPI's own steps would need these steps, and so end the short way.
-    """
-    asked = any(name.startswith(("OTEL_", "FASTAPI_OTEL_")) for name in os.environ)
-    if asked:
-        return {"operation_spans": False}
-    return {"tracing": False, "metrics": False, "logs": False}

@@ -4,20 +4,24 @@ Pure ASGI. `@app.middleware("http")` would run the app in a task of its own, whi
 and loses the request's id on a crash.
 """
 
+import asyncio
 import logging
 import re
-import time
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kernel.context import HEADER_NAMES, RequestContext, enter_context, leave_context
-from kernel.errors import TooManyAtOnce
+from kernel.data.resources import Resources
+from kernel.http.access import log_request, refusal_of, timing
 from kernel.http.answer_headers import AnswerHeaders
 from kernel.http.clients import client_of
-from kernel.http.paths import UNCLEAN, is_unclean
+from kernel.http.deadlines import Deadlines, cut_off
+from kernel.http.drain import DISCONNECT, Drain, is_event_stream
 from kernel.http.problems import WRONG, failure_response
 from kernel.http.websockets import SocketExchange
 from kernel.identity.in_flight import InFlight
@@ -31,11 +35,13 @@ class RequestMiddleware:
     says of itself; `varying` are the headers in which a request may have a credential."""
 
     def __init__(
-        self, app: ASGIApp, max_body_bytes: int, connections: int, varying: Sequence[str] = ()
+        self, app: ASGIApp, resources: Resources, drain: Drain, varying: Sequence[str] = ()
     ) -> None:
-        self.app = app
-        self.max_body_bytes = max_body_bytes
-        self.in_flight = InFlight(connections)
+        self.app, self.resources, self.drain = app, resources, drain
+        settings = resources.settings
+        self.max_body_bytes = settings.max_body_bytes
+        self.in_flight = InFlight(settings.pool_size + settings.max_overflow)
+        self.deadlines = Deadlines(settings.request_timeout)
         self.answer_headers = AnswerHeaders(varying)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -53,6 +59,9 @@ class RequestMiddleware:
                 await SocketExchange(self.app, context, scope, receive, send).run()
             else:
                 await self.app(scope, receive, send)
+        except asyncio.CancelledError:
+            if scope["type"] != "websocket" or not self.drain.is_over:
+                raise  # by uvicorn, when it waits no longer
         finally:
             leave_context(token)
 
@@ -68,7 +77,8 @@ class _Exchange:
         receive: Receive,
         send: Send,
     ) -> None:
-        self.app = middleware.app
+        self.app, self.resources = middleware.app, middleware.resources
+        self.drain, self.deadlines = middleware.drain, middleware.deadlines
         self.max_body_bytes = middleware.max_body_bytes
         self.answer_headers = middleware.answer_headers
         self.in_flight = context.in_flight = middleware.in_flight
@@ -79,41 +89,66 @@ class _Exchange:
         self._receive = receive
         self._send = send
         self.received = 0
+        self.has_body = self.is_ended = False
+        self.headers: list[tuple[bytes, bytes]] = []
         self.status = 0
 
     async def run(self, headers: dict[bytes, bytes]) -> None:
+        self.deadline = self.deadlines.begin(self.context)
         try:
-            length = headers.get(b"content-length", b"")
-            if not self.in_flight.count(self.context):
-                await self.refuse(429, (error := TooManyAtOnce()).message, error.headers)
-            elif length.isdigit() and int(length[:20]) > self.max_body_bytes:
-                await self.refuse(413, "the body is too large")
-            elif self.scope["http_version"] == "1.1" and not _names_one_host(self.scope):
-                await self.refuse(400, "Host should be there, once")
-            elif is_unclean(self.scope):
-                await self.refuse(400, UNCLEAN)
+            if refusal := refusal_of(self.scope, headers, self.context, self.max_body_bytes):
+                await self.refuse(*refusal)
             else:
                 await self.app(self.scope, self.receive, self.send)
+            if self.is_ended:
+                await self._send({"type": "http.response.body", "body": b""})
         except ClientDisconnect:
             pass  # in the middle of its body: nobody is left to answer
+        except asyncio.CancelledError as error:
+            # By its deadline, or by uvicorn, which waits no longer for what is under way.
+            if not (self.deadline.take_back() or self.drain.is_over):
+                raise
+            await self.cut_off(error)
         except Exception:
             logger.exception("unhandled error")
             if self.status:
                 raise
             await self.refuse(500, WRONG)
         finally:
+            self.deadlines.end(self.deadline)
+            self.deadline.take_back()  # from who has caught it
             self.in_flight.end(self.context)
-            self.log()
+            log_request(self.context, self.method, self.scope.get("route"), self.status)
+
+    async def cut_off(self, error: BaseException) -> None:
+        """Answer instead, unless the answer has begun: then it stays incomplete."""
+        if not self.status:
+            route = getattr(self.scope.get("route"), "path_format", None)
+            answer = cut_off(self.context, error, route=route, is_stopping=self.drain.is_over)
+            await self.refuse(answer.status, answer.message, answer.headers, answer.extras)
 
     async def refuse(
-        self, status: int, message: str, headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        extras: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
-        response = failure_response(self.scope, status, message, headers)
+        response = failure_response(self.scope, status, message, headers, extras)
         await response(self.scope, self.receive, self.send)
 
     async def receive(self) -> Message:
         """Pass the body on while it stays within the limit, declared length or not."""
-        message = await self._receive()
+        if self.has_body:
+            message = await self.drain.receive(self._receive, lambda: is_event_stream(self.headers))
+            self.is_ended = message is DISCONNECT
+            return message
+        self.deadline.pause()
+        try:
+            message = await self._receive()
+        finally:
+            self.deadline.go_on()
+        self.has_body = not message.get("more_body")
         self.received += len(message.get("body", b""))
         if self.received > self.max_body_bytes:
             raise HTTPException(413, "the body is too large")
@@ -122,43 +157,23 @@ class _Exchange:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
+            self.deadlines.end(self.deadline)
             self.in_flight.end(self.context)
-            message["headers"] = [
+            self.headers = message["headers"] = [
                 *self.answer_headers.of(self.scope, message.get("headers", ())),
                 (b"x-request-id", self.context.request_id.encode()),
-                (b"server-timing", self.timing().encode()),
+                (b"server-timing", timing(self.context).encode()),
             ]
+            if self.resources.is_draining:
+                self.say_goodbye()
         elif self.method == "HEAD":
             message = {**message, "body": b""}
+        elif self.is_ended:
+            self.is_ended = message.get("more_body", False)
         await self._send(message)
 
-    def timing(self) -> str:
-        """The Server-Timing header (W3C Server Timing §3), durations in milliseconds."""
-        spent, database = time.perf_counter() - self.context.started, self.context.database_time
-        queries = self.context.queries
-        return f'db;dur={database * 1e3:.1f};desc="{queries} queries", app;dur={spent * 1e3:.1f}'
-
-    def log(self) -> None:
-        if not logger.isEnabledFor(logging.INFO):
-            return
-        route = self.scope.get("route")
-        fields = {
-            "method": self.method,
-            "route": getattr(route, "path_format", None),
-            "status": self.status,
-            "ms": round((time.perf_counter() - self.context.started) * 1e3, 1),
-            "queries": self.context.queries,
-            "user_id": self.context.user_id,
-            "client": self.context.client,
-        }
-        # Not logger.info(), which looks through the stack for its caller.
-        record = logging.LogRecord(logger.name, logging.INFO, "", 0, "request", None, None)
-        record.fields = fields
-        logger.handle(record)
-
-
-def _names_one_host(scope: Scope) -> bool:
-    """RFC 9112 §3.2."""
-    if len(scope["headers"]) == len(scope[HEADER_NAMES]):
-        return b"host" in scope[HEADER_NAMES]
-    return [name for name, _ in scope["headers"]].count(b"host") == 1
+    def say_goodbye(self) -> None:
+        if self.scope["http_version"] != "2":
+            self.headers.append((b"connection", b"close"))  # RFC 9112 §9.6
+        if self.drain.is_over:
+            self.drain.end()

@@ -12,6 +12,7 @@ class Operation(Protocol):
     path: str
     isolation: Isolation | None
     retries: int
+    timeout: float | None
 
     @property
     def row_place(self) -> Place | None: ...

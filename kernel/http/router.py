@@ -21,6 +21,7 @@ from kernel.fast.plan import Handler, Plan
 from kernel.fast.planning import NeedsFastAPI
 from kernel.http.answer_headers import Audience
 from kernel.http.bodies import with_checked_body, with_trimmed_lines
+from kernel.http.deadlines import set_timeout
 from kernel.http.openapi import declared_errors, document_headers, in_form
 from kernel.http.preconditions import Place, row_place, tag_response
 from kernel.http.problems import PROBLEM_DETAILS, ErrorForm
@@ -43,6 +44,7 @@ class BoundaryRoute(APIRoute):
 
     isolation: Isolation | None = None
     retries = RETRIES
+    timeout: float | None = None
     errors = PROBLEM_DETAILS
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
@@ -102,7 +104,7 @@ class BoundaryRoute(APIRoute):
             handler = with_checked_body(handler, self.body_field.field_info)
         if is_write(self):
             return Write(handler, self, is_planned=is_planned).run
-        return _read(handler, self.row_place)
+        return _read(handler, self)
 
 
 class Router(APIRouter):
@@ -110,10 +112,11 @@ class Router(APIRouter):
 
     `isolation` is the level of its writes' transactions, "repeatable_read" or "serializable"
     instead of PostgreSQL's "read_committed"; `retries` is how often a write is run again when
-    somebody was in its way (0 for what must not run twice). An operation may have its own:
-    `@router.post("/payments", retries=0)`. `errors` is the form of its failures, if it is not the
-    house's; `lifespan` opens what the slice needs itself, before the first request. A `route_class`
-    has its own ways around the boundary.
+    somebody was in its way (0 for what must not run twice); `timeout` is how many seconds its
+    answers may take to begin (`math.inf` for no end), if not `APP_REQUEST_TIMEOUT`. An operation
+    may have its own: `@router.post("/payments", retries=0)`. `errors` is the form of its failures,
+    if it is not the house's; `lifespan` opens what the slice needs itself, before the first
+    request. A `route_class` has its own ways around the boundary.
     """
 
     def __init__(
@@ -121,6 +124,7 @@ class Router(APIRouter):
         *,
         isolation: Isolation | None = None,
         retries: int = RETRIES,
+        timeout: float | None = None,
         errors: ErrorForm = PROBLEM_DETAILS,
         route_class: type[APIRoute] = APIRoute,
         **options: Any,
@@ -128,6 +132,7 @@ class Router(APIRouter):
         bounded = _bounded(route_class, errors)
         super().__init__(route_class=bounded, redirect_slashes=False, **options)
         self._isolation, self._retries, self._errors = isolation, retries, errors
+        self._timeout = _checked(timeout)
 
     def add_api_route(
         self,
@@ -136,6 +141,7 @@ class Router(APIRouter):
         *,
         isolation: Isolation | None = None,
         retries: int | None = None,
+        timeout: float | None = None,
         **options: Any,
     ) -> None:
         super().add_api_route(path, endpoint, **options)
@@ -143,6 +149,7 @@ class Router(APIRouter):
         if isinstance(route, BoundaryRoute):
             route.isolation = isolation or self._isolation
             route.retries = self._retries if retries is None else retries
+            route.timeout = self._timeout if timeout is None else _checked(timeout)
 
     def add_api_websocket_route(
         self, path: str, endpoint: Callable[..., Any], *args: Any, **options: Any
@@ -171,6 +178,12 @@ class Router(APIRouter):
         return self.api_route(path, methods=["DELETE"], **options)
 
 
+def _checked(timeout: float | None) -> float | None:
+    if timeout is not None and not timeout > 0:
+        raise ValueError("a timeout is a number of seconds above 0, or math.inf for none")
+    return timeout
+
+
 def _bounded(route_class: type[APIRoute], errors: ErrorForm) -> type[APIRoute]:
     """The route class with the boundary inside of it."""
     if issubclass(BoundaryRoute, route_class):
@@ -180,9 +193,11 @@ def _bounded(route_class: type[APIRoute], errors: ErrorForm) -> type[APIRoute]:
     return type(route_class.__name__, bases, {"errors": errors})
 
 
-def _read(handler: Handler, place: Place | None) -> Handler:
+def _read(handler: Handler, route: BoundaryRoute) -> Handler:
     async def run(request: Request) -> Response:
-        response = tag_response(request, await handler(request), place)
+        if route.timeout is not None:
+            set_timeout(route.timeout)
+        response = tag_response(request, await handler(request), route.row_place)
         if (context := current_context()) and context.link:
             response.raw_headers.append((b"link", context.link.encode()))
         return response

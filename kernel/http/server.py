@@ -88,6 +88,8 @@ class Protocol(TimeoutProtocol):
             self.app = _shed if self._is_full(self.concurrency_max) else self.config.loaded_app
         before = self.latest
         super().on_headers_complete()
+        if self.is_ending and self.latest is not None:
+            self.latest.keep_alive = False
         self.awaited = "body"
         if self.pipeline and self.answered is None:
             self.answered = before

@@ -37,6 +37,9 @@ class TimeoutProtocol(HttpToolsProtocol, ABC):
     grace_seconds = 10.0
     stall_seconds = 30.0
     min_bytes_per_second = 500
+    # How long a request may take, when the service ends, of which a part or nothing is there.
+    ending_seconds = 4.0
+    newcomer_seconds = 1.0
     # How often progress is measured.
     check_seconds = 2.0
 
@@ -50,6 +53,7 @@ class TimeoutProtocol(HttpToolsProtocol, ABC):
         self.unsent_bytes = 0  # of answers, when they were looked at last
         self.read_due = inf
         self.check: TimerHandle | None = None
+        self.is_ending = False
 
     @property
     def latest(self) -> RequestResponseCycle | None:
@@ -90,6 +94,21 @@ class TimeoutProtocol(HttpToolsProtocol, ABC):
         self.undelivered_bytes = 0
         self.awaited, self.due = "request", inf
         super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """uvicorn's, when it stops. A request that is on its way here is answered: who has just
+        connected, or has sent a part of it, does not know yet."""
+        self.is_ending = True
+        is_answered = self.latest is None or self.latest.response_complete
+        is_new = self.latest is None and self.awaited == "request"
+        is_coming = is_new or self.awaited in {"head", "body"}
+        if not (is_coming and is_answered):
+            super().shutdown()
+        if is_coming and not self.transport.is_closing():
+            seconds = self.newcomer_seconds if is_new else self.ending_seconds
+            self.due = min(self.due, self.loop.time() + seconds)
+            self._stop_checking()
+            self._check()
 
     def _later(self, due: float, size: int, now: float) -> float:
         return min(due + size / self.min_bytes_per_second, now + self.stall_seconds)

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from fastapi import BackgroundTasks, Request, Response
 from sqlalchemy.orm.exc import StaleDataError
 
-from kernel.context import PRINCIPAL, SESSION, current_context
+from kernel.context import PRINCIPAL, SESSION, RequestContext, current_context
 from kernel.data.independent import run_callbacks
 from kernel.data.resources import resources_of
 from kernel.data.session import WriteSession
@@ -25,6 +25,7 @@ from kernel.data.unit_of_work import Callback
 from kernel.errors import BadRequest, OutcomeUnknown
 from kernel.fast.plan import Handler
 from kernel.http.attempts import Replay, fresh_dependencies
+from kernel.http.deadlines import set_timeout
 from kernel.http.idempotency import (
     KeyedRequest,
     SentKey,
@@ -49,6 +50,8 @@ class Write:
     async def run(self, request: Request) -> Response:
         # A plan has read what its operation declares.
         is_read = self._is_planned and self._route.body_field is not None
+        if self._route.timeout is not None:
+            set_timeout(self._route.timeout)
         if self._route.holds_secret and is_rehearsal(request):
             raise BadRequest(NO_REHEARSAL)
         first, replay = request, Replay(request, is_read=is_read)
@@ -140,8 +143,13 @@ class Write:
             await keep(
                 session, keyed, response, is_repeatable=may_be_repeated(response, self._route)
             )
+        context = current_context() or RequestContext()
         try:
             await session.finish()
+            context.may_be_done = not keyed
+        except asyncio.CancelledError:
+            context.may_be_done &= not keyed  # with a key, the next attempt will see
+            raise
         except OutcomeUnknown as error:
             cause = error.__cause__
             # With a key, the next attempt will see: this one, or the client's.

@@ -23,7 +23,7 @@ async def end_connections(
 
     async def end() -> None:
         await sql.execute(f"""SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-            WHERE application_name = '{NAME}' AND datname = current_database()""")
+            WHERE application_name LIKE '{NAME} %' AND datname = current_database()""")
         await asyncio.sleep(0.05)
 
     yield end

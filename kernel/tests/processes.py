@@ -102,7 +102,8 @@ class Service:
 async def serve(
     checkout: Path, *options: str, python: str = sys.executable, user: int | None = None, **app: Any
 ) -> AsyncIterator[Service]:
-    """Start the service on a checkout and wait for `/livez`; `app` holds its `APP_…` variables."""
+    """Start the service on a checkout and wait for `/livez`; `app` holds its `APP_…` variables.
+    Another app may be named in front of the options: `serve(checkout, "package.module:app")`."""
     port = free_port()
     log = checkout.parent / f"{checkout.name}-{port}.log"
     process = launch(checkout, log, *options, "--port", str(port), python=python, user=user, **app)
@@ -134,9 +135,10 @@ def launch(
     environment = {"PATH": os.environ["PATH"], **variables_of_slices()}
     if python != sys.executable:
         environment["PYTHONPATH"] = sysconfig.get_path("purelib")
+    target = [] if options and options[0].endswith(":app") else ["service:app"]
     with log.open("wb") as output:
         return subprocess.Popen(
-            [python, "-m", "uvicorn", "service:app", *options],
+            [python, "-m", "uvicorn", *target, *options],
             cwd=checkout,
             env=environment | {f"APP_{name.upper()}": str(value) for name, value in app.items()},
             stdout=output,

@@ -23,7 +23,7 @@ from kernel.tests.test_statements import is_idle
 
 SLEEP = text("SELECT pg_sleep(:seconds), 1 AS number")
 NUMBERS = text("SELECT n AS number FROM generate_series(1, 2000) AS n")
-BACKENDS = f"application_name = '{NAME}' AND datname = current_database()"
+BACKENDS = f"application_name LIKE '{NAME} %' AND datname = current_database()"
 ACTIVE = f"SELECT count(*) FROM pg_stat_activity WHERE {BACKENDS} AND state = 'active'"
 
 

@@ -1,5 +1,6 @@
 """What a team may have of its own without a line of the kernel: callers, errors, resources."""
 
+import os
 from base64 import b64decode, b64encode
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -200,7 +201,7 @@ async def test_the_name_is_on_what_the_service_makes_and_opens(settings, sql):
         assert (app.title, app.version, resources.slug) == ("Cold Kitchen", "3.1", "cold-kitchen")
         await resources.reader.fetch(_one())
         names = await sql.fetch("SELECT DISTINCT application_name FROM pg_stat_activity")
-    assert "cold-kitchen" in {name for (name,) in names}
+    assert f"cold-kitchen reader {os.getpid()}" in {name for (name,) in names}
 
 
 def _one():

@@ -3,7 +3,8 @@
 import asyncio
 import socket
 from contextlib import asynccontextmanager
-from urllib.parse import urlsplit, urlunsplit
+from types import SimpleNamespace
+from urllib.parse import parse_qs, urlsplit, urlunsplit
 
 import asyncpg
 import pytest
@@ -17,6 +18,7 @@ from kernel.errors import Unavailable
 from kernel.http.dependencies import Reader, Session
 from kernel.http.router import Router
 from kernel.tests.app import account_body
+from kernel.tests.processes import PATIENCE, Forwarder, until
 
 KEY = {"X-API-Key": "a" * 40}
 SLEEP = select(func.pg_sleep(5))
@@ -104,7 +106,7 @@ async def test_the_cause_of_an_outage_is_logged_once_for_each_pool(
 ):
     async with (
         database_that_is(why, settings, free_port) as url,
-        serve(database_url=SecretStr(url), connect_timeout=0.2) as client,
+        serve(database_url=SecretStr(url), connect_timeout=0.2, pool_timeout=0.3) as client,
     ):
         answers = [await client.get("/users/me", headers=KEY) for _ in range(10)]
         account = account_body(**CAROL)
@@ -128,7 +130,7 @@ async def test_an_outage_that_goes_on_is_told_again_with_a_count(
     serve, log, free_port, monkeypatch
 ):
     now = 1000.0
-    monkeypatch.setattr(reminders.time, "monotonic", lambda: now)
+    monkeypatch.setattr(reminders, "time", SimpleNamespace(monotonic=lambda: now))
     url = f"postgresql://app@127.0.0.1:{free_port}/app"
     async with serve(database_url=SecretStr(url)) as client:
         for _ in range(5):
@@ -164,7 +166,7 @@ async def test_a_pool_that_is_used_up_and_a_query_that_takes_too_long_are_two_th
 ):
     limits = {"pool_size": 1, "max_overflow": 0, "read_pool_size": 1}
     async with mount(
-        sleepers(), **limits, pool_timeout=0.1, statement_timeout=0.3, connect_timeout=5
+        sleepers(), **limits, pool_timeout=0.4, statement_timeout=1, connect_timeout=5
     ) as client:
         answers = await asyncio.gather(*[client.request(method, "/cases/sleep") for _ in range(5)])
     reasons = sorted(answer.json()["reason"] for answer in answers)
@@ -174,18 +176,40 @@ async def test_a_pool_that_is_used_up_and_a_query_that_takes_too_long_are_two_th
     assert sorted(told) == [("no_connection", pool, None), ("slow", pool, "57014")]
 
 
-async def test_the_end_of_an_outage_is_told(mount, end_connections, log, monkeypatch):
+async def test_the_end_of_an_outage_is_told(mount, settings, log, monkeypatch):
     now = 1000.0
-    monkeypatch.setattr(reminders.time, "monotonic", lambda: now)
-    async with mount(sleepers(), statement_timeout=0.2) as client:
-        await client.get("/users/me", headers=KEY)
-        await end_connections()
-        assert (await client.get("/users/me", headers=KEY)).status_code == 401
-        now += 5
-        client.app.state.resources.reader._connections.expire()
-        assert (await client.get("/users/me", headers=KEY)).status_code == 401
+    monkeypatch.setattr(reminders, "time", SimpleNamespace(monotonic=lambda: now))
+    url = urlsplit(settings.database_url.get_secret_value())
+    async with Forwarder(f"{parse_qs(url.query)['host'][0]}/.s.PGSQL.5432") as way:
+        dead = f"postgresql://app@127.0.0.1:{way.port}{url.path}?sslmode=disable"
+        async with mount(sleepers(), database_url=SecretStr(dead)) as client:
+            assert (await client.get("/users/me", headers=KEY)).status_code == 503
+            now += 5
+            await way.open()
+            assert (await client.get("/users/me", headers=KEY)).status_code == 401
     messages = [line["message"] for line in log.lines("WARNING")]
     assert messages == ["the database cannot be reached", "the database can be used again"]
+
+
+async def test_connections_that_died_idle_are_no_outage(mount, end_connections, alice, log):
+    async with mount(sleepers()) as client:
+        client.headers.update(alice.headers)
+        resources = client.app.state.resources
+        pools = [resources.writer._pools[0], resources.reader._connections]
+        for _ in range(3):
+            await asyncio.gather(*(client.get("/peelings") for _ in range(5)))
+            assert (await client.post("/peelings", json={"title": "Soup"})).status_code == 201
+            await end_connections()
+            await until(lambda: are_closed(*pools), PATIENCE)
+        answers = await asyncio.gather(*(client.get("/peelings") for _ in range(5)))
+        assert {answer.status_code for answer in answers} == {200}
+        assert (await client.post("/peelings", json={"title": "Soup"})).status_code == 201
+    assert log.lines("WARNING", "ERROR") == []
+
+
+async def are_closed(*pools):
+    """Whether those that are idle have noticed that the server has closed them."""
+    return all(link.raw.is_closed() for pool in pools for link, _ in pool._idle._waiting)
 
 
 async def test_a_failure_that_code_raises_as_an_answer_is_logged_now_and_then(mount, log):
@@ -210,7 +234,7 @@ async def test_a_pool_that_waits_for_a_silent_server_is_told_as_unreachable(serv
 
 async def test_reads_go_to_the_primary_while_the_replica_is_silent(serve, settings, alice):
     async with database_that_is("silent", settings, 0) as url:
-        changes = {"pool_timeout": 0.1, "connect_timeout": 0.3, "read_pool_size": 3}
+        changes = {"pool_timeout": 0.3, "connect_timeout": 0.6, "read_pool_size": 3}
         async with serve(read_database_url=SecretStr(url), **changes) as client:
             client.headers.update(alice.headers)
             answers = await asyncio.gather(*[client.get("/users/me") for _ in range(20)])

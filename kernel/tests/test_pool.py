@@ -1,14 +1,17 @@
 """Connections: who gets one, in which order, and that none is lost."""
 
 import asyncio
+import time
 from contextlib import AsyncExitStack, suppress
 from itertools import count
+from types import SimpleNamespace
 
 import httpx
 import pytest
 from sqlmodel import select
 
 from kernel.context import RequestContext, enter_context
+from kernel.data import idle
 from kernel.data.pool import Pool
 from kernel.driver_errors import PoolTimeout, ShareTimeout
 from kernel.http.dependencies import Reader, Session
@@ -138,6 +141,158 @@ async def test_what_is_beyond_those_to_keep_is_closed_when_it_has_been_idle_for_
     await until(lambda: is_left(connections, 1), 2)
     await pool.close()
     assert connections.open == set()
+
+
+async def test_a_connection_is_closed_at_its_age_when_nobody_uses_it(monkeypatch):
+    connections, now = Connections(), 1000.0
+    monkeypatch.setattr(idle, "time", SimpleNamespace(monotonic=lambda: now))
+    pool = connections.pool(size=3, max_age=100, idle_seconds=0.02)
+    used, kept, last = [await pool.take() for _ in range(3)]
+    pool.give_back(last)
+    now += 89
+    pool.give_back(kept)
+    await asyncio.sleep(0.05)
+    assert connections.open == {used, kept, last}  # none is old enough
+    now += 22
+    assert used in connections.open  # it is in use
+    await until(lambda: is_left(connections, 1), 2)
+    pool.give_back(used)
+    assert await pool.take() == 4  # not the one that was just given back
+    assert connections.open == {4}
+
+
+async def test_the_ages_of_connections_differ_by_a_fifth():
+    pool = Connections().pool(size=100, max_age=1000)
+    ages = [pool._idle._expiry[await pool.take()] - time.monotonic() for _ in range(100)]
+    assert 890 < min(ages) < 950
+    assert 1050 < max(ages) < 1110
+
+
+async def test_what_has_died_while_it_lay_idle_is_no_longer_given():
+    connections = Connections()
+    dead = set()
+    pool = connections.pool(size=3, is_lost=dead.__contains__)
+    first, second, third = [await pool.take() for _ in range(3)]
+    for each in (first, second, third):
+        pool.give_back(each)
+    dead |= {second, third}
+    assert await pool.take() == first
+    await until(lambda: is_left(connections, 1), 2)
+
+
+# A server that takes no more connections.
+
+
+class FullServer(Connections):
+    """A server with so many places, or none while it is `down`, which counts what it refuses."""
+
+    def __init__(self, places):
+        super().__init__()
+        self.places, self.refused, self.at_once, self.most_at_once = places, 0, 0, 0
+
+    async def connect(self):
+        self.at_once += 1
+        self.most_at_once = max(self.most_at_once, self.at_once)
+        await asyncio.sleep(0)
+        self.at_once -= 1
+        if len(self.open) >= self.places:
+            self.refused += 1
+            raise ConnectionRefusedError
+        return await super().connect()
+
+
+async def work(pool, times=1):
+    """Use a connection now and then, as requests do."""
+    for _ in range(times):
+        connection = await pool.take()
+        await asyncio.sleep(0.001)
+        pool.give_back(connection)
+
+
+async def test_who_is_refused_waits_for_a_connection_that_there_is():
+    server = FullServer(places=3)
+    pool = server.pool(size=20, keep=20)
+    async with asyncio.timeout(5):
+        await asyncio.gather(*(work(pool, times=50) for _ in range(40)))
+    assert len(server.open) == 3
+    assert 1 <= server.refused <= 10
+    assert (pool.in_use(), pool._openings.connecting, pool._openings.live) == (0, 0, 3)
+
+
+async def test_attempts_to_connect_are_at_most_one_more_than_there_are_connections():
+    server = FullServer(places=100)
+    pool = server.pool(size=64)
+    held = [asyncio.create_task(pool.take()) for _ in range(64)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert server.at_once <= 1
+    await asyncio.gather(*held)
+    assert server.most_at_once <= 33
+
+
+async def test_without_any_connection_a_pool_makes_a_few_attempts_a_second():
+    server = FullServer(places=0)
+    pool = server.pool(size=20, timeout=0.3)
+    began, failed = time.monotonic(), 0
+    while time.monotonic() - began < 2:
+        results = await asyncio.gather(*(work(pool) for _ in range(10)), return_exceptions=True)
+        failed += sum(isinstance(each, ConnectionRefusedError | PoolTimeout) for each in results)
+        await asyncio.sleep(0.005)
+    assert failed > 300  # which fail at once, after a while
+    assert 4 <= server.refused <= 12
+
+
+async def test_a_short_outage_is_waited_for():
+    server = FullServer(places=0)
+    pool = server.pool(size=4, timeout=1)
+    with pytest.raises(ConnectionRefusedError):
+        await pool.take()  # the first attempt says at once that there is nobody
+    waiting = [asyncio.create_task(work(pool)) for _ in range(10)]
+    await asyncio.sleep(0)
+    server.places = 4
+    async with asyncio.timeout(0.5):
+        await asyncio.gather(*waiting)
+
+
+async def test_who_waits_in_an_outage_is_told_its_cause():
+    server = FullServer(places=0)
+    pool = server.pool(size=4, timeout=0.01)
+    with pytest.raises(ConnectionRefusedError):
+        await pool.take()
+    with pytest.raises(PoolTimeout) as refused:
+        await pool.take()
+    assert refused.value.is_connecting
+    assert isinstance(refused.value.__cause__, ConnectionRefusedError)
+
+
+async def test_the_last_places_of_a_server_are_for_pools_that_have_next_to_none():
+    server = Connections()
+
+    def is_scarce(_):
+        return len(server.open) > 6
+
+    first = server.pool(size=10, keep=10, is_too_many=is_scarce)
+    second = server.pool(size=10, keep=10, is_too_many=is_scarce)
+    await asyncio.gather(*(work(first, times=20) for _ in range(10)))
+    assert first._openings.live == len(server.open) == 6
+    await asyncio.gather(*(work(second, times=20) for _ in range(10)))
+    assert (first._openings.live, second._openings.live) == (6, 2)
+    assert (second.in_use(), second._turns._held) == (0, {})
+
+
+async def test_a_pool_that_has_lost_its_last_connection_tries_at_once():
+    server = FullServer(places=1)
+    pool = server.pool(size=4, timeout=2)
+    held = await pool.take()
+    waiting = asyncio.create_task(pool.take())
+
+    async def is_refused_again_and_again():
+        return server.refused == 5
+
+    await until(is_refused_again_and_again, 5)
+    pool.drop(held)
+    async with asyncio.timeout(0.1):
+        assert await waiting == 2
 
 
 async def test_what_is_given_back_after_the_end_is_closed():

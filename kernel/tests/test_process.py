@@ -42,7 +42,7 @@ CANARY = "s3cr3t-canary"
 ENDED = {0, -signal.SIGTERM}
 BACKENDS = f"""
     FROM pg_stat_activity
-    WHERE application_name = '{NAME}' AND datname = current_database()
+    WHERE application_name LIKE '{NAME} %' AND datname = current_database()
 """
 WAITS = "wait_event_type = 'Lock'"
 MEMBERS = {"time", "level", "logger", "message", "request_id"}

@@ -1,6 +1,6 @@
--- Reads, and a write for every fifth request, by several callers; tells each status as JSON.
-local tokens, counts, number, sent = {}, {}, 0, 0
-local path = os.getenv("PEELINGS")
+-- One request again and again, by several callers; tells how often each status came, as JSON.
+local tokens, counts, sent = {}, {}, 0
+local method, target = os.getenv("METHOD"), os.getenv("TARGET")
 for token in os.getenv("TOKENS"):gmatch("[^,]+") do
   table.insert(tokens, token)
 end
@@ -12,12 +12,13 @@ end
 
 function request()
   sent = sent + 1
-  local headers = { Authorization = tokens[sent % #tokens + 1] }
-  if sent % 5 > 0 then
-    return wrk.format("GET", path .. "?limit=5", headers)
+  local caller = sent % #tokens + 1
+  local headers = { Authorization = tokens[caller], ["X-Forwarded-For"] = "198.51.100." .. caller }
+  if method == "GET" then
+    return wrk.format(method, target, headers)
   end
   headers["Content-Type"] = "application/json"
-  return wrk.format("POST", path, headers, '{"title": "Soup"}')
+  return wrk.format(method, target, headers, '{"title": "Soup"}')
 end
 
 told = ""

@@ -6,7 +6,9 @@ from kernel.tests.faults import (  # noqa: F401  # each enters its own
     deploys,
     keep_alive,
     outages,
+    pgbouncer,
     replication,
+    signals,
     symptoms,
 )
 from kernel.tests.faults.drilling import DRILLS

@@ -79,7 +79,7 @@ class Instance:
     """One of the services behind the balancer: of whichever version, always on the same port."""
 
     def __init__(self, folder: Path, *options: str, **app: Any) -> None:
-        self.port = free_port()
+        self.target, self.port = "service:app", free_port()
         self.log = folder / f"{self.port}.log"
         self.options = (*(word for item in OPTIONS.items() for word in item), *options)
         self.app = {"jwt_secret": SECRET, "drain": DRAIN_SECONDS, **app}
@@ -87,7 +87,9 @@ class Instance:
 
     async def start(self, checkout: Path, *, path: str = "/livez", status: int = 200) -> Service:
         """Start it, and wait for this answer."""
-        process = launch(checkout, self.log, *self.options, "--port", str(self.port), **self.app)
+        process = launch(
+            *(checkout, self.log, self.target, *self.options, "--port", str(self.port)), **self.app
+        )
         client = httpx.AsyncClient(
             base_url=f"http://127.0.0.1:{self.port}",
             limits=httpx.Limits(max_keepalive_connections=0),

@@ -35,7 +35,7 @@ SIGN_IN = """
 """
 IN_TRANSACTION = f"""
     SELECT count(*) FROM pg_stat_activity
-    WHERE application_name = '{NAME}' AND datname = current_database()
+    WHERE application_name LIKE '{NAME} %' AND datname = current_database()
     AND state LIKE 'idle in transaction%'
 """
 
@@ -197,10 +197,10 @@ async def test_twenty_cuts_at_commit_lose_nothing_and_double_nothing(sampler, wa
         assert await sql.fetchval(stored, keyed["title"]) == 1
 
 
-@pytest.fixture
-async def impatient(settings, way, sampler):
-    """The service as it is, but for how long it waits for an answer: 1.1 s."""
-    changes = {"database_url": SecretStr(way.url), "statement_timeout": 0.1}
+@pytest.fixture(params=[{"statement_timeout": 0.1}, {"request_timeout": 1.0}], ids=str)
+async def impatient(settings, way, sampler, request):
+    """The service as it is, but for how long it waits for an answer: about a second."""
+    changes = {"database_url": SecretStr(way.url), **request.param}
     app = create_app(settings.model_copy(update=changes))
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with (
