@@ -1,7 +1,8 @@
 """PgBouncer between the service and PostgreSQL, with the file that we ship, and with less.
 
-The drill takes 1.21 or newer, which `PGBOUNCER=/path/to/pgbouncer` names, with `deploy/pgbouncer.ini`
-as it is, but for where the server is and who may come, and with four connections to the server.
+The drill takes 1.21 or newer, which `PGBOUNCER=/path/to/pgbouncer` names, with
+`deploy/pgbouncer.ini` as it is, but for where the server is and who may come, and with four
+connections to the server.
 """
 
 import asyncio

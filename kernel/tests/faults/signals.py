@@ -83,7 +83,7 @@ class Clients:
 async def beside(
     at: Scene, doing: Callable[[Service], Awaitable[None]], what: str, number: int
 ) -> list[Row]:
-    """Rows of what clients see, those with a connection for each request and those with kept ones."""
+    """Rows of what clients see: those with a connection for each request, and with kept ones."""
     new, kept = (
         Clients(at.instance.port, caller, keep=keep, rate=RATE / 2)
         for caller, keep in zip(at.callers[:2], (False, True), strict=True)
