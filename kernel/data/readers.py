@@ -98,6 +98,10 @@ async def open_reader(  # noqa: PLR0913  # they are named
     outages = Outages(pool_name, url)
 
     async def open_connection() -> Connection:
+        if not read_only:
+            # A service whose reads are all refused, by what a pooler drops, is not ready.
+            reader = await connect(url, settings, outages, name=name, read_only=True)
+            await reader.close(timeout=settings.connect_timeout)
         connection = await connect(url, settings, outages, name=name, read_only=read_only)
         connection.is_managed = True
         return connection
