@@ -14,6 +14,7 @@ from typing import Any
 HEADER_NAMES = "kernel.header_names"
 SESSION = "kernel.session"
 PRINCIPAL = "kernel.principal"
+ROUTE = "kernel.route"
 
 
 @dataclass(slots=True)

@@ -8,7 +8,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from kernel.context import current_context
 from kernel.data.turns import Turns
@@ -17,6 +17,14 @@ from kernel.driver_errors import PoolTimeout, ShareTimeout
 C = TypeVar("C", bound=Hashable)
 
 IDLE_SECONDS = 60.0
+
+
+class Load(NamedTuple):
+    """Of a pool: how many it may have, how many somebody has taken, and how many wait for one."""
+
+    size: int
+    in_use: int
+    waiting: int
 
 
 class Pool(Generic[C]):
@@ -110,6 +118,10 @@ class Pool(Generic[C]):
     def in_use(self) -> int:
         """How many connections somebody has taken."""
         return self._size - self._free - len(self._idle)
+
+    def load(self) -> Load:
+        """How much of it is in use now."""
+        return Load(self._size, self.in_use(), self._turns.waiting())
 
     def _sweep_later(self) -> None:
         loop = asyncio.get_running_loop()

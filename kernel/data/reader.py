@@ -5,7 +5,7 @@ passed. Built once at module level, a statement of plain types is compiled once,
 itself; any other is SQLAlchemy's to execute.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from typing import Any, TypeVar
 
@@ -15,7 +15,7 @@ from sqlalchemy import ClauseElement
 from kernel.data.execution import execute, run_plan
 from kernel.data.links import Link, drop_link, take_link
 from kernel.data.outages import Outages
-from kernel.data.pool import Pool
+from kernel.data.pool import Load, Pool
 from kernel.data.snapshots import ATTEMPTS, Rows, Snapshot, raise_for_read
 from kernel.data.sqlstate import (
     LOCK_NOT_AVAILABLE,
@@ -24,10 +24,12 @@ from kernel.data.sqlstate import (
     is_outdated,
     is_retryable,
     raise_answer,
+    retry_cause,
 )
 from kernel.driver_errors import DRIVER_ERRORS, PoolTimeout, sqlstate
 from kernel.fast.records import Record
 from kernel.fast.statements import bind, plan_of
+from kernel.metrics import RETRIES
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -65,6 +67,7 @@ class ReadPool(Rows):
             except DRIVER_ERRORS as error:
                 if attempt == ATTEMPTS or not _may_be_repeated(error):
                     raise_for_read(error)
+                RETRIES.add(1, "read", retry_cause(error))
                 if is_disconnect(error) or is_outdated(error):
                     # All of the pool is suspect: the server was restarted, or became a standby.
                     self._connections.expire()
@@ -100,6 +103,12 @@ class ReadPool(Rows):
     def in_use(self) -> int:
         """How many connections run a query now."""
         return self._connections.in_use() + self._streams.in_use()
+
+    def loads(self) -> Iterator[tuple[str, Load]]:
+        """Of each pool, by its name."""
+        name = self._outages.pool
+        yield name, self._connections.load()
+        yield f"{name}_streams", self._streams.load()
 
     async def _run(self, statement: ClauseElement, values: Mapping[str, Any]) -> Sequence[Record]:
         plain = bind(plan_of(statement), values)

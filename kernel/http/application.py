@@ -25,12 +25,14 @@ from kernel.data.writer import open_writer
 from kernel.fast.routing import Switchboard
 from kernel.http.docs import credential_headers, describe_api, serve_docs
 from kernel.http.exceptions import install_error_handlers
+from kernel.http.gauges import sampled
 from kernel.http.middleware import RequestMiddleware
 from kernel.http.openapi import operation_id
 from kernel.identity.callers import Credentials, CredentialScheme
 from kernel.identity.passwords import PasswordVault
 from kernel.identity.throttle import Throttle
 from kernel.logs import configure_logging
+from kernel.metric_files import SHARING, share_metrics, stop_sharing
 from kernel.settings import Settings, load_settings
 
 # uvicorn imports what it serves with, and nothing else does.
@@ -80,7 +82,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     _configure_logging(settings)
     if settings.env != "dev" and PROTOCOL not in sys.modules:
         logger.warning(BARE)
+    if SHARING.problem:
+        logger.warning(SHARING.problem)
+    resources.render_metrics("")  # two metrics of one name are told of now, and not to a scraper
     async with AsyncExitStack() as stack:
+        stack.callback(stop_sharing)
         stack.enter_context(resources.until_closed())
         open_ = stack.enter_async_context
         url = await open_(database_of(settings))
@@ -95,6 +101,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         resources.schema = SchemaReader(resources.probe)
         resources.put(await open_(_make_client(settings)))
         resources.put(PasswordVault(throttle=_throttle(resources)))
+        await open_(sampled(resources))
         # What lives as long as the process need not be searched for garbage again and again.
         gc.freeze()
         yield
@@ -127,6 +134,7 @@ def app_on_demand(create_app: Callable[[Settings], FastAPI]) -> Callable[[str], 
 
     So importing the module reads no settings, ends no process and touches no log handler (PEP 562).
     """
+    share_metrics()
     made: list[FastAPI] = []
     lock = RLock()
 

@@ -17,12 +17,15 @@ from kernel.context import HEADER_NAMES, RequestContext, enter_context, leave_co
 from kernel.errors import TooManyAtOnce
 from kernel.http.answer_headers import AnswerHeaders
 from kernel.http.clients import client_of
-from kernel.http.paths import UNCLEAN, is_unclean
+from kernel.http.paths import UNCLEAN, is_unclean, route_of
 from kernel.http.problems import WRONG, failure_response
 from kernel.http.websockets import SocketExchange
 from kernel.identity.in_flight import InFlight
+from kernel.metrics import REFUSED, STATE, Cost, count_request
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
+# Whoever looks at a service wants to know why it refuses requests.
+SCRAPED = "/metrics"
 logger = logging.getLogger(__name__)
 
 
@@ -82,9 +85,11 @@ class _Exchange:
         self.status = 0
 
     async def run(self, headers: dict[bytes, bytes]) -> None:
+        STATE.under_way += 1
         try:
             length = headers.get(b"content-length", b"")
-            if not self.in_flight.count(self.context):
+            if not self.in_flight.count(self.context) and self.scope["path"] != SCRAPED:
+                REFUSED.add(1, "in_flight")
                 await self.refuse(429, (error := TooManyAtOnce()).message, error.headers)
             elif length.isdigit() and int(length[:20]) > self.max_body_bytes:
                 await self.refuse(413, "the body is too large")
@@ -103,6 +108,8 @@ class _Exchange:
             await self.refuse(500, WRONG)
         finally:
             self.in_flight.end(self.context)
+            STATE.under_way -= 1
+            self.count()
             self.log()
 
     async def refuse(
@@ -138,13 +145,17 @@ class _Exchange:
         queries = self.context.queries
         return f'db;dur={database * 1e3:.1f};desc="{queries} queries", app;dur={spent * 1e3:.1f}'
 
+    def count(self) -> None:
+        spent, context = time.perf_counter() - self.context.started, self.context
+        cost = Cost(spent, context.queries, context.database_time)
+        count_request(self.method, route_of(self.scope), self.status, cost)
+
     def log(self) -> None:
         if not logger.isEnabledFor(logging.INFO):
             return
-        route = self.scope.get("route")
         fields = {
             "method": self.method,
-            "route": getattr(route, "path_format", None),
+            "route": route_of(self.scope),
             "status": self.status,
             "ms": round((time.perf_counter() - self.context.started) * 1e3, 1),
             "queries": self.context.queries,

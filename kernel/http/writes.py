@@ -18,6 +18,7 @@ from kernel.data.sqlstate import (
     is_outdated,
     is_retryable,
     is_too_slow,
+    retry_cause,
     translate,
     unavailable,
 )
@@ -38,6 +39,7 @@ from kernel.http.operation import Operation
 from kernel.http.preconditions import Preconditions, tag_response
 from kernel.http.rehearsals import NO_REHEARSAL, is_rehearsal, rehearse
 from kernel.identity.callers import note_principal
+from kernel.metrics import RETRIES
 
 
 class Write:
@@ -78,6 +80,7 @@ class Write:
         if is_disconnect(error) or is_outdated(error):
             resources_of(request.app).writer.expire()
         if is_retryable(error) and not is_last:
+            RETRIES.add(1, "write", retry_cause(error))
             return
         if answer := translate(error, self._route.input_names):
             raise answer from error
