@@ -14,14 +14,14 @@ from typing import Any
 HEADER_NAMES = "kernel.header_names"
 SESSION = "kernel.session"
 PRINCIPAL = "kernel.principal"
-ROUTE = "kernel.route"
 
 
 @dataclass(slots=True)
 class RequestContext:
     """One request: the app that it came to, its id, what it has cost so far (durations in seconds),
-    who it is for, from which address, the `Link` that the answer has, whether it was seen to hold a
-    secret, the unit of work under way, and for whom it counts among the requests in flight."""
+    who it is for, from which address, the path of its operation as that is mounted, the `Link` that
+    the answer has, whether it was seen to hold a secret, the unit of work under way, and for whom
+    it counts among the requests in flight."""
 
     app: Any = None
     request_id: str = field(default_factory=lambda: os.urandom(16).hex())
@@ -30,6 +30,7 @@ class RequestContext:
     database_time: float = 0.0
     user_id: int | None = None
     client: str | None = None
+    route: str | None = None
     link: str | None = None
     holds_secret: bool = False
     unit: Any = None

@@ -81,7 +81,7 @@ class MetricFiles:
 
     def leave(self) -> None:
         """Let another one have the file; the last one takes the folder away."""
-        os.close(self._file)
+        fcntl.flock(self._file, fcntl.LOCK_UN)  # which closing would not: the map has the file, too
         if not _is_used(self.folder) and self.folder.name.startswith(PREFIX):
             rmtree(self.folder, ignore_errors=True)
 

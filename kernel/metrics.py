@@ -35,10 +35,12 @@ class Values:
         self._numbers_file, self._series_file = numbers_file, series_file
         self.series: dict[Key, int] = {}
         self.numbers = self._map(FIRST_NUMBERS)
-        self.used = HEADER
+        self.used, self._is_full = HEADER, False
 
     def reserve(self, key: Key, width: int) -> int:
         """A place for a new series; one for all that are too many."""
+        if self._is_full:
+            return OVERFLOW
         place = self.used
         try:
             while place + width > len(self.numbers):
@@ -46,16 +48,16 @@ class Values:
             if self._series_file is not None:
                 os.write(self._series_file, json.dumps([place, width, *key]).encode() + b"\n")
         except OSError as error:
-            logger.warning("no room for a further metric: %s", error.strerror)
-            place = OVERFLOW
-        else:
-            self.used += width
+            self._is_full = True
+            logger.warning("there is no room for further metrics: %s", error.strerror)
+            return OVERFLOW
+        self.used += width
         self.series[key] = place
         return place
 
     def _map(self, count: int) -> "memoryview[float]":
         if count > MOST_NUMBERS:
-            raise OSError(28, f"there are {MOST_NUMBERS} numbers")
+            raise OSError(28, f"{MOST_NUMBERS} numbers are the most")
         size = count * 8
         if self._numbers_file is None:
             memory = mmap(-1, size)

@@ -16,6 +16,7 @@ from kernel.data.execution import execute, run_plan
 from kernel.data.links import Link, drop_link, take_link
 from kernel.data.outages import Outages
 from kernel.data.pool import Load, Pool
+from kernel.data.retries import count_retry
 from kernel.data.snapshots import ATTEMPTS, Rows, Snapshot, raise_for_read
 from kernel.data.sqlstate import (
     LOCK_NOT_AVAILABLE,
@@ -24,12 +25,10 @@ from kernel.data.sqlstate import (
     is_outdated,
     is_retryable,
     raise_answer,
-    retry_cause,
 )
 from kernel.driver_errors import DRIVER_ERRORS, PoolTimeout, sqlstate
 from kernel.fast.records import Record
 from kernel.fast.statements import bind, plan_of
-from kernel.metrics import RETRIES
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -67,7 +66,7 @@ class ReadPool(Rows):
             except DRIVER_ERRORS as error:
                 if attempt == ATTEMPTS or not _may_be_repeated(error):
                     raise_for_read(error)
-                RETRIES.add(1, "read", retry_cause(error))
+                count_retry("read", error)
                 if is_disconnect(error) or is_outdated(error):
                     # All of the pool is suspect: the server was restarted, or became a standby.
                     self._connections.expire()

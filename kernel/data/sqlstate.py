@@ -52,9 +52,8 @@ ANSWERS: dict[str, tuple[type[ServiceError], str]] = {
 }
 READ_ONLY, NO_RESOURCES, QUERY_CANCELED = "25006", "53", "57014"
 LOCK_NOT_AVAILABLE = "55P03"
-CONTENTION = {"40001": "serialization", "40P01": "deadlock", LOCK_NOT_AVAILABLE: "lock"}
-# Why something is run again.
-RETRIED = (*CONTENTION.values(), DISCONNECT := "disconnect", CHANGING)
+# With serialization failure and deadlock.
+CONTENTION = {"40001", "40P01", LOCK_NOT_AVAILABLE}
 NOT_NULL_VIOLATION, UNIQUE_VIOLATION, CHECK_VIOLATION = "23502", "23505", "23514"
 FOREIGN_KEY_VIOLATION = "23503"
 DIVISION_BY_ZERO, SYNTAX_ERROR = "22012", "42601"
@@ -107,13 +106,6 @@ def is_outdated(error: BaseException) -> bool:
 def is_retryable(error: BaseException) -> bool:
     """Whether the same unit of work may well succeed when it is run again from its start."""
     return is_outdated(error) or is_disconnect(error) or sqlstate(error) in CONTENTION
-
-
-def retry_cause(error: BaseException) -> str:
-    """What stood in the way of what is run again, in a word."""
-    if is_outdated(error):
-        return CHANGING
-    return CONTENTION.get(sqlstate(error), DISCONNECT)
 
 
 def unavailable(reason: str) -> DatabaseUnavailable:

@@ -15,7 +15,7 @@ from starlette.convertors import PathConvertor, StringConvertor
 from starlette.routing import BaseRoute, Host, Match, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from kernel.context import ROUTE
+from kernel.context import current_context
 from kernel.fast.ids import IdConvertor
 from kernel.fast.planning import NeedsFastAPI
 from kernel.fast.switches import OFF
@@ -108,7 +108,8 @@ class Switchboard:
                     scope.setdefault("router", self._router)
                     scope["path_params"] = {**scope.get("path_params", {}), **found.groupdict()}
                     scope["route"], scope["endpoint"] = candidate.route, candidate.endpoint
-                    scope[ROUTE] = candidate.path
+                    if request := current_context():
+                        request.route = candidate.path
                     if telemetry:
                         _route_selected(scope=scope, path=candidate.path)
                 return app

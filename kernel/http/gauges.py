@@ -7,8 +7,9 @@ from contextlib import asynccontextmanager, suppress
 
 from kernel.data.pool import Load
 from kernel.data.resources import Resources
+from kernel.data.retries import CAUSES
 from kernel.data.schema import head_revision
-from kernel.data.sqlstate import NO_CONNECTION, RETRIED, UNREACHABLE
+from kernel.data.sqlstate import NO_CONNECTION, UNREACHABLE
 from kernel.identity.passwords import PasswordVault
 from kernel.metrics import REFUSALS, REFUSED, REPLICA_AWAY, RETRIES, STATE, UNDER_WAY, Family
 
@@ -45,10 +46,11 @@ async def sampled(resources: Resources) -> AsyncIterator[None]:
 
 def _begin_at_zero(resources: Resources) -> None:
     """Let there be what may be counted: a rate begins with the second look at a number."""
-    for cause in RETRIED:
+    for cause in CAUSES:
         RETRIES.add(0, "read", cause)
         RETRIES.add(0, "write", cause)
-    for pool, _ in _loads(resources):
+    # Those of a pool's nested ones and of its streams count as its own.
+    for pool in {name.partition("_")[0] for name, _ in _loads(resources)}:
         for reason in (NO_CONNECTION, UNREACHABLE, "share"):
             REFUSALS.add(0, pool, reason)
     for cause in ("in_flight", "shed"):

@@ -148,14 +148,14 @@ class _Exchange:
     def count(self) -> None:
         spent, context = time.perf_counter() - self.context.started, self.context
         cost = Cost(spent, context.queries, context.database_time)
-        count_request(self.method, route_of(self.scope), self.status, cost)
+        count_request(self.method, route_of(self.scope, self.context), self.status, cost)
 
     def log(self) -> None:
         if not logger.isEnabledFor(logging.INFO):
             return
         fields = {
             "method": self.method,
-            "route": route_of(self.scope),
+            "route": route_of(self.scope, self.context),
             "status": self.status,
             "ms": round((time.perf_counter() - self.context.started) * 1e3, 1),
             "queries": self.context.queries,

@@ -4,7 +4,7 @@ import re
 
 from starlette.types import Scope
 
-from kernel.context import ROUTE
+from kernel.context import RequestContext
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc
 UNCLEAN = "the path should have no control characters"
@@ -16,11 +16,12 @@ def is_unclean(scope: Scope) -> bool:
     return not path.isprintable() and CONTROL.search(path) is not None
 
 
-def route_of(scope: Scope) -> str | None:
+def route_of(scope: Scope, context: RequestContext) -> str | None:
     """The path of the request's operation as it is mounted, with names instead of values."""
-    if ROUTE in scope:
-        path: str | None = scope[ROUTE]
-        return path
-    # A router may be mounted in several places; its route knows none of them.
-    context = scope.get("fastapi", {}).get("effective_route_context")
-    return getattr(context or scope.get("route"), "path_format", None)
+    if context.route is None and "route" in scope:
+        # A route does not know where the router is mounted that it is of.
+        mounted = scope.get("fastapi", {}).get("effective_route_context")
+        places = (getattr(mounted, "starlette_route", None), mounted, scope["route"])
+        paths = [getattr(place, "path_format", None) for place in places]
+        context.route = next(filter(None, paths), None)
+    return context.route

@@ -122,7 +122,7 @@ class SocketExchange:
         return {**message, "headers": [*message.get("headers", ()), own]}
 
     def log(self) -> None:
-        route = route_of(self.scope)
+        route = route_of(self.scope, self.context)
         count_answer("GET", route, self.status)  # RFC 6455 §4.1: a handshake is a GET
         fields = {
             "route": route,

@@ -10,6 +10,7 @@ from sqlalchemy.orm.exc import StaleDataError
 from kernel.context import PRINCIPAL, SESSION, current_context
 from kernel.data.independent import run_callbacks
 from kernel.data.resources import resources_of
+from kernel.data.retries import count_retry
 from kernel.data.session import WriteSession
 from kernel.data.sqlstate import (
     SLOW,
@@ -18,7 +19,6 @@ from kernel.data.sqlstate import (
     is_outdated,
     is_retryable,
     is_too_slow,
-    retry_cause,
     translate,
     unavailable,
 )
@@ -39,7 +39,6 @@ from kernel.http.operation import Operation
 from kernel.http.preconditions import Preconditions, tag_response
 from kernel.http.rehearsals import NO_REHEARSAL, is_rehearsal, rehearse
 from kernel.identity.callers import note_principal
-from kernel.metrics import RETRIES
 
 
 class Write:
@@ -80,7 +79,7 @@ class Write:
         if is_disconnect(error) or is_outdated(error):
             resources_of(request.app).writer.expire()
         if is_retryable(error) and not is_last:
-            RETRIES.add(1, "write", retry_cause(error))
+            count_retry("write", error)
             return
         if answer := translate(error, self._route.input_names):
             raise answer from error
