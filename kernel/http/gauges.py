@@ -24,8 +24,8 @@ HASHES = Family(
 LAG = Family(
     "event_loop_lag_seconds", "How late the event loop is, in the worst worker.", (), "highest"
 )
-CPU = Family("worker_cpu_seconds_total", "Seconds of CPU that workers have used.")
-WORKERS = Family("workers", "Workers that serve.", (), "gauge")
+CPU = Family("service_cpu_seconds_total", "Seconds of CPU that workers have used.")
+WORKERS = Family("service_workers", "Workers that serve.", (), "gauge")
 INFO = Family("service_info", "Which service it is.", ("service", "version", "revision"), "highest")
 
 
