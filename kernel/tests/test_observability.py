@@ -3,26 +3,22 @@
 import asyncio
 import json
 import os
-import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import asyncpg
-import httpx
 import pytest
 import yaml
-from anyio import to_thread
 from prometheus_client.parser import text_string_to_metric_families
 
 from kernel.metric_files import IN_MEMORY, PREFIX
 from kernel.settings import ROOT
-from kernel.tests.processes import PATIENCE, checkout_in, end, serve, until
+from kernel.tests.processes import PATIENCE, checkout_in, serve, until
+from kernel.tests.watching import OBSERVABILITY, PROTOCOL, TOKEN, panels, program, prometheus
 
 # They are about Julienne's own `deploy/`, and its slice that shows the metrics.
 pytestmark = [
@@ -30,9 +26,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc"),
 ]
-OBSERVABILITY = ROOT / "deploy/observability"
-SECRET, TOKEN = "test" * 8, "a-scrapers-own-" + "4f1c0b7e9d2a6835" * 2
-PROTOCOL = ("--workers", "2", "--http", "kernel.http.server:Protocol")
+SECRET = "test" * 8
 REQUESTS = 1000
 # Its module is the first one that the service imports.
 OWN_METRICS = """
@@ -169,87 +163,6 @@ async def test_on_a_file_system_that_is_read_only_each_worker_tells_its_own(tmp_
 # Prometheus.
 
 
-def program(name):
-    found = shutil.which(name)
-    if found is None:
-        pytest.fail(f"this needs {name}: apt-get install prometheus")
-    return found
-
-
-def quick(text):
-    """A configuration whose times a test can wait for."""
-    text = re.sub(r"_interval: 15s", "_interval: 1s", text)
-    text = re.sub(r"\[5m\]|\[1h\]", "[6s]", text)
-    return re.sub(r"for: \d+m", "for: 1s", text)
-
-
-class Prometheus:
-    """A running one; `query` gives the result of an instant query."""
-
-    def __init__(self, port):
-        self.client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False)
-
-    async def ask(self, path, **arguments):
-        answer = await self.client.get(f"/api/v1/{path}", params=arguments)
-        assert answer.status_code == 200, answer.text
-        return answer.json()["data"]
-
-    async def query(self, expression):
-        return (await self.ask("query", query=expression))["result"]
-
-    async def is_looking(self):
-        try:
-            is_ready = (await self.client.get("/-/ready")).is_success
-        except httpx.TransportError:
-            return False
-        return is_ready and any(each["value"][1] == "1" for each in await self.query("up"))
-
-
-@asynccontextmanager
-async def prometheus(folder, target):
-    """Debian's, which looks at the target each second."""
-    folder.mkdir()
-    (folder / "metrics_token").write_text(TOKEN)
-    for name in ("prometheus.yml", "alerts.yaml"):
-        text = (OBSERVABILITY / name).read_text().replace("127.0.0.1:8000", target)
-        (folder / name).write_text(quick(text))
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(  # noqa: ASYNC220  # which returns at once
-            [
-                program("prometheus"),
-                f"--config.file={folder}/prometheus.yml",
-                f"--storage.tsdb.path={folder}/data",
-                f"--web.listen-address=127.0.0.1:{port}",
-            ],
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-    running = Prometheus(port)
-    try:
-        await until(running.is_looking, PATIENCE)
-        yield running
-    finally:
-        await running.client.aclose()
-        await to_thread.run_sync(end, process)
-
-
-def panels():
-    """The expressions of each panel, as Grafana sends them."""
-    dashboard = json.loads((OBSERVABILITY / "dashboard.json").read_text())
-    for panel in dashboard["panels"]:
-        expressions = [each["expr"] for each in panel["targets"]]
-        yield (
-            panel["title"],
-            [
-                each.replace("$job", "service").replace("$__rate_interval", "6s")
-                for each in expressions
-            ],
-        )
-
-
 def rules():
     (group,) = yaml.safe_load((OBSERVABILITY / "alerts.yaml").read_text())["groups"]
     return {rule["alert"]: rule for rule in group["rules"]}
@@ -312,8 +225,8 @@ async def test_each_query_of_the_dashboard_and_the_alerts_has_an_answer(tmp_path
         await until(fires, PATIENCE)
         missing = [
             (title, expression)
-            for title, expressions in panels()
-            for expression in expressions
+            for title, targets in panels()
+            for expression, _ in targets
             if not await watching.query(expression)
         ]
         assert missing == []
