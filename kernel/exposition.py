@@ -29,7 +29,7 @@ def render(accept: str) -> tuple[bytes, str]:
 
 
 def _registry() -> CollectorRegistry:
-    if SHARING.files is None:
+    if SHARING.files is None or SHARING.problem:
         return REGISTRY
     registry = CollectorRegistry()
     registry.register(COLLECTOR)

@@ -29,8 +29,8 @@ ALONE = (
     f" {VARIABLE} to a folder that they may write"
 )
 TOO_LATE = (
-    "prometheus_client was imported before kernel.http.server, so slices' metrics are those of one"
-    " worker each: start uvicorn with --http kernel.http.server:Protocol"
+    "prometheus_client was imported before kernel.http.server, so metrics of slices are told by"
+    " each worker for itself: start uvicorn with --http kernel.http.server:Protocol"
 )
 
 
@@ -109,6 +109,7 @@ def share_metrics() -> None:
         SHARING.files = MetricFiles(_folder(parent.pid or 0, key) if parent else Path(str(given)))
     except OSError as error:
         SHARING.problem = ALONE.format(error=error.strerror)
+        os.environ.pop(VARIABLE, None)  # the library would fail with the first metric of a slice
         return
     if "prometheus_client" in sys.modules and not given:
         SHARING.problem = TOO_LATE
@@ -132,9 +133,10 @@ def _folder(parent: int, key: bytes) -> Path:
     if given and given.endswith(digest):  # a process that a worker has started
         return Path(given)
     refusal = OSError(2, "there is no such folder")
-    for place in [Path(given)] if given else [IN_MEMORY, Path(gettempdir())]:
-        folder = place / f"{PREFIX}{parent}-{digest}"
+    for name in [given] if given else [str(IN_MEMORY), None]:
         try:
+            place = Path(name or gettempdir())  # where nothing can be written, this is an error too
+            folder = place / f"{PREFIX}{parent}-{digest}"
             folder.mkdir(mode=0o700, exist_ok=True)
             _sweep(place)
         except OSError as error:

@@ -55,6 +55,15 @@ async def test_a_token_that_is_set_counts_in_development_too(serve):
         assert (await client.get("/metrics")).status_code == 401
 
 
+async def test_it_answers_while_the_database_is_down(serve):
+    nowhere = SecretStr("postgresql://service@127.0.0.1:1/service")
+    async with serve(**PRODUCTION, database_url=nowhere) as client:
+        assert (await client.get("/readyz")).status_code == 503
+        answer = await client.get("/metrics", headers=bearer(TOKEN))
+    assert answer.status_code == 200
+    assert 'database_refusals_total{pool="probe",reason="unreachable"}' in answer.text
+
+
 @pytest.mark.parametrize("method", ["POST", "DELETE"])
 async def test_it_is_there_to_be_read(client, method):
     assert (await client.request(method, "/metrics")).status_code == 405

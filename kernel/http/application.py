@@ -134,7 +134,6 @@ def app_on_demand(create_app: Callable[[Settings], FastAPI]) -> Callable[[str], 
 
     So importing the module reads no settings, ends no process and touches no log handler (PEP 562).
     """
-    share_metrics()
     made: list[FastAPI] = []
     lock = RLock()
 
@@ -143,6 +142,7 @@ def app_on_demand(create_app: Callable[[Settings], FastAPI]) -> Callable[[str], 
             raise AttributeError(f"module {create_app.__module__!r} has no attribute {name!r}")
         with lock:
             if not made:
+                share_metrics()
                 require_one_head()
                 settings = load_settings()
                 _configure_logging(settings)  # before the lifespan, since uvicorn speaks until then

@@ -88,7 +88,7 @@ class _Exchange:
         STATE.under_way += 1
         try:
             length = headers.get(b"content-length", b"")
-            if not self.in_flight.count(self.context) and self.scope["path"] != SCRAPED:
+            if not self.in_flight.count(self.context) and not _is_scraped(self.scope):
                 REFUSED.add(1, "in_flight")
                 await self.refuse(429, (error := TooManyAtOnce()).message, error.headers)
             elif length.isdigit() and int(length[:20]) > self.max_body_bytes:
@@ -166,6 +166,11 @@ class _Exchange:
         record = logging.LogRecord(logger.name, logging.INFO, "", 0, "request", None, None)
         record.fields = fields
         logger.handle(record)
+
+
+def _is_scraped(scope: Scope) -> bool:
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "")) == SCRAPED
 
 
 def _names_one_host(scope: Scope) -> bool:

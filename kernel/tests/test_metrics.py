@@ -3,9 +3,11 @@
 import asyncio
 import fcntl
 import os
+import sys
 from pathlib import Path
 
 import httpx
+import prometheus_client
 import pytest
 from fastapi import APIRouter
 from prometheus_client.parser import text_string_to_metric_families
@@ -357,10 +359,12 @@ def test_what_another_version_has_counted_is_not_taken_for_ours(folder):
     before = Worker(folder)
     before.works()
     COUNTER.add(3, "x")
-    before.values.reserve(("test_counter_total", "x", "y"), 1)
-    before.values.reserve(("test_gone_total", "x"), 5)
-    place = before.values.reserve(("test_highest",), 2)
-    before.values.numbers[place] = 7
+    for key, width in (
+        (("test_counter_total", "x", "y"), 1),
+        (("test_counter_total", "z"), 2),
+        (("test_gone_total", "x"), 5),
+    ):
+        before.values.numbers[before.values.reserve(key, width)] = 7
     before.dies()
     after = Worker(folder)
     after.works()
@@ -403,6 +407,71 @@ def test_a_folder_that_cannot_be_written_leaves_a_worker_to_itself(monkeypatch, 
     assert "PROMETHEUS_MULTIPROC_DIR" in metric_files.SHARING.problem
     count(1)
     assert ours() == {"test_counter_total": 1, "test_gauge": 1, "test_highest": 1}
+
+
+def no_folder():
+    raise FileNotFoundError(2, "No usable temporary directory found")
+
+
+@pytest.fixture
+def parent(monkeypatch):
+    """This process is a worker."""
+    monkeypatch.setattr(metric_files, "parent_process", Parent)
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    monkeypatch.delitem(sys.modules, "prometheus_client")
+    monkeypatch.setenv(metric_files.VARIABLE, "x")  # to be what it was afterwards
+    monkeypatch.delenv(metric_files.VARIABLE)
+
+
+def test_shared_memory_is_enough_where_nothing_else_can_be_written(parent, monkeypatch, tmp_path):
+    monkeypatch.setattr(metric_files, "IN_MEMORY", tmp_path)
+    monkeypatch.setattr(metric_files, "gettempdir", no_folder)
+    metric_files.share_metrics()
+    assert metric_files.SHARING.problem is None
+    folder = metric_files.SHARING.files.folder
+    assert (folder.parent, folder.stat().st_mode & 0o777) == (tmp_path, 0o700)
+    assert os.environ[metric_files.VARIABLE] == str(folder)
+
+
+def test_temporary_files_are_where_there_is_no_shared_memory(parent, monkeypatch, tmp_path):
+    monkeypatch.setattr(metric_files, "IN_MEMORY", tmp_path / "missing")
+    monkeypatch.setattr(metric_files, "gettempdir", lambda: str(tmp_path))
+    metric_files.share_metrics()
+    assert metric_files.SHARING.files.folder.parent == tmp_path
+
+
+def test_where_nothing_can_be_written_slices_may_count_all_the_same(parent, monkeypatch, tmp_path):
+    monkeypatch.setattr(metric_files, "IN_MEMORY", tmp_path / "missing")
+    monkeypatch.setattr(metric_files, "gettempdir", no_folder)
+    metric_files.share_metrics()
+    assert "No usable temporary directory" in metric_files.SHARING.problem
+    assert metric_files.VARIABLE not in os.environ
+
+
+def test_metrics_of_slices_that_were_made_too_early_are_told_by_each_worker(
+    parent, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(metric_files, "IN_MEMORY", tmp_path)
+    monkeypatch.setitem(sys.modules, "prometheus_client", prometheus_client)
+    early = prometheus_client.Counter("early", "Made before the workers share.")
+    early.inc()
+    metric_files.share_metrics()
+    count(1)
+    neighbour = Worker(metric_files.SHARING.files.folder)
+    count(2)
+    try:
+        assert "--http kernel.http.server:Protocol" in metric_files.SHARING.problem
+        assert ours() == {"test_counter_total": 3, "test_gauge": 3, "test_highest": 2}
+        assert told()["early_total",] == 1
+    finally:
+        prometheus_client.REGISTRY.unregister(early)
+        neighbour.dies()
+
+
+def test_a_slice_cannot_have_a_name_of_the_kernels():
+    told()
+    with pytest.raises(ValueError, match="http_requests_total"):
+        prometheus_client.Counter("http_requests_total", "Another one.")
 
 
 def test_one_process_alone_needs_no_file(monkeypatch):
