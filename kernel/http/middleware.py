@@ -17,15 +17,13 @@ from kernel.context import HEADER_NAMES, RequestContext, enter_context, leave_co
 from kernel.errors import TooManyAtOnce
 from kernel.http.answer_headers import AnswerHeaders
 from kernel.http.clients import client_of
-from kernel.http.paths import UNCLEAN, is_unclean, route_of
+from kernel.http.paths import UNCLEAN, is_scraped, is_unclean, route_of
 from kernel.http.problems import WRONG, failure_response
 from kernel.http.websockets import SocketExchange
 from kernel.identity.in_flight import InFlight
 from kernel.metrics import REFUSED, STATE, Cost, count_request
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
-# Whoever looks at a service wants to know why it refuses requests.
-SCRAPED = "/metrics"
 logger = logging.getLogger(__name__)
 
 
@@ -88,7 +86,7 @@ class _Exchange:
         STATE.under_way += 1
         try:
             length = headers.get(b"content-length", b"")
-            if not self.in_flight.count(self.context) and not _is_scraped(self.scope):
+            if not self.in_flight.count(self.context) and not is_scraped(self.scope):
                 REFUSED.add(1, "in_flight")
                 await self.refuse(429, (error := TooManyAtOnce()).message, error.headers)
             elif length.isdigit() and int(length[:20]) > self.max_body_bytes:
@@ -166,11 +164,6 @@ class _Exchange:
         record = logging.LogRecord(logger.name, logging.INFO, "", 0, "request", None, None)
         record.fields = fields
         logger.handle(record)
-
-
-def _is_scraped(scope: Scope) -> bool:
-    path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", "")) == SCRAPED
 
 
 def _names_one_host(scope: Scope) -> bool:

@@ -1,4 +1,4 @@
-"""What a path may hold."""
+"""What a path may hold, and which one a request is for."""
 
 import re
 
@@ -7,6 +7,7 @@ from starlette.types import Scope
 from kernel.context import RequestContext
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc
+SCRAPED = "/metrics"
 UNCLEAN = "the path should have no control characters"
 
 
@@ -14,6 +15,12 @@ def is_unclean(scope: Scope) -> bool:
     """Whether the path has control characters, which whoever logs or shows it would obey."""
     path: str = scope["path"]
     return not path.isprintable() and CONTROL.search(path) is not None
+
+
+def is_scraped(scope: Scope) -> bool:
+    """Whether it is a look at the metrics, which tell why a service refuses requests."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "")) == SCRAPED
 
 
 def route_of(scope: Scope, context: RequestContext) -> str | None:
