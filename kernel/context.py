@@ -19,10 +19,10 @@ PRINCIPAL = "kernel.principal"
 @dataclass(slots=True)
 class RequestContext:
     """One request: the app that it came to, its id, what it has cost so far (durations in seconds),
-    who it is for, from which address, the `Link` that the answer has, whether it was seen to hold a
-    secret, the unit of work under way, for whom it counts among the requests in flight, until when
-    its answer has to begin, and whether its work is committed, or may be, and no key keeps it from
-    being done again."""
+    who it is for, from which address, the path of its operation as that is mounted, the `Link` that
+    the answer has, whether it was seen to hold a secret, the unit of work under way, for whom it
+    counts among the requests in flight, until when its answer has to begin, and whether its work is
+    committed, or may be, and no key keeps it from being done again."""
 
     app: Any = None
     request_id: str = field(default_factory=lambda: os.urandom(16).hex())
@@ -31,6 +31,7 @@ class RequestContext:
     database_time: float = 0.0
     user_id: int | None = None
     client: str | None = None
+    route: str | None = None
     link: str | None = None
     holds_secret: bool = False
     unit: Any = None

@@ -67,6 +67,7 @@ class Settings(SliceSettings, env_prefix="APP_"):
     signup_open: bool | None = None
     cors_origins: Origins | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    metrics_token: Secret | None = None
     pool_size: Annotated[PositiveInt, Field(le=1000)] = 10
     max_overflow: Annotated[int, Field(ge=0, le=1000)] = 10
     read_pool_size: Annotated[PositiveInt, Field(le=1000)] = 10
@@ -138,7 +139,7 @@ class Settings(SliceSettings, env_prefix="APP_"):
             *open_ends(
                 self.env if "env" in self.model_fields_set else None,
                 self._texts("database_url", "read_database_url"),
-                self._texts("jwt_secret", "jwt_old_secret"),
+                self._texts("jwt_secret", "jwt_old_secret", "metrics_token"),
             ),
         ]
         if mistakes:

@@ -10,9 +10,10 @@ from kernel.data.sqlstate import (
     unavailable,
 )
 from kernel.database_urls import hosts_of
-from kernel.driver_errors import PoolTimeout, driver_error, sqlstate
+from kernel.driver_errors import PoolTimeout, ShareTimeout, driver_error, sqlstate
 from kernel.errors import DatabaseUnavailable
 from kernel.logs import summarize
+from kernel.metrics import OUTAGE, REFUSALS
 from kernel.reminders import Reminders
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,8 @@ class Outages:
         cause, code = driver_error(error), sqlstate(error) or None
         kind = f"{type(cause).__name__} {code}"
         self.causes.setdefault(reason, set()).add(kind)
+        REFUSALS.add(1, self.pool, reason)
+        OUTAGE.set(1, self.pool, reason)
         if failures := self._reminders.count((reason, kind)):
             fields = {"error": summarize(cause), "sqlstate": code, "failures": failures}
             self._log(UNAVAILABLE[reason], reason=reason, **fields)
@@ -42,6 +45,8 @@ class Outages:
         reason = unavailability_of_read(error) if is_read else unavailability(error)
         if reason:
             self.note(reason, _refusal_of(error))
+        elif isinstance(error, ShareTimeout):
+            REFUSALS.add(1, self.pool, "share")
 
     def unreachable(self, error: Exception) -> DatabaseUnavailable:
         """Note that a connection could not be made, and give the answer."""
@@ -57,6 +62,7 @@ class Outages:
         self.causes[reason] = {kind for kind, count in ended.items() if count is None}
         if not self.causes[reason]:
             del self.causes[reason]
+            OUTAGE.set(0, self.pool, reason)
             self._log("the database can be used again", reason=reason, failures=sum(untold))
 
     def _log(self, message: str, **fields: object) -> None:

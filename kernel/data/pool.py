@@ -7,7 +7,7 @@ under load let a newcomer take what somebody else has waited for, and one caller
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from kernel.context import current_context
 from kernel.data.idle import Idle
@@ -25,6 +25,14 @@ FEW = 2
 def never(_: object) -> bool:
     """None is."""
     return False
+
+
+class Load(NamedTuple):
+    """Of a pool: how many it may have, how many somebody has taken, and how many wait for one."""
+
+    size: int
+    in_use: int
+    waiting: int
 
 
 class Pool(Generic[C]):
@@ -123,6 +131,10 @@ class Pool(Generic[C]):
     def in_use(self) -> int:
         """How many connections somebody has taken."""
         return self._size - self._openings.free - len(self._idle)
+
+    def load(self) -> Load:
+        """How much of it is in use now."""
+        return Load(self._size, self.in_use(), self._turns.waiting())
 
     async def _obtain(self, caller: Hashable) -> C:
         """A connection that is made, or that somebody gives back."""

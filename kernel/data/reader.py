@@ -5,7 +5,7 @@ passed. Built once at module level, a statement of plain types is compiled once,
 itself; any other is SQLAlchemy's to execute.
 """
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, closing, suppress
 from typing import Any, TypeVar
 
@@ -15,7 +15,8 @@ from sqlalchemy import ClauseElement
 from kernel.data.execution import execute, run_plan
 from kernel.data.links import Link, drop_link, take_link
 from kernel.data.outages import Outages
-from kernel.data.pool import Pool
+from kernel.data.pool import Load, Pool
+from kernel.data.retries import count_retry
 from kernel.data.snapshots import ATTEMPTS, Rows, Snapshot, raise_for_read
 from kernel.data.sqlstate import (
     LOCK_NOT_AVAILABLE,
@@ -68,6 +69,7 @@ class ReadPool(Rows):
                     self._connections.expire()
                 if attempt == ATTEMPTS or not _may_be_repeated(error):
                     raise_for_read(error)
+                count_retry("read", error)
         raise AssertionError("unreachable")
 
     @asynccontextmanager
@@ -100,6 +102,12 @@ class ReadPool(Rows):
     def in_use(self) -> int:
         """How many connections run a query now."""
         return self._connections.in_use() + self._streams.in_use()
+
+    def loads(self) -> Iterator[tuple[str, Load]]:
+        """Of each pool, by its name."""
+        name = self._outages.pool
+        yield name, self._connections.load()
+        yield f"{name}_streams", self._streams.load()
 
     async def _run(self, statement: ClauseElement, values: Mapping[str, Any]) -> Sequence[Record]:
         plain = bind(plan_of(statement), values)

@@ -1,7 +1,7 @@
 """The readers that the service opens: on the primary, or on a replica while it can be reached."""
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -14,12 +14,14 @@ from kernel.data.driver import Connection
 from kernel.data.engine import link_opener
 from kernel.data.links import make_pool
 from kernel.data.outages import Outages
+from kernel.data.pool import Load
 from kernel.data.reader import ReadPool
 from kernel.data.snapshots import Snapshot
 from kernel.data.sqlstate import UNREACHABLE
 from kernel.driver_errors import sqlstate
 from kernel.errors import DatabaseUnavailable
 from kernel.fast.records import Record
+from kernel.metrics import REPLICA_AWAY
 from kernel.settings import Settings
 
 RETRY_SECONDS = 5.0
@@ -46,7 +48,7 @@ class ReplicaReader(ReadPool):
         """Run the statement; see `ReadPool.fetch`."""
         if not self.is_away:
             try:
-                return await self._replica.fetch(statement, **values)
+                rows = await self._replica.fetch(statement, **values)
             except DatabaseUnavailable as error:
                 self._note(error)
             except (asyncpg.PostgresError, DBAPIError) as error:
@@ -54,6 +56,9 @@ class ReplicaReader(ReadPool):
                 # statement itself is wrong on the primary, too.
                 if not sqlstate(error).startswith(SYNTAX_OR_ACCESS):
                     raise
+            else:
+                self._note_presence()
+                return rows
         self.diverted += 1
         return await self._primary.fetch(statement, **values)
 
@@ -66,6 +71,7 @@ class ReplicaReader(ReadPool):
             except DatabaseUnavailable as error:
                 self._note(error)
             else:
+                self._note_presence()
                 async with self._replica.snapshot_on(link) as snapshot:
                     yield snapshot
                 return
@@ -77,11 +83,21 @@ class ReplicaReader(ReadPool):
         """How many connections run a query now."""
         return self._replica.in_use() + self._primary.in_use()
 
+    def loads(self) -> Iterator[tuple[str, Load]]:
+        """Of the replica's pools; see `ReadPool.loads`."""
+        return self._replica.loads()
+
     def _note(self, error: DatabaseUnavailable) -> None:
         is_frozen = isinstance(error.__cause__, TimeoutError)
         if error.extras["reason"] != UNREACHABLE and not is_frozen:
             raise error
         self._away_until = time.monotonic() + RETRY_SECONDS
+        REPLICA_AWAY.set(1)
+
+    def _note_presence(self) -> None:
+        if self._away_until:
+            self._away_until = 0.0
+            REPLICA_AWAY.set(0)
 
 
 @asynccontextmanager

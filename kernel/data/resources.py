@@ -74,6 +74,13 @@ class Resources:
             )
         self._own[kind] = resource
 
+    @staticmethod
+    def render_metrics(accept: str) -> tuple[bytes, str]:
+        """What all workers have counted, in the form that a scraper accepts, and its media type."""
+        from kernel.exposition import render  # noqa: PLC0415  # a command need not import it
+
+        return render(accept)
+
     @contextmanager
     def until_closed(self) -> Iterator[None]:
         """Forget at the end what is put here within the block."""

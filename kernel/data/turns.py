@@ -58,6 +58,10 @@ class Turns(Generic[T]):
         if not waiters:
             self._waiting.pop(caller, None)
 
+    def waiting(self) -> int:
+        """How many wait."""
+        return sum(map(len, self._waiting.values()))
+
     def next(self) -> "asyncio.Future[T] | None":
         """Whose turn it is, which is counted."""
         if not self._waiting:

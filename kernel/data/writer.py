@@ -1,6 +1,6 @@
 """The connections of writes."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
 
@@ -10,7 +10,7 @@ from kernel.data.driver import Connection, Isolation
 from kernel.data.engine import link_opener
 from kernel.data.links import Link, make_pool
 from kernel.data.outages import Outages
-from kernel.data.pool import Pool
+from kernel.data.pool import Load, Pool
 from kernel.data.unit_of_work import UnitOfWork
 from kernel.settings import Settings
 
@@ -54,6 +54,11 @@ class Writer:
     def in_use(self) -> int:
         """How many connections somebody has taken."""
         return sum(pool.in_use() for pool in self._pools)
+
+    def loads(self) -> Iterator[tuple[str, Load]]:
+        """Of each pool, by its name."""
+        for depth, pool in enumerate(self._pools):
+            yield f"writer_nested_{depth}" if depth else "writer", pool.load()
 
     def expire(self) -> None:
         """Drop the idle connections: one was found dead, so all of them may be."""

@@ -15,6 +15,7 @@ from starlette.convertors import PathConvertor, StringConvertor
 from starlette.routing import BaseRoute, Host, Match, Mount, Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from kernel.context import current_context
 from kernel.fast.ids import IdConvertor
 from kernel.fast.planning import NeedsFastAPI
 from kernel.fast.switches import OFF
@@ -43,7 +44,8 @@ class _Candidate:
         if self.is_plain:
             self.pattern: re.Pattern[str] = context.path_regex
             self.methods: set[str] = context.methods or set()
-        self.segment = _first_segment(context.path_format or "/{}") if self.is_known else None
+        self.path = context.path_format
+        self.segment = _first_segment(self.path or "/{}") if self.is_known else None
 
     def may_match(self, scope: Scope) -> bool:
         return not self.is_known or self.context.matches(scope)[0] is Match.FULL
@@ -106,8 +108,10 @@ class Switchboard:
                     scope.setdefault("router", self._router)
                     scope["path_params"] = {**scope.get("path_params", {}), **found.groupdict()}
                     scope["route"], scope["endpoint"] = candidate.route, candidate.endpoint
+                    if request := current_context():
+                        request.route = candidate.path
                     if telemetry:
-                        _route_selected(scope=scope, path=candidate.context.path_format)
+                        _route_selected(scope=scope, path=candidate.path)
                 return app
         return None
 

@@ -3,13 +3,13 @@
 import logging
 import time
 from collections.abc import Mapping
-from typing import Any
 
 from starlette.types import Scope
 
 from kernel.context import HEADER_NAMES, RequestContext
 from kernel.errors import TooManyAtOnce
-from kernel.http.paths import UNCLEAN, is_unclean
+from kernel.http.paths import UNCLEAN, is_scraped, is_unclean
+from kernel.metrics import REFUSED, Cost, count_request
 
 Refusal = tuple[int, str, Mapping[str, str] | None]
 logger = logging.getLogger("kernel.http.middleware")  # which its line has always had
@@ -20,7 +20,8 @@ def refusal_of(
 ) -> Refusal | None:
     """Why it goes no further: a status, a message and headers."""
     length = headers.get(b"content-length", b"")
-    if not context.in_flight.count(context):
+    if not context.in_flight.count(context) and not is_scraped(scope):
+        REFUSED.add(1, "in_flight")
         return 429, (error := TooManyAtOnce()).message, error.headers
     if length.isdigit() and int(length[:20]) > max_body_bytes:
         return 413, "the body is too large", None
@@ -43,13 +44,19 @@ def timing(context: RequestContext) -> str:
     return f'db;dur={database * 1e3:.1f};desc="{queries} queries", app;dur={spent * 1e3:.1f}'
 
 
-def log_request(context: RequestContext, method: str, route: Any, status: int) -> None:
+def count(context: RequestContext, method: str, route: str | None, status: int) -> None:
+    """Count the request in the metrics."""
+    spent = time.perf_counter() - context.started
+    count_request(method, route, status, Cost(spent, context.queries, context.database_time))
+
+
+def log_request(context: RequestContext, method: str, route: str | None, status: int) -> None:
     """The request's line."""
     if not logger.isEnabledFor(logging.INFO):
         return
     fields = {
         "method": method,
-        "route": getattr(route, "path_format", None),
+        "route": route,
         "status": status,
         "ms": round((time.perf_counter() - context.started) * 1e3, 1),
         "queries": context.queries,

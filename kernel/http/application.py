@@ -25,6 +25,7 @@ from kernel.http.cors import allow_origins
 from kernel.http.docs import credential_headers, describe_api, lead_to_docs, serve_docs
 from kernel.http.drain import Drain
 from kernel.http.exceptions import install_error_handlers
+from kernel.http.gauges import sampled
 from kernel.http.middleware import RequestMiddleware
 from kernel.http.openapi import operation_id
 from kernel.http.telemetry import configure_telemetry, end_telemetry
@@ -32,6 +33,7 @@ from kernel.identity.callers import Credentials, CredentialScheme
 from kernel.identity.passwords import PasswordVault
 from kernel.identity.throttle import Throttle
 from kernel.logs import configure_logging
+from kernel.metric_files import SHARING, share_metrics, stop_sharing
 from kernel.settings import Settings, load_settings
 
 # uvicorn imports what it serves with, and nothing else does.
@@ -85,7 +87,11 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     _configure_logging(settings)
     if settings.env != "dev" and PROTOCOL not in sys.modules:
         logger.warning(BARE)
+    if SHARING.problem:
+        logger.warning(SHARING.problem)
+    resources.render_metrics("")  # two metrics of one name are told of now, and not to a scraper
     async with AsyncExitStack() as stack:
+        stack.callback(stop_sharing)
         stack.enter_context(resources.until_closed())
         stack.enter_context(resources.get(Drain).on_signals())
         open_ = stack.enter_async_context
@@ -104,6 +110,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         if settings.env == "dev":
             lead_to_docs(app)
             logger.info(WELCOME)
+        await open_(sampled(resources))
         # What lives as long as the process need not be searched for garbage again and again.
         gc.freeze()
         yield
@@ -146,6 +153,7 @@ def app_on_demand(create_app: Callable[[Settings], FastAPI]) -> Callable[[str], 
             raise AttributeError(f"module {create_app.__module__!r} has no attribute {name!r}")
         with lock:
             if not made:
+                share_metrics()
                 require_one_head()
                 settings = load_settings()
                 _configure_logging(settings)  # before the lifespan, since uvicorn speaks until then

@@ -17,14 +17,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kernel.context import HEADER_NAMES, RequestContext, enter_context, leave_context
 from kernel.data.resources import Resources
-from kernel.http.access import log_request, refusal_of, timing
+from kernel.http.access import count, log_request, refusal_of, timing
 from kernel.http.answer_headers import AnswerHeaders
 from kernel.http.clients import client_of
 from kernel.http.deadlines import Deadlines, cut_off
 from kernel.http.drain import DISCONNECT, Drain, is_event_stream
+from kernel.http.paths import route_of
 from kernel.http.problems import WRONG, failure_response
 from kernel.http.websockets import SocketExchange
 from kernel.identity.in_flight import InFlight
+from kernel.metrics import STATE
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 logger = logging.getLogger(__name__)
@@ -95,6 +97,7 @@ class _Exchange:
 
     async def run(self, headers: dict[bytes, bytes]) -> None:
         self.deadline = self.deadlines.begin(self.context)
+        STATE.under_way += 1
         try:
             if refusal := refusal_of(self.scope, headers, self.context, self.max_body_bytes):
                 await self.refuse(*refusal)
@@ -118,12 +121,15 @@ class _Exchange:
             self.deadlines.end(self.deadline)
             self.deadline.take_back()  # from who has caught it
             self.in_flight.end(self.context)
-            log_request(self.context, self.method, self.scope.get("route"), self.status)
+            STATE.under_way -= 1
+            route = route_of(self.scope, self.context)
+            count(self.context, self.method, route, self.status)
+            log_request(self.context, self.method, route, self.status)
 
     async def cut_off(self, error: BaseException) -> None:
         """Answer instead, unless the answer has begun: then it stays incomplete."""
         if not self.status:
-            route = getattr(self.scope.get("route"), "path_format", None)
+            route = route_of(self.scope, self.context)
             answer = cut_off(self.context, error, route=route, is_stopping=self.drain.is_over)
             await self.refuse(answer.status, answer.message, answer.headers, answer.extras)
 

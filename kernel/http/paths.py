@@ -1,10 +1,13 @@
-"""What a path may hold."""
+"""What a path may hold, and which one a request is for."""
 
 import re
 
 from starlette.types import Scope
 
+from kernel.context import RequestContext
+
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc
+SCRAPED = "/metrics"
 UNCLEAN = "the path should have no control characters"
 
 
@@ -12,3 +15,20 @@ def is_unclean(scope: Scope) -> bool:
     """Whether the path has control characters, which whoever logs or shows it would obey."""
     path: str = scope["path"]
     return not path.isprintable() and CONTROL.search(path) is not None
+
+
+def is_scraped(scope: Scope) -> bool:
+    """Whether it is a look at the metrics, which tell why a service refuses requests."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", "")) == SCRAPED
+
+
+def route_of(scope: Scope, context: RequestContext) -> str | None:
+    """The path of the request's operation as it is mounted, with names instead of values."""
+    if context.route is None and "route" in scope:
+        # A route does not know where the router is mounted that it is of.
+        mounted = scope.get("fastapi", {}).get("effective_route_context")
+        places = (getattr(mounted, "starlette_route", None), mounted, scope["route"])
+        paths = [getattr(place, "path_format", None) for place in places]
+        context.route = next(filter(None, paths), None)
+    return context.route

@@ -21,10 +21,14 @@ from kernel.errors import title_of
 from kernel.http.middleware import REQUEST_ID
 from kernel.http.problems import failure_response
 from kernel.http.timeouts import TimeoutProtocol
+from kernel.metric_files import share_metrics
+from kernel.metrics import REFUSED, count_answer
 
 # The parser takes 0.9 and 2.0, too, which have other forms.
 VERSIONS = ("1.1", "1.0")
 logger = logging.getLogger(__name__)
+# uvicorn imports this before the service, whose metrics are made with its modules.
+share_metrics()
 
 
 class Protocol(TimeoutProtocol):
@@ -158,6 +162,7 @@ def _failure(scope: Mapping[str, Any], status: int, message: str, **headers: str
     headers |= {"X-Request-ID": context.request_id, "Connection": "close"}
     client = scope.get("client")
     token = enter_context(context)
+    count_answer(scope.get("method", ""), None, status)
     try:
         logger.info(message, extra={"fields": {"status": status, "client": client and client[0]}})
         return failure_response(scope, status, message, headers)
@@ -166,5 +171,6 @@ def _failure(scope: Mapping[str, Any], status: int, message: str, **headers: str
 
 
 async def _shed(scope: Scope, receive: Receive, send: Send) -> None:
+    REFUSED.add(1, "shed")
     headers = {"Retry-After": "1"}
     await _failure(scope, 503, "too many requests at once", **headers)(scope, receive, send)

@@ -16,8 +16,9 @@ from starlette.websockets import WebSocketDisconnected
 
 from kernel.context import RequestContext
 from kernel.errors import title_of
-from kernel.http.paths import UNCLEAN, is_unclean
+from kernel.http.paths import UNCLEAN, is_unclean, route_of
 from kernel.http.problems import WRONG, failure_response
+from kernel.metrics import count_answer
 
 ACCEPTED, NORMAL, POLICY, CRASHED = 101, 1000, 1008, 1011
 NO_HANDSHAKE = "a handler of a WebSocket has neither accepted nor closed it"
@@ -121,8 +122,10 @@ class SocketExchange:
         return {**message, "headers": [*message.get("headers", ()), own]}
 
     def log(self) -> None:
+        route = route_of(self.scope, self.context)
+        count_answer("GET", route, self.status)  # RFC 6455 §4.1: a handshake is a GET
         fields = {
-            "route": getattr(self.scope.get("route"), "path_format", None),
+            "route": route,
             "status": self.status,
             "code": self.code,
             "ms": round((time.perf_counter() - self.context.started) * 1e3, 1),

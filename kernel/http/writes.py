@@ -10,6 +10,7 @@ from sqlalchemy.orm.exc import StaleDataError
 from kernel.context import PRINCIPAL, SESSION, RequestContext, current_context
 from kernel.data.independent import run_callbacks
 from kernel.data.resources import resources_of
+from kernel.data.retries import count_retry
 from kernel.data.session import WriteSession
 from kernel.data.sqlstate import (
     SLOW,
@@ -81,6 +82,7 @@ class Write:
         if is_suspect(error):
             resources_of(request.app).writer.expire()
         if is_retryable(error) and not is_last:
+            count_retry("write", error)
             return
         if answer := translate(error, self._route.input_names):
             raise answer from error

@@ -14,7 +14,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from pydantic import AfterValidator, Field, SecretStr
 
 from kernel.data.models import STORABLE, storable
-from kernel.data.pool import Pool
+from kernel.data.pool import Load, Pool
 from kernel.driver_errors import PoolTimeout, ShareTimeout
 from kernel.errors import TooManyAtOnce, Unavailable
 from kernel.identity.throttle import Throttle
@@ -76,6 +76,10 @@ class PasswordVault:
     def is_outdated(self, password_hash: str) -> bool:
         """Whether the parameters have risen since this hash was made."""
         return self._hasher.check_needs_rehash(password_hash)
+
+    def load(self) -> Load:
+        """How many hashes may run at once, how many run, and how many wait."""
+        return self._threads.load()
 
     async def _in_thread(self, work: Callable[..., T], *texts: str) -> T:
         try:

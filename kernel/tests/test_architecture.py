@@ -18,7 +18,7 @@ from service import create_app
 ROOT = Path(__file__).parents[2]
 OURS = {"conftest", "features", "kernel", "migrations", "service", "tests"}
 WEB = {"fastapi", "starlette"}
-SHIPPED = ("auth", "health", "items", "keys", "users")
+SHIPPED = ("auth", "health", "items", "keys", "metrics", "users")
 KERNEL = sorted(
     str(path.relative_to(ROOT))
     for path in (ROOT / "kernel").rglob("*.py")
@@ -38,8 +38,8 @@ def sources(root: Path, *folders: str) -> list[Path]:
 
 LAYERS = ("ground", "fast", "data", "identity", "http")
 GROUND = {
-    *("context", "database_urls", "driver_errors", "errors", "logs", "reminders", "safeguards"),
-    *("samples", "setting_types", "settings"),
+    *("context", "database_urls", "driver_errors", "errors", "exposition", "logs", "metric_files"),
+    *("metrics", "reminders", "safeguards", "samples", "setting_types", "settings"),
 }
 # Beside the layers, and no part of what runs in production.
 BESIDE = {"dev", "testing", "tests"}
@@ -232,10 +232,16 @@ def test_the_vocabulary_has_70_names_at_most_and_each_is_there():
     ("code", "absent"),
     [
         ("import kernel.settings", {"fastapi", "starlette", "sqlalchemy", "sqlmodel", "asyncpg"}),
-        ("from kernel import load_settings", {"fastapi", "starlette", "sqlalchemy", "asyncpg"}),
+        (
+            "from kernel import load_settings",
+            {"fastapi", "starlette", "sqlalchemy", "asyncpg", "prometheus_client"},
+        ),
         ("import features.users.__main__", {"fastapi", "starlette", "sqlalchemy", "pydantic"}),
-        ("import kernel.data.commands, features.users.models", {"fastapi", "starlette"}),
-        ("import service", {"uvicorn", "kernel.dev"}),
+        (
+            "import kernel.data.commands, features.users.models",
+            {"fastapi", "starlette", "prometheus_client"},
+        ),
+        ("import service", {"uvicorn", "kernel.dev", "prometheus_client"}),
     ],
 )
 def test_who_wants_little_imports_little(code, absent):

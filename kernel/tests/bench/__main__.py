@@ -3,7 +3,8 @@
 Runs the bound, this service (with its short ways and without), FastAPI by hand and the published
 layout in turn, on one database and under the same load, and compares what a request costs the
 process that answers it, at a few connections and at many. `growth` asks what the service's requests
-cost as rows, slices and connections grow, `workers` what a second worker brings.
+cost as rows, slices and connections grow, `workers` what a second worker brings. `panels` draws
+docs/metrics.png: what Prometheus sees of a service in which things go wrong.
 """
 
 import asyncio
@@ -15,6 +16,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from kernel.settings import ROOT
 from kernel.tests.bench.comparison import compare
 from kernel.tests.bench.growth import grow, scale
+from kernel.tests.bench.panels import picture
 from kernel.tests.bench.stage import OTHER_CPUS, Failed, Load, postgres
 
 
@@ -29,6 +31,8 @@ async def main(given: Namespace) -> None:
             await grow(url, folder, loads[0])
         elif given.what == "workers":
             await scale(url, folder, loads[0], given.rounds)
+        elif given.what == "panels":
+            await picture(url, folder)
         else:
             await compare(url, folder, loads, given.rounds, given.only)
 
@@ -38,7 +42,7 @@ def arguments() -> Namespace:
         "kernel.tests.bench", description=__doc__, formatter_class=RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "what", nargs="?", default="compare", choices=("compare", "growth", "workers")
+        "what", nargs="?", default="compare", choices=("compare", "growth", "workers", "panels")
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3, help="of each measurement")

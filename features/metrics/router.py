@@ -1,0 +1,31 @@
+import hmac
+from typing import Annotated
+
+from fastapi import Header, HTTPException, Response
+
+from kernel import Router, Service, Settings, Unauthorized
+
+router = Router(tags=["metrics"])
+
+
+@router.get("/metrics", include_in_schema=False)
+async def get_metrics(
+    service: Service,
+    accept: Annotated[str, Header()] = "",
+    authorization: Annotated[str, Header()] = "",
+) -> Response:
+    """What all workers of the service have counted, for Prometheus. Never asks the database."""
+    _check_scraper(service.settings, authorization)
+    content, media_type = service.render_metrics(accept)
+    return Response(content, headers={"Content-Type": media_type, "Cache-Control": "no-store"})
+
+
+def _check_scraper(settings: Settings, authorization: str) -> None:
+    """Let in who has the token; without one, everybody in dev, and nobody elsewhere."""
+    if settings.metrics_token is None:
+        if settings.env != "dev":
+            raise HTTPException(404)
+        return
+    expected = f"Bearer {settings.metrics_token.get_secret_value()}"
+    if not hmac.compare_digest(authorization.encode(), expected.encode()):
+        raise Unauthorized("a scraper's token is needed", headers={"WWW-Authenticate": "Bearer"})

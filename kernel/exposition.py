@@ -1,0 +1,95 @@
+"""What is counted, as Prometheus reads it: that of all workers, and slices' own metrics with it."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from itertools import accumulate
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import (
+    REGISTRY,
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
+
+from kernel.metric_files import SHARING
+from kernel.metrics import BUCKETS, FAMILIES, STATE, Family, Key, Telling
+
+LIMITS = [*map(str, BUCKETS), "+Inf"]
+
+
+def render(accept: str) -> tuple[bytes, str]:
+    """All metrics in the form that a scraper asks for, and its media type."""
+    encode, media_type = choose_encoder(accept)
+    return encode(_registry()), media_type
+
+
+def _registry() -> CollectorRegistry:
+    if SHARING.files is None or SHARING.problem:
+        return REGISTRY
+    registry = CollectorRegistry()
+    registry.register(COLLECTOR)
+    MultiProcessCollector(registry, path=str(SHARING.files.folder))  # type: ignore[no-untyped-call]  # the library's
+    return registry
+
+
+class ServiceCollector(Collector):
+    """The kernel's metrics; in the library's own registry, so that no other one has their names."""
+
+    def describe(self) -> Iterable[Metric]:
+        return [_metric(family) for family in FAMILIES.values()]
+
+    def collect(self) -> Iterator[Metric]:
+        totals = _totals()
+        for family in FAMILIES.values():
+            metric = _metric(family)
+            for labels, numbers in totals.get(family.name, {}).items():
+                _add(metric, labels, numbers)
+            yield metric
+
+
+def _totals() -> dict[str, dict[Key, list[float]]]:
+    totals: dict[str, dict[Key, list[float]]] = defaultdict(dict)
+    for series, numbers, is_alive in _tellings():
+        for (name, *labels), place in series.items():
+            family = FAMILIES[name]
+            if family.is_gauge and not is_alive:
+                continue
+            own = [*numbers[place : place + family.width]]
+            known = totals[name].get(tuple(labels))
+            if known and family.kind == "highest":
+                own = [max(known[0], own[0])]
+            elif known:
+                own = [a + b for a, b in zip(known, own, strict=True)]
+            totals[name][tuple(labels)] = own
+    return totals
+
+
+def _tellings() -> Iterable[Telling]:
+    if SHARING.files:
+        return SHARING.files.tell()
+    return [({**STATE.values.series}, STATE.values.numbers, True)]
+
+
+def _metric(family: Family) -> Metric:
+    if family.kind == "histogram":
+        return HistogramMetricFamily(family.name, family.help, labels=family.labels)
+    if family.kind == "counter":
+        return CounterMetricFamily(family.name, family.help, labels=family.labels)
+    return GaugeMetricFamily(family.name, family.help, labels=family.labels)
+
+
+def _add(metric: Metric, labels: Key, numbers: list[float]) -> None:
+    if isinstance(metric, HistogramMetricFamily):
+        *counts, total = numbers
+        metric.add_metric(labels, [*zip(LIMITS, accumulate(counts), strict=True)], total)
+    elif isinstance(metric, CounterMetricFamily | GaugeMetricFamily):
+        metric.add_metric(labels, numbers[0])
+
+
+COLLECTOR = ServiceCollector()
+REGISTRY.register(COLLECTOR)

@@ -1,0 +1,87 @@
+"""What a worker has now, looked at once a second: so no request pays for it, and each may tell."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+
+from kernel.data.pool import Load
+from kernel.data.resources import Resources
+from kernel.data.retries import CAUSES
+from kernel.data.schema import head_revision
+from kernel.data.sqlstate import NO_CONNECTION, UNREACHABLE
+from kernel.identity.passwords import PasswordVault
+from kernel.metrics import REFUSALS, REFUSED, REPLICA_AWAY, RETRIES, STATE, UNDER_WAY, Family
+
+SAMPLE_SECONDS = 1.0
+POOL = ("pool",)
+SIZE = Family("database_pool_size", "Connections that there may be.", POOL, "gauge")
+IN_USE = Family("database_pool_in_use", "Connections that somebody has taken.", POOL, "gauge")
+WAITING = Family("database_pool_waiting", "Who waits for a connection.", POOL, "gauge")
+HASHES = Family(
+    "password_hashes", "Passwords that are hashed or verified, or wait for it.", ("state",), "gauge"
+)
+LAG = Family(
+    "event_loop_lag_seconds", "How late the event loop is, in the worst worker.", (), "highest"
+)
+CPU = Family("service_cpu_seconds_total", "Seconds of CPU that workers have used.")
+WORKERS = Family("service_workers", "Workers that serve.", (), "gauge")
+INFO = Family("service_info", "Which service it is.", ("service", "version", "revision"), "highest")
+
+
+@asynccontextmanager
+async def sampled(resources: Resources) -> AsyncIterator[None]:
+    """Look at the gauges as long as this lasts."""
+    INFO.set(1, resources.name, resources.version, head_revision() or "")
+    WORKERS.set(1)
+    _begin_at_zero(resources)
+    sampling = asyncio.create_task(_keep_sampling(resources))
+    try:
+        yield
+    finally:
+        sampling.cancel()
+        with suppress(asyncio.CancelledError):
+            await sampling
+
+
+def _begin_at_zero(resources: Resources) -> None:
+    """Let there be what may be counted: a rate begins with the second look at a number."""
+    for cause in CAUSES:
+        RETRIES.add(0, "read", cause)
+        RETRIES.add(0, "write", cause)
+    # Those of a pool's nested ones and of its streams count as its own.
+    for pool in {name.partition("_")[0] for name, _ in _loads(resources)}:
+        for reason in (NO_CONNECTION, UNREACHABLE, "share"):
+            REFUSALS.add(0, pool, reason)
+    for cause in ("in_flight", "shed"):
+        REFUSED.add(0, cause)
+    REPLICA_AWAY.set(0)
+
+
+def _loads(resources: Resources) -> Iterator[tuple[str, Load]]:
+    yield from resources.writer.loads()
+    for reader in (resources.primary, resources.reader, resources.probe):
+        yield from reader.loads()
+
+
+async def _keep_sampling(resources: Resources) -> None:
+    cpu, due = 0.0, time.monotonic()
+    while True:
+        LAG.set(max(0.0, time.monotonic() - due))
+        before, cpu = cpu, time.process_time()
+        CPU.add(cpu - before)
+        sample(resources)
+        due = time.monotonic() + SAMPLE_SECONDS
+        await asyncio.sleep(SAMPLE_SECONDS)
+
+
+def sample(resources: Resources) -> None:
+    """Look at the gauges now."""
+    UNDER_WAY.set(STATE.under_way)
+    for name, load in _loads(resources):
+        SIZE.set(load.size, name)
+        IN_USE.set(load.in_use, name)
+        WAITING.set(load.waiting, name)
+    hashes = resources.get(PasswordVault).load()
+    HASHES.set(hashes.in_use, "running")
+    HASHES.set(hashes.waiting, "waiting")
