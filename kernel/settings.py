@@ -68,6 +68,7 @@ class Settings(SliceSettings, env_prefix="APP_"):
     http_timeout: Seconds = 5.0
     idempotency_retention: PositiveInt = 24 * 3600
     max_body_bytes: PositiveInt = 1024 * 1024
+    slow_request: Seconds = 1.0
 
     _of_slices: dict[type[SliceSettings], SliceSettings] = PrivateAttr(default_factory=dict)
 

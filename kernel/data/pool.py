@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, TypeVar
 
-from kernel.context import current_context
+from kernel.context import counting_wait, current_context
 from kernel.data.turns import Turns
 from kernel.driver_errors import PoolTimeout, ShareTimeout
 
@@ -127,7 +127,8 @@ class Pool(Generic[C]):
     async def _open(self, caller: Hashable) -> C:
         self._connecting += 1
         try:
-            return await self._connect()
+            with counting_wait():
+                return await self._connect()
         except BaseException:
             self._vacate(caller)
             raise
@@ -144,8 +145,9 @@ class Pool(Generic[C]):
         """A connection that somebody gives back, or None for a place to make one in."""
         waiter = self._turns.wait(caller)
         try:
-            async with asyncio.timeout(self._timeout):
-                return await waiter
+            with counting_wait():
+                async with asyncio.timeout(self._timeout):
+                    return await waiter
         except TimeoutError:
             self._return(waiter, caller)
             is_connecting = self._connecting >= self._turns.share

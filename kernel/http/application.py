@@ -63,7 +63,8 @@ def build_app(
     resources.put(Credentials(tuple(credentials)))
     limit, connections = settings.max_body_bytes, settings.pool_size + settings.max_overflow
     varying = credential_headers(credentials)
-    app.add_middleware(RequestMiddleware, limit, connections, varying)
+    slow = settings.slow_request
+    app.add_middleware(RequestMiddleware, limit, connections, varying, slow_seconds=slow)
     install_error_handlers(app)
     describe_api(app, credentials)
     if app.openapi_url:

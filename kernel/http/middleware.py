@@ -8,6 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
+from math import inf
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kernel.context import HEADER_NAMES, RequestContext, enter_context, leave_context
 from kernel.errors import TooManyAtOnce
+from kernel.http.access_log import note_error, request_fields, slow_fields
 from kernel.http.answer_headers import AnswerHeaders
 from kernel.http.clients import client_of
 from kernel.http.paths import UNCLEAN, is_unclean
@@ -31,9 +33,15 @@ class RequestMiddleware:
     says of itself; `varying` are the headers in which a request may have a credential."""
 
     def __init__(
-        self, app: ASGIApp, max_body_bytes: int, connections: int, varying: Sequence[str] = ()
+        self,
+        app: ASGIApp,
+        max_body_bytes: int,
+        connections: int,
+        varying: Sequence[str] = (),
+        slow_seconds: float = inf,
     ) -> None:
         self.app = app
+        self.slow_seconds = slow_seconds
         self.max_body_bytes = max_body_bytes
         self.in_flight = InFlight(connections)
         self.answer_headers = AnswerHeaders(varying)
@@ -78,8 +86,10 @@ class _Exchange:
         self.scope = {**scope, "method": "GET"} if self.method == "HEAD" else scope
         self._receive = receive
         self._send = send
-        self.received = 0
-        self.status = 0
+        self.received = self.status = 0
+        self.slow_seconds = middleware.slow_seconds
+        # Seconds in which the client had to send; when the answer began.
+        self.receiving, self.begun = 0.0, 0.0
 
     async def run(self, headers: dict[bytes, bytes]) -> None:
         try:
@@ -94,9 +104,10 @@ class _Exchange:
                 await self.refuse(400, UNCLEAN)
             else:
                 await self.app(self.scope, self.receive, self.send)
-        except ClientDisconnect:
-            pass  # in the middle of its body: nobody is left to answer
-        except Exception:
+        except ClientDisconnect as error:
+            note_error(error)  # in the middle of its body: nobody is left to answer
+        except Exception as error:
+            note_error(error)
             logger.exception("unhandled error")
             if self.status:
                 raise
@@ -113,7 +124,10 @@ class _Exchange:
 
     async def receive(self) -> Message:
         """Pass the body on while it stays within the limit, declared length or not."""
+        asked = time.perf_counter()
         message = await self._receive()
+        if message["type"] == "http.request" and not self.begun:
+            self.receiving += time.perf_counter() - asked
         self.received += len(message.get("body", b""))
         if self.received > self.max_body_bytes:
             raise HTTPException(413, "the body is too large")
@@ -121,7 +135,7 @@ class _Exchange:
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status = message["status"]
+            self.status, self.begun = message["status"], time.perf_counter()
             self.in_flight.end(self.context)
             message["headers"] = [
                 *self.answer_headers.of(self.scope, message.get("headers", ())),
@@ -139,22 +153,17 @@ class _Exchange:
         return f'db;dur={database * 1e3:.1f};desc="{queries} queries", app;dur={spent * 1e3:.1f}'
 
     def log(self) -> None:
-        if not logger.isEnabledFor(logging.INFO):
-            return
-        route = self.scope.get("route")
-        fields = {
-            "method": self.method,
-            "route": getattr(route, "path_format", None),
-            "status": self.status,
-            "ms": round((time.perf_counter() - self.context.started) * 1e3, 1),
-            "queries": self.context.queries,
-            "user_id": self.context.user_id,
-            "client": self.context.client,
-        }
-        # Not logger.info(), which looks through the stack for its caller.
-        record = logging.LogRecord(logger.name, logging.INFO, "", 0, "request", None, None)
-        record.fields = fields
-        logger.handle(record)
+        ended = time.perf_counter()
+        if logger.isEnabledFor(logging.INFO):
+            fields = request_fields(self.context, self.scope, self.method, self.status, ended)
+            # Not logger.info(), which looks through the stack for its caller.
+            record = logging.LogRecord(logger.name, logging.INFO, "", 0, "request", None, None)
+            record.fields = fields
+            logger.handle(record)
+        seconds = (self.begun or ended) - self.context.started - self.receiving
+        if seconds > self.slow_seconds:
+            fields = slow_fields(self.context, self.scope, self.method, seconds)
+            logger.warning("slow request", extra={"fields": fields})
 
 
 def _names_one_host(scope: Scope) -> bool:

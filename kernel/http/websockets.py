@@ -16,6 +16,7 @@ from starlette.websockets import WebSocketDisconnected
 
 from kernel.context import RequestContext
 from kernel.errors import title_of
+from kernel.http.access_log import note_error
 from kernel.http.paths import UNCLEAN, is_unclean
 from kernel.http.problems import WRONG, failure_response
 
@@ -57,6 +58,7 @@ class SocketExchange:
             if _is_unreadable(error):
                 await self.answer(422, UNREADABLE)
             elif not (self.has_left and isinstance(error, WebSocketDisconnected)):
+                note_error(error)
                 logger.exception("unhandled error")
                 await self.answer(500, WRONG)
         finally:
@@ -126,7 +128,10 @@ class SocketExchange:
             "status": self.status,
             "code": self.code,
             "ms": round((time.perf_counter() - self.context.started) * 1e3, 1),
+            "db_ms": round(self.context.database_time * 1e3, 1),
+            "wait_ms": round(self.context.waiting_time * 1e3, 1),
             "queries": self.context.queries,
+            "error": self.context.error,
             "user_id": self.context.user_id,
             "client": self.context.client,
         }
