@@ -22,7 +22,9 @@ class RequestContext:
     """One request: the app that it came to, its id, what it has cost so far (durations in seconds;
     `slowest_statement` is without values), how often its unit of work was begun, what its failure
     was, who it is for, from which address, the `Link` that the answer has, whether it was seen to
-    hold a secret, the unit of work under way, and for whom it counts among those in flight."""
+    hold a secret, the unit of work under way, for whom it counts among those in flight, and of the
+    rate limit, if there is one: a digest of its credential, for whom it counts, and the fields that
+    tell what is left."""
 
     app: Any = None
     request_id: str = field(default_factory=lambda: os.urandom(16).hex())
@@ -41,6 +43,10 @@ class RequestContext:
     unit: Any = None
     in_flight: Any = None
     counts_for: Hashable = None
+    rate_limiter: Any = None
+    credential: int | None = None
+    limited_as: str | None = None
+    quota: tuple[tuple[bytes, bytes], ...] = ()
 
     @property
     def caller(self) -> Hashable:

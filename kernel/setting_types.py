@@ -1,5 +1,7 @@
 """The types of settings: what a value has to be, whatever the service is."""
 
+import re
+from importlib.util import find_spec
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -30,6 +32,26 @@ def _long_enough(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _rate(text: str) -> str:
+    if not re.fullmatch(r"[1-9]\d{0,6}/(second|minute|hour|day)", text):
+        raise ValueError("should be like 600/minute: per second, minute, hour or day")
+    return text
+
+
+def _redis_url(url: SecretStr) -> SecretStr:
+    if find_spec("redis") is None:
+        raise ValueError("needs the package redis: uv sync --extra redis")
+    from redis.asyncio import ConnectionPool  # noqa: PLC0415  # it may not be there
+
+    try:
+        ConnectionPool.from_url(url.get_secret_value())
+    except ValueError:
+        raise ValueError("should be a URL like redis://:password@host:6379/0") from None
+    return url
+
+
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
 Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
+RateLimit = Annotated[str, AfterValidator(_rate)]
+RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 Seconds = Annotated[PositiveFloat, Field(le=3600)]

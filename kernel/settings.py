@@ -11,7 +11,7 @@ from pydantic import Field, PositiveInt, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from kernel.safeguards import open_ends
-from kernel.setting_types import PostgresUrl, Seconds, Secret
+from kernel.setting_types import PostgresUrl, RateLimit, RedisUrl, Seconds, Secret
 
 # uvicorn's own exit status for an app that cannot start: with `--workers`, the parent then stops
 # instead of starting the same worker again and again.
@@ -69,6 +69,8 @@ class Settings(SliceSettings, env_prefix="APP_"):
     idempotency_retention: PositiveInt = 24 * 3600
     max_body_bytes: PositiveInt = 1024 * 1024
     slow_request: Seconds = 1.0
+    rate_limit: RateLimit | None = None
+    redis_url: RedisUrl | None = None
 
     _of_slices: dict[type[SliceSettings], SliceSettings] = PrivateAttr(default_factory=dict)
 
@@ -107,6 +109,11 @@ class Settings(SliceSettings, env_prefix="APP_"):
     def old_signing_secret(self) -> str | None:
         """The key that was in use before, whose tokens are still good."""
         return _reveal(self.jwt_old_secret)
+
+    @property
+    def shared_counters_url(self) -> str | None:
+        """The Redis in which all replicas count, or None for each process by itself."""
+        return _reveal(self.redis_url)
 
     @property
     def sign_up_is_open(self) -> bool:

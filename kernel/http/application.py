@@ -29,6 +29,7 @@ from kernel.http.middleware import RequestMiddleware
 from kernel.http.openapi import operation_id
 from kernel.identity.callers import Credentials, CredentialScheme
 from kernel.identity.passwords import PasswordVault
+from kernel.identity.rate_limit import RateLimiter, rate_limiter
 from kernel.identity.throttle import Throttle
 from kernel.logs import configure_logging
 from kernel.settings import Settings, load_settings
@@ -61,10 +62,11 @@ def build_app(
     )
     app.state.resources = resources = Resources(name, version, settings)
     resources.put(Credentials(tuple(credentials)))
-    limit, connections = settings.max_body_bytes, settings.pool_size + settings.max_overflow
     varying = credential_headers(credentials)
-    slow = settings.slow_request
-    app.add_middleware(RequestMiddleware, limit, connections, varying, slow_seconds=slow)
+    limiter = rate_limiter(settings, resources.slug, varying)
+    if limiter:
+        resources.put(limiter)
+    app.add_middleware(RequestMiddleware, settings, varying, limiter)
     install_error_handlers(app)
     describe_api(app, credentials)
     if app.openapi_url:
@@ -83,6 +85,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         logger.warning(BARE)
     async with AsyncExitStack() as stack:
         stack.enter_context(resources.until_closed())
+        if settings.rate_limit:
+            stack.push_async_callback(resources.get(RateLimiter).close)
         open_ = stack.enter_async_context
         url = await open_(database_of(settings))
         resources.signing_secret = settings.signing_secret or development().kept_secret()

@@ -8,7 +8,6 @@ import logging
 import re
 import time
 from collections.abc import Mapping, Sequence
-from math import inf
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -23,6 +22,8 @@ from kernel.http.paths import UNCLEAN, is_unclean
 from kernel.http.problems import WRONG, failure_response
 from kernel.http.websockets import SocketExchange
 from kernel.identity.in_flight import InFlight
+from kernel.identity.rate_limit import OverLimit, RateLimiter
+from kernel.settings import Settings
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 logger = logging.getLogger(__name__)
@@ -35,15 +36,13 @@ class RequestMiddleware:
     def __init__(
         self,
         app: ASGIApp,
-        max_body_bytes: int,
-        connections: int,
-        varying: Sequence[str] = (),
-        slow_seconds: float = inf,
+        settings: Settings,
+        varying: Sequence[str],
+        limiter: RateLimiter | None,
     ) -> None:
-        self.app = app
-        self.slow_seconds = slow_seconds
-        self.max_body_bytes = max_body_bytes
-        self.in_flight = InFlight(connections)
+        self.app, self.limiter = app, limiter
+        self.max_body_bytes, self.slow_seconds = settings.max_body_bytes, settings.slow_request
+        self.in_flight = InFlight(settings.pool_size + settings.max_overflow)
         self.answer_headers = AnswerHeaders(varying)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -58,7 +57,8 @@ class RequestMiddleware:
             if scope["type"] == "http":
                 await _Exchange(self, context, scope, receive, send).run(headers)
             elif scope["type"] == "websocket":
-                await SocketExchange(self.app, context, scope, receive, send).run()
+                exchange = SocketExchange(self.app, context, scope, receive, send)
+                await exchange.run(self.limiter, headers)
             else:
                 await self.app(scope, receive, send)
         finally:
@@ -87,7 +87,7 @@ class _Exchange:
         self._receive = receive
         self._send = send
         self.received = self.status = 0
-        self.slow_seconds = middleware.slow_seconds
+        self.slow_seconds, self.limiter = middleware.slow_seconds, middleware.limiter
         # Seconds in which the client had to send; when the answer began.
         self.receiving, self.begun = 0.0, 0.0
 
@@ -102,8 +102,13 @@ class _Exchange:
                 await self.refuse(400, "Host should be there, once")
             elif is_unclean(self.scope):
                 await self.refuse(400, UNCLEAN)
-            else:
+            elif self.limiter is None:
                 await self.app(self.scope, self.receive, self.send)
+            else:
+                async with self.limiter.counting(self.context, self.scope, headers):
+                    await self.app(self.scope, self.receive, self.send)
+        except OverLimit as error:
+            await self.refuse(429, error.message, error.headers)
         except ClientDisconnect as error:
             note_error(error)  # in the middle of its body: nobody is left to answer
         except Exception as error:
@@ -141,6 +146,7 @@ class _Exchange:
                 *self.answer_headers.of(self.scope, message.get("headers", ())),
                 (b"x-request-id", self.context.request_id.encode()),
                 (b"server-timing", self.timing().encode()),
+                *self.context.quota,
             ]
         elif self.method == "HEAD":
             message = {**message, "body": b""}

@@ -7,6 +7,7 @@ closes the socket: with 1008 if the client can mend it, with 1011 if not (RFC 64
 
 import logging
 import time
+from collections.abc import Mapping
 from http import HTTPStatus
 from traceback import walk_tb
 
@@ -19,6 +20,7 @@ from kernel.errors import title_of
 from kernel.http.access_log import note_error
 from kernel.http.paths import UNCLEAN, is_unclean
 from kernel.http.problems import WRONG, failure_response
+from kernel.identity.rate_limit import OverLimit, RateLimiter
 
 ACCEPTED, NORMAL, POLICY, CRASHED = 101, 1000, 1008, 1011
 NO_HANDSHAKE = "a handler of a WebSocket has neither accepted nor closed it"
@@ -45,13 +47,19 @@ class SocketExchange:
         self.code: int | None = None
         self.has_left = False
 
-    async def run(self) -> None:
+    async def run(self, limiter: RateLimiter | None, headers: Mapping[bytes, bytes]) -> None:
         try:
             if is_unclean(self.scope):
                 await self.answer(400, UNCLEAN)
                 return
-            await self.app(self.scope, self.receive, self.send)
+            if limiter is None:
+                await self.app(self.scope, self.receive, self.send)
+            else:
+                async with limiter.counting(self.context, self.scope, headers):
+                    await self.app(self.scope, self.receive, self.send)
             await self.end()
+        except OverLimit as error:
+            await self.answer(429, error.message, error.headers)
         except WebSocketDisconnect:
             pass  # the client's end, which the handler did not wait for
         except Exception as error:
@@ -105,10 +113,12 @@ class SocketExchange:
         self.status = status if status in STATUSES else status // 100 * 100
         await self._send(self.with_id({**start, "status": self.status}))
 
-    async def answer(self, status: int, message: str) -> None:
+    async def answer(
+        self, status: int, message: str, headers: Mapping[str, str] | None = None
+    ) -> None:
         """Tell a failure, if the client is there to be told."""
         if not self.has_left and self.code is None:
-            response = failure_response(self.scope, status, message or title_of(status))
+            response = failure_response(self.scope, status, message or title_of(status), headers)
             await response(self.scope, self.receive, self.send)
 
     async def end(self) -> None:
