@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
@@ -40,10 +41,13 @@ class RedisWindows:
     async def count(self, caller: str, cost: int) -> Quota | None:
         """See `Windows`; None if it cannot be told now, and so may pass."""
         if not self.away:
+            began = time.monotonic()
             try:
                 return await self._count(caller, cost, TIMEOUT_SECONDS)
             except (RedisError, OSError) as error:
-                self._leave(error)
+                # When this process itself was late, nobody knows of Redis.
+                if time.monotonic() - began < 2 * TIMEOUT_SECONDS:
+                    self._leave(error)
         self.uncounted += cost
         return None
 

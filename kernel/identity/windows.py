@@ -73,12 +73,11 @@ class MemoryWindows:
         """See `Windows`."""
         now, (amount, seconds) = self._clock(), self._rate
         window = self._window(caller, now)
-        age = now - window.since
-        if age >= 2 * seconds:
-            window.since, window.count, window.before, age = now, 0, 0, 0.0
-        elif age >= seconds:
+        if now - window.since >= seconds:
             window.since, window.count, window.before = window.since + seconds, 0, window.count
-            age -= seconds
+        if now - window.since >= seconds or not (window.count or window.before):
+            window.since, window.before = now, 0  # whose first request this is
+        age = now - window.since
         used = window.before * (1 - age / seconds) + window.count
         if used + 1 > amount:
             return Quota(False, 0, _wait(self._rate, window.before, window.count, age))

@@ -1,7 +1,5 @@
 """So many requests of one caller in a while, and then a 429 that says when there are more."""
 
-import asyncio
-
 import httpx
 import pytest
 from fastapi import WebSocket
