@@ -40,7 +40,7 @@ def _rate(text: str) -> str:
 
 def _redis_url(url: SecretStr) -> SecretStr:
     if find_spec("redis") is None:
-        raise ValueError("needs the package redis: uv sync --extra redis")
+        raise ValueError("needs the package redis: uv sync --group redis")
     from redis.asyncio import ConnectionPool  # noqa: PLC0415  # it may not be there
 
     try:

@@ -13,7 +13,7 @@ from kernel.settings import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.house]
 PINS = re.findall(
-    r"^([\w.-]+)(?:\[.*\])?==([^\s;]+)", (ROOT / "requirements.lock").read_text(), re.MULTILINE
+    r"^([\w.-]+)(?:\[.*\])?==([^\s;]+)", (ROOT / "requirements-optional.lock").read_text(), re.MULTILINE
 )
 
 

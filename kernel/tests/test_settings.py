@@ -103,7 +103,7 @@ def test_the_package_that_a_setting_needs_is_named_in_one_line(monkeypatch, caps
     with pytest.raises(SystemExit) as end:
         load_settings()
     assert end.value.code == STARTUP_FAILURE
-    line = "APP_REDIS_URL: needs the package redis: uv sync --extra redis\n"
+    line = "APP_REDIS_URL: needs the package redis: uv sync --group redis\n"
     assert capsys.readouterr().err == line
 
 
