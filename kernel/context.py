@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -47,15 +47,19 @@ class RequestContext:
     credential: int | None = None
     limited_as: str | None = None
     quota: tuple[tuple[bytes, bytes], ...] = ()
+    trace: dict[str, str] | None = None  # the ids of its span
+    on_statement: Callable[[str, float, str | None], None] | None = None
 
     @property
     def caller(self) -> Hashable:
         """Whose request it is, as far as that is known: an account's, or an address's."""
         return network_of(self.client or "") if self.user_id is None else self.user_id
 
-    def spend(self, started: float, statement: str) -> None:
+    def spend(self, started: float, statement: str, error: str | None = None) -> None:
         """Count the time since then as the statement's."""
         seconds = time.perf_counter() - started
+        if self.on_statement is not None:
+            self.on_statement(statement, seconds, error)
         self.database_time += seconds
         if seconds > self.slowest_time:
             self.slowest_time, self.slowest_statement = seconds, statement
@@ -73,17 +77,17 @@ def network_of(address: str) -> str:
     return str(ip_network(f"{address}/64", strict=False)) if ":" in address else address
 
 
-def count_query(started: float, statement: str) -> None:
-    """Note that a query has run since then, well or not."""
+def count_query(started: float, statement: str, error: str | None = None) -> None:
+    """Note that a query has run since then, well or with an error of this type."""
     if context := _context.get():
         context.queries += 1
-        context.spend(started, statement)
+        context.spend(started, statement, error)
 
 
-def count_time(started: float, statement: str) -> None:
+def count_time(started: float, statement: str, error: str | None = None) -> None:
     """Note what ended since then and is no query: BEGIN and COMMIT, say."""
     if context := _context.get():
-        context.spend(started, statement)
+        context.spend(started, statement, error)
 
 
 @contextmanager

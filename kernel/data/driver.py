@@ -112,7 +112,7 @@ class Connection(RawConnection):
     def fail_statement(self, error: BaseException, statement: str) -> None:
         """Note that a statement has failed, and count it."""
         self.under_way -= 1
-        count_query(self.started, self.statement)
+        count_query(self.started, self.statement, type(error).__qualname__)
         self.note(error, statement)
 
     async def run(self, sql: str, *values: Any) -> "list[Record]":
@@ -167,12 +167,12 @@ class Connection(RawConnection):
         try:
             await send()
         except BaseException as error:
+            self.under_way -= 1
+            count_time(started, statement, type(error).__qualname__)
             self.note(error, statement)
             raise
-        finally:
-            self.under_way -= 1
-            count_time(started, statement)
-        self.last_used = time.monotonic()
+        self.under_way, self.last_used = self.under_way - 1, time.monotonic()
+        count_time(started, statement)
 
     def note(self, error: BaseException, statement: str) -> None:
         """Remember that the error is this connection's own, and what it says of its state."""

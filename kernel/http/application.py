@@ -3,7 +3,6 @@
 import gc
 import hashlib
 import logging
-import os
 import ssl
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -14,7 +13,6 @@ from threading import RLock
 
 import httpx
 from fastapi import FastAPI
-from fastapi.telemetry import TelemetryConfig
 
 from kernel.data.commands import database_of, development
 from kernel.data.readers import open_probe, open_reader, open_replica
@@ -27,6 +25,7 @@ from kernel.http.docs import credential_headers, describe_api, serve_docs
 from kernel.http.exceptions import install_error_handlers
 from kernel.http.middleware import RequestMiddleware
 from kernel.http.openapi import operation_id
+from kernel.http.telemetry import OFF, exporting, telemetry_config
 from kernel.identity.callers import Credentials, CredentialScheme
 from kernel.identity.passwords import PasswordVault
 from kernel.identity.rate_limit import RateLimiter, rate_limiter
@@ -49,6 +48,7 @@ def build_app(
     the name of its connections, and the beginning of its API keys. `credentials` are the schemes by
     which callers are known. Nothing is opened before the app's lifespan.
     """
+    telemetry = telemetry_config()
     app = FastAPI(
         title=name,
         version=version,
@@ -58,7 +58,7 @@ def build_app(
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
-        telemetry=_telemetry(),
+        telemetry=telemetry,
     )
     app.state.resources = resources = Resources(name, version, settings)
     resources.put(Credentials(tuple(credentials)))
@@ -66,7 +66,9 @@ def build_app(
     limiter = rate_limiter(settings, resources.slug, varying)
     if limiter:
         resources.put(limiter)
-    app.add_middleware(RequestMiddleware, settings, varying, limiter)
+    app.add_middleware(
+        RequestMiddleware, settings, varying, limiter, is_traced=telemetry is not OFF
+    )
     install_error_handlers(app)
     describe_api(app, credentials)
     if app.openapi_url:
@@ -85,6 +87,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         logger.warning(BARE)
     async with AsyncExitStack() as stack:
         stack.enter_context(resources.until_closed())
+        await stack.enter_async_context(exporting(resources.slug, resources.version))
         if settings.rate_limit:
             stack.push_async_callback(resources.get(RateLimiter).close)
         open_ = stack.enter_async_context
@@ -151,15 +154,3 @@ def app_on_demand(create_app: Callable[[Settings], FastAPI]) -> Callable[[str], 
 
 def _configure_logging(settings: Settings) -> None:
     configure_logging(settings.log_level, full=settings.env == "dev")
-
-
-def _telemetry() -> TelemetryConfig:
-    """FastAPI's OpenTelemetry where an `OTEL_…` variable asks for it; it takes the SDK.
-
-    Otherwise it is off, or it would look for its providers in each request. A request is one span:
-    those of FastAPI's own steps would need these steps, and so end the short way.
-    """
-    asked = any(name.startswith(("OTEL_", "FASTAPI_OTEL_")) for name in os.environ)
-    if asked:
-        return {"operation_spans": False}
-    return {"tracing": False, "metrics": False, "logs": False}

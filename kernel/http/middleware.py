@@ -18,8 +18,9 @@ from kernel.errors import TooManyAtOnce
 from kernel.http.access_log import note_error, request_fields, slow_fields
 from kernel.http.answer_headers import AnswerHeaders
 from kernel.http.clients import client_of
-from kernel.http.paths import UNCLEAN, is_unclean
+from kernel.http.paths import UNCLEAN, is_unclean, names_one_host
 from kernel.http.problems import WRONG, failure_response
+from kernel.http.telemetry import note_span
 from kernel.http.websockets import SocketExchange
 from kernel.identity.in_flight import InFlight
 from kernel.identity.rate_limit import OverLimit, RateLimiter
@@ -39,7 +40,10 @@ class RequestMiddleware:
         settings: Settings,
         varying: Sequence[str],
         limiter: RateLimiter | None,
+        *,
+        is_traced: bool = False,
     ) -> None:
+        self.is_traced = is_traced
         self.app, self.limiter = app, limiter
         self.max_body_bytes, self.slow_seconds = settings.max_body_bytes, settings.slow_request
         self.in_flight = InFlight(settings.pool_size + settings.max_overflow)
@@ -52,6 +56,8 @@ class RequestMiddleware:
         given = headers.get(b"x-request-id")
         if given and REQUEST_ID.fullmatch(given):
             context.request_id = given.decode()
+        if self.is_traced and scope["type"] != "lifespan":
+            note_span(context, scope)
         token = enter_context(context)
         try:
             if scope["type"] == "http":
@@ -98,7 +104,7 @@ class _Exchange:
                 await self.refuse(429, (error := TooManyAtOnce()).message, error.headers)
             elif length.isdigit() and int(length[:20]) > self.max_body_bytes:
                 await self.refuse(413, "the body is too large")
-            elif self.scope["http_version"] == "1.1" and not _names_one_host(self.scope):
+            elif self.scope["http_version"] == "1.1" and not names_one_host(self.scope):
                 await self.refuse(400, "Host should be there, once")
             elif is_unclean(self.scope):
                 await self.refuse(400, UNCLEAN)
@@ -170,10 +176,3 @@ class _Exchange:
         if seconds > self.slow_seconds:
             fields = slow_fields(self.context, self.scope, self.method, seconds)
             logger.warning("slow request", extra={"fields": fields})
-
-
-def _names_one_host(scope: Scope) -> bool:
-    """RFC 9112 §3.2."""
-    if len(scope["headers"]) == len(scope[HEADER_NAMES]):
-        return b"host" in scope[HEADER_NAMES]
-    return [name for name, _ in scope["headers"]].count(b"host") == 1
