@@ -30,6 +30,7 @@ PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"
 EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 NO_PACKAGES = "traces are off: OTEL_EXPORTER_OTLP_ENDPOINT needs uv sync --group otel"
 NO_PROTOCOL = "traces are off: they can be sent by http/protobuf alone"
+UNREADABLE = "traces are off: an OTEL_… variable cannot be read"
 LOST = "the last spans are lost: their collector has not taken them in time"
 # What is left of them is sent within this time, or not at all.
 SHUTDOWN_SECONDS = 3.0
@@ -75,7 +76,12 @@ async def exporting(name: str, version: str) -> AsyncIterator[None]:
     if not _is_ours() or _mistake():
         yield
         return
-    provider = _make_provider(name, version)
+    try:
+        provider = _make_provider(name, version)
+    except ValueError:
+        logger.warning(UNREADABLE, exc_info=True)
+        yield
+        return
     trace.set_tracer_provider(provider)
     try:
         yield
