@@ -67,6 +67,8 @@ class JsonFormatter(logging.Formatter):
             "message": self._message(record),
             "request_id": context and context.request_id,
         }
+        if context and context.trace:
+            line |= context.trace
         line |= getattr(record, "fields", {})
         if record.exc_info and record.exc_info[1]:
             line["exception"] = describe(record.exc_info[1], full=self.full)

@@ -2,6 +2,7 @@
 
 import json
 import re
+from importlib.util import find_spec
 from typing import Annotated
 from urllib.parse import parse_qsl, urlsplit
 
@@ -83,10 +84,30 @@ def _origin(text: str) -> str:
     return text
 
 
+def _rate(text: str) -> str:
+    if not re.fullmatch(r"[1-9]\d{0,6}/(second|minute|hour|day)", text):
+        raise ValueError("should be like 600/minute: per second, minute, hour or day")
+    return text
+
+
+def _redis_url(url: SecretStr) -> SecretStr:
+    if find_spec("redis") is None:
+        raise ValueError("needs the package redis: uv sync --group redis")
+    from redis.asyncio import ConnectionPool  # noqa: PLC0415  # it may not be there
+
+    try:
+        ConnectionPool.from_url(url.get_secret_value())
+    except ValueError:
+        raise ValueError("should be a URL like redis://:password@host:6379/0") from None
+    return url
+
+
 PostgresUrl = Annotated[SecretStr, AfterValidator(_postgres_url)]
 PrimaryUrl = Annotated[PostgresUrl, AfterValidator(_takes_writes)]
 Secret = Annotated[SecretStr, AfterValidator(_long_enough)]
 Origins = Annotated[
     tuple[Annotated[str, AfterValidator(_origin)], ...], NoDecode, BeforeValidator(_separated)
 ]
+RateLimit = Annotated[str, AfterValidator(_rate)]
+RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 Seconds = Annotated[PositiveFloat, Field(le=3600)]

@@ -19,7 +19,15 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from kernel.safeguards import open_ends
-from kernel.setting_types import Origins, PostgresUrl, PrimaryUrl, Seconds, Secret
+from kernel.setting_types import (
+    Origins,
+    PostgresUrl,
+    PrimaryUrl,
+    RateLimit,
+    RedisUrl,
+    Seconds,
+    Secret,
+)
 
 # uvicorn's own exit status for an app that cannot start: with `--workers`, the parent then stops
 # instead of starting the same worker again and again.
@@ -81,6 +89,9 @@ class Settings(SliceSettings, env_prefix="APP_"):
     request_timeout: Seconds = 4.5
     idempotency_retention: PositiveInt = 24 * 3600
     max_body_bytes: PositiveInt = 1024 * 1024
+    slow_request: Seconds = 1.0
+    rate_limit: RateLimit | None = None
+    redis_url: RedisUrl | None = None
 
     _of_slices: dict[type[SliceSettings], SliceSettings] = PrivateAttr(default_factory=dict)
 
@@ -119,6 +130,11 @@ class Settings(SliceSettings, env_prefix="APP_"):
     def old_signing_secret(self) -> str | None:
         """The key that was in use before, whose tokens are still good."""
         return _reveal(self.jwt_old_secret)
+
+    @property
+    def shared_counters_url(self) -> str | None:
+        """The Redis in which all replicas count, or None for each process by itself."""
+        return _reveal(self.redis_url)
 
     @property
     def sign_up_is_open(self) -> bool:

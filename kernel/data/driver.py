@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, Literal
 
-from kernel.context import count_query
+from kernel.context import count_query, count_time
 from kernel.data.lending import note_lending
 from kernel.data.outages import Outages
 from kernel.data.refusals import BROKEN, BUSY, CONTROLLED, LET_LIE
@@ -50,8 +50,9 @@ class Connection(PooledConnection):
         self.on_end: Callable[[bool], None] = ignore
         # Who has something to do before a statement is sent.
         self.watcher: BeforeStatement | None = None
-        # After `patience` seconds without a statement, the server ends a transaction.
-        self.started, self.last_used, self.patience = 0.0, 0.0, math.inf
+        # The statement under way, and since when; after `patience` seconds without one, the server
+        # ends a transaction.
+        self.statement, self.started, self.last_used, self.patience = "", 0.0, 0.0, math.inf
         self.outages: Outages | None = None
         # Whether the primary is another server by now.
         self.is_left: Callable[[], bool] = bool
@@ -81,9 +82,8 @@ class Connection(PooledConnection):
         deferrable: bool = False,
     ) -> Transaction:
         """A transaction or, within one, a savepoint, which SQLAlchemy's adapter also asks for."""
-        if self.outermost is None:
-            isolation = isolation or self.isolation
-        return Transaction(self, isolation, readonly, deferrable)
+        own = self.isolation if self.outermost is None else None
+        return Transaction(self, isolation or own, readonly, deferrable)
 
     def begin_statement(self, sql: str) -> None:
         """Note that a statement is sent, and what it may leave.
@@ -96,18 +96,25 @@ class Connection(PooledConnection):
         if (trace := trace_of(sql)) is not Trace.NONE:
             self._note_trace(trace, sql)
         self.under_way += 1
+        self.statement, self.started = sql, time.perf_counter()
 
     def end_statement(self) -> None:
-        """Note that a statement has ended well."""
+        """Note that a statement has ended well, and count it."""
         self.under_way -= 1
         self.last_used = time.monotonic()
+        count_query(self.started, self.statement)
+
+    def fail_statement(self, error: BaseException, statement: str) -> None:
+        """Note that a statement has failed, and count it."""
+        self.under_way -= 1
+        count_query(self.started, self.statement, type(error).__qualname__)
+        self.note(error, statement)
 
     async def run(self, sql: str, *values: Any) -> list[Record]:
         """Run one statement, and count it; see `begin_statement`."""
         if self.watcher is not None:
             await self.watcher(self, sql)
         self.begin_statement(sql)
-        started = time.perf_counter()
         try:
             if is_search(sql):
                 # Not unnamed: a pooler may have another server for each of its two messages.
@@ -116,12 +123,9 @@ class Connection(PooledConnection):
                 text = self.text_of(sql) if self.is_shared else sql
                 records = await super().fetch(text, *values)
         except BaseException as error:
-            self.under_way -= 1
-            self.note(error, sql)
+            self.fail_statement(error, sql)
             raise
-        self.under_way -= 1
-        self.last_used = time.monotonic()
-        count_query(started)
+        self.end_statement()
         return records
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109  # asyncpg's
@@ -149,21 +153,22 @@ class Connection(PooledConnection):
         try:
             yield
         except BaseException as error:
-            self.under_way -= 1
-            self.note(error, statement)
+            self.fail_statement(error, statement)
             raise
         self.end_statement()
 
     async def watched(self, statement: str, send: Callable[[], Awaitable[Any]]) -> None:
-        """Note what becomes of a statement of the kernel's own."""
-        self.under_way += 1
+        """Note what becomes of a statement of the kernel's own, which is no query."""
+        self.under_way, started = self.under_way + 1, time.perf_counter()
         try:
             await send()
         except BaseException as error:
             self.under_way -= 1
+            count_time(started, statement, type(error).__qualname__)
             self.note(error, statement)
             raise
-        self.end_statement()
+        self.under_way, self.last_used = self.under_way - 1, time.monotonic()
+        count_time(started, statement)
 
     def note(self, error: BaseException, statement: str) -> None:
         """Remember that the error is this connection's own, and what it says of its state."""

@@ -13,7 +13,6 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.util import await_, greenlet_spawn
 
-from kernel.context import count_query
 from kernel.data.driver import Connection
 from kernel.data.execution import VALUE_NAMES
 from kernel.data.links import Link
@@ -131,7 +130,6 @@ def _before_statement(
     if raw.watcher is not None:
         await_(raw.watcher(raw, statement))
     raw.begin_statement(statement)
-    raw.started = time.perf_counter()
     raw.cursors.discard(cursor)
     # A cursor on the server may be read when its unit of work is over.
     raw.is_lent = raw.is_lent or (bool(options.get("stream_results")) and names is None)
@@ -140,7 +138,7 @@ def _before_statement(
 def _after_statement(connection: SyncConnection, *_: Any) -> None:
     raw = _raw(connection)
     raw.end_statement()
-    count_query(raw.started)
+    raw.started = time.perf_counter()  # a cursor's first rows come behind this event
 
 
 def _note_error(context: ExceptionContext) -> None:
@@ -153,12 +151,13 @@ def _note_error(context: ExceptionContext) -> None:
         return
     raw = _raw(context.connection)
     driver = error.__cause__ if isinstance(error.__cause__, DRIVER_ERRORS) else error
-    if raw.under_way:
-        raw.under_way -= 1
-    elif not isinstance(driver, ASYNCPG_ERRORS):  # of a cursor on the server, when it is read
-        return  # it is an error in what comes before the statement or after it
     failed = context.execution_context
-    raw.note(driver, context.statement or (failed and failed.statement) or "")
+    statement = context.statement or (failed and failed.statement) or ""
+    if raw.under_way:
+        raw.fail_statement(driver, statement)
+    elif isinstance(driver, ASYNCPG_ERRORS):  # of a cursor on the server, when it is read
+        raw.note(driver, statement)
+    # Else, it is an error in what comes before the statement or after it.
 
 
 def _refuse_isolation(_: SyncConnection, options: dict[str, Any]) -> None:

@@ -3,7 +3,6 @@
 So whoever has a row, or catches an error, need not know who has run the statement.
 """
 
-import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +12,7 @@ from sqlalchemy import Connection as SyncConnection
 from sqlalchemy.exc import CompileError, DBAPIError, InvalidRequestError, StatementError
 from sqlalchemy.util import greenlet_spawn
 
-from kernel.context import count_query
+from kernel.context import count_time
 from kernel.data.driver import Connection
 from kernel.data.violations import OUT_OF_RANGE
 from kernel.driver_errors import DRIVER_ERRORS, driver_error, is_unsendable
@@ -60,10 +59,12 @@ async def open_result(
 
     with asyncpgs_errors(raw, statement, values):
         result = await greenlet_spawn(run)
+    sql = raw.statement
+    count_time(raw.started, sql)
     names = [*result.keys()] if result.returns_rows else []
 
     async def fetch(count: int) -> list[Row]:
-        raw.begin_statement("SELECT")
+        raw.begin_statement(sql)
         with asyncpgs_errors(raw, statement, values):  # of which the engine has noted its part
             rows = await greenlet_spawn(result.fetchmany, count) if names else []
         raw.end_statement()
@@ -83,7 +84,6 @@ async def run_plan(raw: Connection, plan: Plan, arguments: list[Any]) -> Sequenc
 
 async def open_cursor(raw: Connection, plan: Plan, arguments: list[Any]) -> Fetch:
     """What gives so many rows more of the statement; see `open_result`."""
-    started = time.perf_counter()
     try:
         with raw.watch(plan.sql):
             if is_search(plan.sql):
@@ -93,7 +93,6 @@ async def open_cursor(raw: Connection, plan: Plan, arguments: list[Any]) -> Fetc
     except DRIVER_ERRORS as error:
         raise_mistake(error, plan, arguments)
         raise
-    count_query(started)
 
     async def fetch(count: int) -> Sequence[Record]:
         with raw.watch(plan.sql):

@@ -9,7 +9,7 @@ import math
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Generic, NamedTuple, TypeVar
 
-from kernel.context import current_context
+from kernel.context import counting_wait, current_context
 from kernel.data.idle import Idle
 from kernel.data.openings import Openings
 from kernel.data.turns import Turns
@@ -154,7 +154,8 @@ class Pool(Generic[C]):
     async def _open(self, caller: Hashable) -> C | None:
         """A new connection, or None if it is refused and there are others to wait for."""
         try:
-            connection = await self._connect()
+            with counting_wait():
+                connection = await self._connect()
         except Exception as error:
             self._openings.give_up(error)
             self._vacate(caller)
@@ -185,8 +186,9 @@ class Pool(Generic[C]):
         """A connection that somebody gives back, or None for a place to make one in."""
         waiter = self._turns.wait(caller)
         try:
-            async with asyncio.timeout_at(deadline):
-                return await waiter
+            with counting_wait():
+                async with asyncio.timeout_at(deadline):
+                    return await waiter
         except TimeoutError:
             self._return(waiter, caller)
             if self._openings.is_in_vain:

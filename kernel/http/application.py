@@ -28,9 +28,10 @@ from kernel.http.exceptions import install_error_handlers
 from kernel.http.gauges import sampled
 from kernel.http.middleware import RequestMiddleware
 from kernel.http.openapi import operation_id
-from kernel.http.telemetry import configure_telemetry, end_telemetry
+from kernel.http.telemetry import OFF, exporting, telemetry_config
 from kernel.identity.callers import Credentials, CredentialScheme
 from kernel.identity.passwords import PasswordVault
+from kernel.identity.rate_limit import RateLimiter, rate_limiter
 from kernel.identity.throttle import Throttle
 from kernel.logs import configure_logging
 from kernel.metric_files import SHARING, share_metrics, stop_sharing
@@ -54,6 +55,7 @@ def build_app(
     the name of its connections, and the beginning of its API keys. `credentials` are the schemes by
     which callers are known. Nothing is opened before the app's lifespan.
     """
+    telemetry = telemetry_config()
     app = FastAPI(
         title=name,
         version=version,
@@ -63,12 +65,17 @@ def build_app(
         redoc_url=None,
         redirect_slashes=False,
         generate_unique_id_function=operation_id,
-        telemetry=configure_telemetry(),
+        telemetry=telemetry,
     )
     app.state.resources = resources = Resources(name, version, settings)
     resources.put(Credentials(tuple(credentials)))
-    resources.put(drain := Drain(resources))
-    app.add_middleware(RequestMiddleware, resources, drain, credential_headers(credentials))
+    resources.put(Drain(resources))
+    varying = credential_headers(credentials)
+    limiter = rate_limiter(settings, resources.slug, varying)
+    if limiter:
+        resources.put(limiter)
+    is_traced = telemetry is not OFF
+    app.add_middleware(RequestMiddleware, resources, varying, limiter, is_traced=is_traced)
     if settings.cors_origins:
         allow_origins(app, settings.cors_origins)
     install_error_handlers(app)
@@ -94,6 +101,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.callback(stop_sharing)
         stack.enter_context(resources.until_closed())
         stack.enter_context(resources.get(Drain).on_signals())
+        await stack.enter_async_context(exporting(resources.slug, resources.version))
+        if settings.rate_limit:
+            stack.push_async_callback(resources.get(RateLimiter).close)
         open_ = stack.enter_async_context
         url = await open_(database_of(settings))
         resources.signing_secret = settings.signing_secret or development().kept_secret()
@@ -114,8 +124,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         # What lives as long as the process need not be searched for garbage again and again.
         gc.freeze()
         yield
-        if resources.get(Drain).is_over:
-            await end_telemetry()
 
 
 @cache

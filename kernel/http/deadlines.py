@@ -24,12 +24,12 @@ class Deadline:
     Time in which the client's body is waited for does not count.
     """
 
-    __slots__ = ("_began", "_cancelling", "_paused_at", "_task", "is_over", "seconds")
+    __slots__ = ("_cancelling", "_paused_at", "_task", "began", "is_over", "seconds")
 
     def __init__(self, started: float, seconds: float) -> None:
         self._task = cast("asyncio.Task[Any]", asyncio.current_task())  # what calls applications
         self._cancelling = self._task.cancelling()
-        self._began, self.seconds = started, seconds
+        self.began, self.seconds = started, seconds
         self._paused_at: float | None = None
         self.is_over = False
 
@@ -38,12 +38,12 @@ class Deadline:
 
     def go_on(self) -> None:
         if self._paused_at is not None:
-            self._began += time.perf_counter() - self._paused_at
+            self.began += time.perf_counter() - self._paused_at
             self._paused_at = None
 
     def check(self, now: float) -> bool:
         """Cancel the request if it is time to; whether it is."""
-        if now - self._began < self.seconds or self._paused_at is not None:
+        if now - self.began < self.seconds or self._paused_at is not None:
             return False
         self.is_over = True
         self._task.cancel()

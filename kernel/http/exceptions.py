@@ -19,6 +19,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from kernel.errors import DatabaseUnavailable, ServiceError, title_of
+from kernel.http.access_log import note_error
 from kernel.http.problems import WRONG, failure_response
 from kernel.http.upstreams import upstream_failure, whom_it_asked
 from kernel.identity.callers import CHALLENGE, challenges
@@ -42,8 +43,10 @@ def _tell_failure(status: int, message: str, error: Exception, **told: object) -
 
 
 async def _on_service_error(connection: HTTPConnection, error: ServiceError) -> Response:
-    if error.status >= 500 and not isinstance(error, DatabaseUnavailable):
-        _tell_failure(error.status, error.message, error)
+    if error.status >= 500:
+        note_error(error)
+        if not isinstance(error, DatabaseUnavailable):
+            _tell_failure(error.status, error.message, error)
     headers = _with_challenges(connection, error.status, error.headers)
     return failure_response(connection.scope, error.status, error.message, headers, error.extras)
 
@@ -62,6 +65,7 @@ async def _on_http_exception(connection: HTTPConnection, error: HTTPException) -
     message = detail if is_text and detail else title_of(status)
     extras = {} if is_text else {"details": _jsonable(detail)}
     if status >= 500:
+        note_error(error)
         _tell_failure(status, message, error)
     headers = _with_challenges(connection, status, dict(error.headers or {}))
     if status == 405 and connection.scope["type"] == "http":

@@ -4,7 +4,7 @@ import re
 
 from starlette.types import Scope
 
-from kernel.context import RequestContext
+from kernel.context import HEADER_NAMES, RequestContext
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")  # Unicode's category Cc
 SCRAPED = "/metrics"
@@ -32,3 +32,10 @@ def route_of(scope: Scope, context: RequestContext) -> str | None:
         paths = [getattr(place, "path_format", None) for place in places]
         context.route = next(filter(None, paths), None)
     return context.route
+
+
+def names_one_host(scope: Scope) -> bool:
+    """Whether `Host` is there, once (RFC 9112 §3.2)."""
+    if len(scope["headers"]) == len(scope[HEADER_NAMES]):
+        return b"host" in scope[HEADER_NAMES]
+    return [name for name, _ in scope["headers"]].count(b"host") == 1

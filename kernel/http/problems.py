@@ -20,6 +20,7 @@ from starlette.responses import Response
 
 from kernel.context import current_context
 from kernel.errors import title_of
+from kernel.http.access_log import note_error
 
 WRONG = "something went wrong"
 PARAMETER = re.compile("{[^}]*}")
@@ -115,7 +116,8 @@ def failure_response(
     form = _form_of(scope)
     try:
         body = _write(form, failure)
-    except Exception:
+    except Exception as error:
+        note_error(error)
         logger.exception("an error could not be written in its form")
         form, failure = PROBLEM_DETAILS, replace(failure, status=500, message=WRONG, extras={})
         body = _write(form, failure)

@@ -1,63 +1,172 @@
-"""OpenTelemetry where the environment asks for it, and its end, which waits for no collector."""
+"""OpenTelemetry's traces, where an `OTEL_…` variable asks for them: a span for each request, on the
+short way too, and one for each of its statements, without values.
+
+With `OTEL_EXPORTER_OTLP_ENDPOINT` they are sent there (OTLP over HTTP), which takes the packages of
+the group `otel`. A provider that was set before the app is built is used as it is.
+"""
 
 import asyncio
 import logging
 import os
+import threading
 import time
-from threading import Thread
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from functools import lru_cache, partial
+from importlib.util import find_spec
 from typing import Any
+from urllib.parse import parse_qsl
 
 from fastapi.telemetry import TelemetryConfig
-from opentelemetry import _logs, metrics, trace
+from opentelemetry import trace
+from opentelemetry.trace import ProxyTracerProvider, SpanKind, StatusCode
 
-# What an exporter may take at most; its own default is 10 s, and at the end it may take that
-# several times.
-EXPORT_SECONDS = "2"
-END_SECONDS = 2.5
+from kernel.context import RequestContext
+from kernel.logs import STATEMENT_MAX_CHARACTERS
+from kernel.reminders import Reminders
+
+ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
+PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
+NO_PACKAGES = "traces are off: OTEL_EXPORTER_OTLP_ENDPOINT needs uv sync --group otel"
+NO_PROTOCOL = "traces are off: they can be sent by http/protobuf alone"
+UNREADABLE = "traces are off: an OTEL_… variable cannot be read"
+LOST = "the last spans are lost: their collector has not taken them in time"
+# What is left of them is sent within this time, or not at all.
+SHUTDOWN_SECONDS = 3.0
+OFF: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
 logger = logging.getLogger(__name__)
 
 
-def configure_telemetry() -> TelemetryConfig:
-    """FastAPI's OpenTelemetry where an `OTEL_…` variable asks for it; it takes the SDK.
-
-    Otherwise it is off, or it would look for its providers in each request. A request is one span:
-    those of FastAPI's own steps would need these steps, and so end the short way.
-    """
+def telemetry_config() -> TelemetryConfig:
+    """FastAPI's telemetry. It is off unless asked for, or it would look for its providers in each
+    request. A request is one span: those of FastAPI's own steps would need these steps, and so end
+    the short way. Its records of exceptions have values in them."""
     if not any(name.startswith(("OTEL_", "FASTAPI_OTEL_")) for name in os.environ):
-        return {"tracing": False, "metrics": False, "logs": False}
-    os.environ.setdefault("OTEL_EXPORTER_OTLP_TIMEOUT", EXPORT_SECONDS)
-    # A collector that is away is an error, once; each attempt to reach it is none.
-    logging.getLogger("opentelemetry.exporter").setLevel(logging.ERROR)
-    return {"operation_spans": False}
+        return OFF
+    if _is_ours() and (mistake := _mistake()):
+        logger.warning(mistake)
+        return OFF
+    return {"operation_spans": False, "logs": False, "auto_configure": False}
 
 
-async def end_telemetry() -> None:
-    """Send what is left, all at the same time, and wait for that no longer than 2.5 s.
-
-    FastAPI would send one after the other, with its own end, for as long as each of them takes.
-    """
-    providers: list[Any] = [
-        trace.get_tracer_provider(),
-        metrics.get_meter_provider(),
-        _logs.get_logger_provider(),
-    ]
-    threads = [
-        Thread(target=_shut_down, args=(provider,), daemon=True)
-        for provider in providers
-        if hasattr(provider, "shutdown")
-    ]
-    for thread in threads:
-        thread.start()
-    await asyncio.to_thread(_join, threads, time.monotonic() + END_SECONDS)
+def _is_ours() -> bool:
+    """Whether spans are wanted at an endpoint, and nobody has made a provider that sends them."""
+    is_off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
+    is_wanted = not is_off and os.environ.get("OTEL_TRACES_EXPORTER", "otlp") != "none"
+    has_none = isinstance(trace.get_tracer_provider(), ProxyTracerProvider)
+    return is_wanted and has_none and any(map(os.environ.get, ENDPOINTS))
 
 
-def _join(threads: list[Thread], due: float) -> None:
-    for thread in threads:
-        thread.join(max(0.0, due - time.monotonic()))
-
-
-def _shut_down(provider: Any) -> None:
+def _mistake() -> str | None:
+    modules = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
     try:
+        has_packages = all(map(find_spec, modules))
+    except ModuleNotFoundError:  # a package around one of them
+        has_packages = False
+    if not has_packages:
+        return NO_PACKAGES
+    asked = next(filter(None, map(os.environ.get, PROTOCOLS)), "http/protobuf")
+    return None if asked == "http/protobuf" else NO_PROTOCOL
+
+
+@asynccontextmanager
+async def exporting(name: str, version: str) -> AsyncIterator[None]:
+    """Send spans within the block, if they are wanted; at its end, for a few seconds more."""
+    if not _is_ours() or _mistake():
+        yield
+        return
+    try:
+        provider = _make_provider(name, version)
+    except ValueError:
+        logger.warning(UNREADABLE, exc_info=True)
+        yield
+        return
+    trace.set_tracer_provider(provider)
+    try:
+        yield
+    finally:
+        await _shut_down(provider)
+
+
+async def _shut_down(provider: Any) -> None:
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+
+    def shut_down() -> None:
         provider.shutdown()
-    except Exception:
-        logger.exception("telemetry could not be ended")
+        with suppress(RuntimeError):  # nobody has waited for it
+            loop.call_soon_threadsafe(ended.set)
+
+    # Not a pool's thread, for whose end Python waits.
+    threading.Thread(target=shut_down, daemon=True).start()
+    try:
+        async with asyncio.timeout(SHUTDOWN_SECONDS):
+            await ended.wait()
+    except TimeoutError:
+        logger.warning(LOST)
+
+
+def _make_provider(name: str, version: str) -> Any:
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import (  # noqa: PLC0415  # optional
+        OTLPSpanExporter,
+    )
+    from opentelemetry.sdk.resources import Resource  # noqa: PLC0415  # optional
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415  # optional
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415  # optional
+
+    resource = Resource.create()
+    if str(resource.attributes["service.name"]).startswith("unknown_service"):
+        own = Resource({"service.name": name, "service.version": version})
+        resource = resource.merge(own)
+    reminders = Reminders()
+    # Of a collector that is away, each batch would tell several times.
+    logging.getLogger(EXPORTER).addFilter(lambda record: reminders.count(record.msg) > 0)
+    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    return provider
+
+
+def note_span(context: RequestContext, scope: Mapping[str, Any]) -> None:
+    """Join the request and its span: its lines have the ids of the one, which has that of the
+    other. Of a query, the span keeps the names alone."""
+    span = trace.get_current_span()
+    ids = span.get_span_context()
+    if not ids.is_valid:
+        return
+    context.trace = {
+        "trace_id": trace.format_trace_id(ids.trace_id),
+        "span_id": trace.format_span_id(ids.span_id),
+    }
+    if not span.is_recording():
+        return
+    span.set_attribute("request_id", context.request_id)
+    if text := scope["query_string"]:
+        names = [name for name, _ in parse_qsl(text.decode("latin-1"), keep_blank_values=True)]
+        span.set_attribute("url.query", "&".join(f"{name}=REDACTED" for name in names))
+    context.on_statement = partial(_add_span, _tracer_of(trace.get_tracer_provider()))
+
+
+@lru_cache(maxsize=1)
+def _tracer_of(provider: trace.TracerProvider) -> trace.Tracer:
+    return provider.get_tracer(__name__)
+
+
+def _add_span(tracer: trace.Tracer, statement: str, seconds: float, error: str | None) -> None:
+    """A statement that has ended, by the semantic conventions for databases (1.44)."""
+    ended = time.time_ns()
+    operation = statement.split(None, 1)[0].upper() if statement.strip() else "QUERY"
+    attributes = {
+        "db.system.name": "postgresql",
+        "db.operation.name": operation,
+        "db.query.text": statement[:STATEMENT_MAX_CHARACTERS],
+    }
+    span = tracer.start_span(
+        operation,
+        kind=SpanKind.CLIENT,
+        attributes=attributes,
+        start_time=ended - int(seconds * 1e9),
+    )
+    if error:
+        span.set_attribute("error.type", error)
+        span.set_status(StatusCode.ERROR)
+    span.end(ended)

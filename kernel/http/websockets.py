@@ -7,6 +7,7 @@ closes the socket: with 1008 if the client can mend it, with 1011 if not (RFC 64
 
 import logging
 import time
+from collections.abc import Mapping
 from http import HTTPStatus
 from traceback import walk_tb
 
@@ -16,8 +17,10 @@ from starlette.websockets import WebSocketDisconnected
 
 from kernel.context import RequestContext
 from kernel.errors import title_of
+from kernel.http.access_log import note_error
 from kernel.http.paths import UNCLEAN, is_unclean, route_of
 from kernel.http.problems import WRONG, failure_response
+from kernel.identity.rate_limit import OverLimit, RateLimiter
 from kernel.metrics import count_answer
 
 ACCEPTED, NORMAL, POLICY, CRASHED = 101, 1000, 1008, 1011
@@ -45,19 +48,26 @@ class SocketExchange:
         self.code: int | None = None
         self.has_left = False
 
-    async def run(self) -> None:
+    async def run(self, limiter: RateLimiter | None, headers: Mapping[bytes, bytes]) -> None:
         try:
             if is_unclean(self.scope):
                 await self.answer(400, UNCLEAN)
                 return
-            await self.app(self.scope, self.receive, self.send)
+            if limiter is None:
+                await self.app(self.scope, self.receive, self.send)
+            else:
+                async with limiter.counting(self.context, self.scope, headers):
+                    await self.app(self.scope, self.receive, self.send)
             await self.end()
+        except OverLimit as error:
+            await self.answer(429, error.message, error.headers)
         except WebSocketDisconnect:
             pass  # the client's end, which the handler did not wait for
         except Exception as error:
             if _is_unreadable(error):
                 await self.answer(422, UNREADABLE)
             elif not (self.has_left and isinstance(error, WebSocketDisconnected)):
+                note_error(error)
                 logger.exception("unhandled error")
                 await self.answer(500, WRONG)
         finally:
@@ -104,10 +114,12 @@ class SocketExchange:
         self.status = status if status in STATUSES else status // 100 * 100
         await self._send(self.with_id({**start, "status": self.status}))
 
-    async def answer(self, status: int, message: str) -> None:
+    async def answer(
+        self, status: int, message: str, headers: Mapping[str, str] | None = None
+    ) -> None:
         """Tell a failure, if the client is there to be told."""
         if not self.has_left and self.code is None:
-            response = failure_response(self.scope, status, message or title_of(status))
+            response = failure_response(self.scope, status, message or title_of(status), headers)
             await response(self.scope, self.receive, self.send)
 
     async def end(self) -> None:
@@ -129,7 +141,10 @@ class SocketExchange:
             "status": self.status,
             "code": self.code,
             "ms": round((time.perf_counter() - self.context.started) * 1e3, 1),
+            "db_ms": round(self.context.database_time * 1e3, 1),
+            "wait_ms": round(self.context.waiting_time * 1e3, 1),
             "queries": self.context.queries,
+            "error": self.context.error,
             "user_id": self.context.user_id,
             "client": self.context.client,
         }

@@ -120,14 +120,21 @@ async def note_principal(connection: HTTPConnection) -> Principal | None:
 
     Raises:
         TooManyAtOnce: as many requests of the caller are in flight as may be.
+        OverLimit: the caller has sent as many as it may in a while.
     """
     # The boundary has looked already when it needs to know whose idempotency key it has.
     principal = connection.scope.get(PRINCIPAL) or await find_principal(connection)
     connection.scope[PRINCIPAL] = principal
-    if principal and (context := current_context()):
-        context.user_id = principal.id
-        if context.counts_for is not None and not context.in_flight.count(context):
-            raise TooManyAtOnce
+    if context := current_context():
+        limiter = context.rate_limiter
+        if principal:
+            context.user_id = principal.id
+            if context.counts_for is not None and not context.in_flight.count(context):
+                raise TooManyAtOnce
+            if limiter:
+                await limiter.count_account(context, principal.id)
+        elif limiter:
+            limiter.forget(context)
     return principal
 
 

@@ -89,7 +89,7 @@ SYMBOLS = [
         ),
         (
             *("kernel/fast/plan.py", "kernel/fast/planning.py", "kernel/fast/routing.py"),
-            *("kernel/http/middleware.py", "kernel/http/openapi.py", "kernel/http/problems.py"),
+            *("kernel/http/access_log.py", "kernel/http/openapi.py", "kernel/http/problems.py"),
             *("kernel/http/router.py", "kernel/http/secrets.py", "kernel/http/signatures.py"),
             *("kernel/http/paths.py", "kernel/http/writes.py"),
         ),
@@ -144,7 +144,7 @@ SYMBOLS = [
         "Starlette's keys in the scope",
         ("path_params", "router", "route", "endpoint", "state"),
         (
-            *("kernel/fast/routing.py", "kernel/http/attempts.py", "kernel/http/middleware.py"),
+            *("kernel/fast/routing.py", "kernel/http/attempts.py", "kernel/http/access_log.py"),
             *("kernel/http/answer_headers.py", "kernel/http/problems.py"),
             "kernel/http/websockets.py",
         ),

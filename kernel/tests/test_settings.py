@@ -48,6 +48,16 @@ def test_the_usual_forms_of_a_database_url_are_understood(url):
         ("STATEMENT_TIMEOUT", "inf"),
         ("POOL_TIMEOUT", "-1"),
         ("MAX_BODY_BYTES", "-1"),
+        ("SLOW_REQUEST", "0"),
+        ("RATE_LIMIT", "canary"),
+        ("RATE_LIMIT", "0/minute"),
+        ("RATE_LIMIT", "600"),
+        ("RATE_LIMIT", "600/minutes"),
+        ("RATE_LIMIT", "600/minute;canary"),
+        ("REDIS_URL", "canary"),
+        ("REDIS_URL", "http://u:canary@h"),
+        ("REDIS_URL", "redis://u:canary@h:port/0"),
+        ("REDIS_URL", "redis://u:canary@h/0?socket_timeout=x"),
         ("SIGNUP_OPEN", "canary"),
         ("CORS_ORIGINS", "canary"),
         ("CORS_ORIGINS", "https://a.example/canary"),
@@ -84,6 +94,23 @@ def test_outside_dev_a_database_and_a_secret_are_required(env, missing):
     del given[missing]
     with pytest.raises(ValidationError, match=f"APP_{missing.upper()} is required"):
         read(env=env, **given)
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h", "rediss://u:p@h:6380/1", "unix:///run/redis.sock?db=2", "redis://:p@[::1]"]
+)
+def test_the_usual_forms_of_a_redis_url_are_understood(url):
+    assert read(redis_url=url).shared_counters_url == url
+
+
+def test_the_package_that_a_setting_needs_is_named_in_one_line(monkeypatch, capsys):
+    monkeypatch.setattr("kernel.setting_types.find_spec", lambda name: None)
+    monkeypatch.setenv("APP_REDIS_URL", "redis://h")
+    with pytest.raises(SystemExit) as end:
+        load_settings()
+    assert end.value.code == STARTUP_FAILURE
+    line = "APP_REDIS_URL: needs the package redis: uv sync --group redis\n"
+    assert capsys.readouterr().err == line
 
 
 def test_a_secret_shows_in_no_representation_of_the_settings():

@@ -1,0 +1,175 @@
+"""A request and its response on their way through the middleware: limits, deadline, log line, and
+the answer to a crash."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from kernel.context import RequestContext
+from kernel.data.resources import Resources
+from kernel.http.access import refusal_of, timing
+from kernel.http.access_log import log_request, note_error
+from kernel.http.answer_headers import AnswerHeaders
+from kernel.http.deadlines import Deadlines, cut_off
+from kernel.http.drain import DISCONNECT, Drain, is_event_stream
+from kernel.http.paths import route_of
+from kernel.http.problems import WRONG, failure_response
+from kernel.identity.in_flight import InFlight
+from kernel.identity.rate_limit import OverLimit, RateLimiter
+from kernel.metrics import REFUSED, STATE
+
+logger = logging.getLogger("kernel.http.middleware")
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What all requests of an app have in common."""
+
+    app: ASGIApp
+    resources: Resources
+    drain: Drain
+    deadlines: Deadlines
+    in_flight: InFlight
+    limiter: RateLimiter | None
+    answer_headers: AnswerHeaders
+    max_body_bytes: int
+    slow_seconds: float
+
+
+class Exchange:
+    """One request and its response."""
+
+    def __init__(
+        self,
+        around: Surroundings,
+        context: RequestContext,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        self.around, self.context = around, context
+        context.in_flight = around.in_flight
+        self.method: str = scope["method"]
+        # HEAD is GET without the body (RFC 9110 §9.3.2), whatever the route declares.
+        self.scope = {**scope, "method": "GET"} if self.method == "HEAD" else scope
+        self._receive, self._send = receive, send
+        self.received = self.status = 0
+        self.has_body = self.is_ended = False
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.begun = 0.0  # when the answer began
+
+    async def run(self, headers: dict[bytes, bytes]) -> None:
+        around, context = self.around, self.context
+        self.deadline = around.deadlines.begin(context)
+        STATE.under_way += 1
+        try:
+            if refusal := refusal_of(self.scope, headers, context, around.max_body_bytes):
+                await self.refuse(*refusal)
+            elif around.limiter is None:
+                await around.app(self.scope, self.receive, self.send)
+            else:
+                async with around.limiter.counting(context, self.scope, headers):
+                    await around.app(self.scope, self.receive, self.send)
+            if self.is_ended:
+                await self._send({"type": "http.response.body", "body": b""})
+        except OverLimit as error:
+            REFUSED.add(1, "rate_limit")
+            await self.refuse(429, error.message, error.headers)
+        except ClientDisconnect as error:
+            note_error(error)  # in the middle of its body: nobody is left to answer
+        except asyncio.CancelledError as error:
+            # By its deadline, or by uvicorn, which waits no longer for what is under way.
+            if not (self.deadline.take_back() or around.drain.is_over):
+                raise
+            await self.cut_off(error)
+        except Exception as error:
+            note_error(error)
+            logger.exception("unhandled error")
+            if self.status:
+                raise
+            await self.refuse(500, WRONG)
+        finally:
+            self.end()
+
+    def end(self) -> None:
+        self.around.deadlines.end(self.deadline)
+        self.deadline.take_back()  # from who has caught it
+        self.around.in_flight.end(self.context)
+        STATE.under_way -= 1
+        log_request(
+            self.context,
+            self.method,
+            route_of(self.scope, self.context),
+            self.status,
+            self.begun - self.deadline.began if self.begun else None,
+            self.around.slow_seconds,
+        )
+
+    async def cut_off(self, error: BaseException) -> None:
+        """Answer instead, unless the answer has begun: then it stays incomplete."""
+        if not self.status:
+            route, is_stopping = route_of(self.scope, self.context), self.around.drain.is_over
+            answer = cut_off(self.context, error, route=route, is_stopping=is_stopping)
+            note_error(answer)
+            await self.refuse(answer.status, answer.message, answer.headers, answer.extras)
+
+    async def refuse(
+        self,
+        status: int,
+        message: str,
+        headers: Mapping[str, str] | None = None,
+        extras: Mapping[str, Any] = MappingProxyType({}),
+    ) -> None:
+        response = failure_response(self.scope, status, message, headers, extras)
+        await response(self.scope, self.receive, self.send)
+
+    async def receive(self) -> Message:
+        """Pass the body on while it stays within the limit, declared length or not."""
+        if self.has_body:
+            is_endless = lambda: is_event_stream(self.headers)  # noqa: E731  # it is asked later
+            message = await self.around.drain.receive(self._receive, is_endless)
+            self.is_ended = message is DISCONNECT
+            return message
+        self.deadline.pause()
+        try:
+            message = await self._receive()
+        finally:
+            self.deadline.go_on()
+        self.has_body = not message.get("more_body")
+        self.received += len(message.get("body", b""))
+        if self.received > self.around.max_body_bytes:
+            raise HTTPException(413, "the body is too large")
+        return message
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status, self.begun = message["status"], time.perf_counter()
+            self.around.deadlines.end(self.deadline)
+            self.around.in_flight.end(self.context)
+            self.headers = message["headers"] = [
+                *self.around.answer_headers.of(self.scope, message.get("headers", ())),
+                (b"x-request-id", self.context.request_id.encode()),
+                (b"server-timing", timing(self.context).encode()),
+                *self.context.quota,
+            ]
+            if self.around.resources.is_draining:
+                self.say_goodbye()
+        elif self.method == "HEAD":
+            message = {**message, "body": b""}
+        elif self.is_ended:
+            self.is_ended = message.get("more_body", False)
+        await self._send(message)
+
+    def say_goodbye(self) -> None:
+        if self.scope["http_version"] != "2":
+            self.headers.append((b"connection", b"close"))  # RFC 9112 §9.6
+        if self.around.drain.is_over:
+            self.around.drain.end()
