@@ -89,7 +89,7 @@ SYMBOLS = [
         ),
         (
             *("kernel/fast/plan.py", "kernel/fast/planning.py", "kernel/fast/routing.py"),
-            *("kernel/http/access_log.py", "kernel/http/openapi.py", "kernel/http/problems.py"),
+            *("kernel/http/openapi.py", "kernel/http/problems.py"),
             *("kernel/http/router.py", "kernel/http/secrets.py", "kernel/http/signatures.py"),
             *("kernel/http/paths.py", "kernel/http/writes.py"),
         ),
