@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends
-from fastapi._compat import field_annotation_is_scalar
 from fastapi.dependencies.models import (
     Dependant,
     _is_async_gen_callable,
@@ -177,7 +176,7 @@ def _parameter(field: Any, info: Any, source: int) -> Parameter | QueryModel:
         return QueryModel(field, field.name, names, lists_of(info.annotation), validate)
     if source != BODY:
         location = (info.in_.value, field.alias)
-        if not field_annotation_is_scalar(info.annotation) or _is_mutable(info.default):
+        if not is_scalar(info) or _is_mutable(info.default):
             raise NeedsFastAPI("a parameter that is no single text, or has a mutable default")
     return Parameter(field, field.name, field.alias, source, location, validate, info.default)
 

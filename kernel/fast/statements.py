@@ -104,7 +104,7 @@ class Plan:
 
 @lru_cache(maxsize=4096)
 def is_search(sql: str) -> bool:
-    """Whether the best plan depends on the pattern or the values that are looked for.
+    """Whether the best plan depends on the pattern that is looked for.
 
     The server plans a prepared statement anew for the first five times. Then it may keep one plan
     for all values, if it takes that for no dearer (PostgreSQL manual, PREPARE): a few dear searches

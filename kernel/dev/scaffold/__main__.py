@@ -24,7 +24,9 @@ NOTHING = {
     "contract": "openapi.json says so already\n",
     "merge": "nothing to do: the migrations have one head, and openapi.json is up to date\n",
 }
-FIELDS = "name:type, name:type?, owner, ref:TABLE or name:ref:TABLE"
+FIELDS = (
+    "name:type, name:type? (optional), name:type! (unique), 'name:choice(a,b)', owner, ref:TABLE"
+)
 
 
 class Parser(argparse.ArgumentParser):
