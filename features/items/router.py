@@ -1,7 +1,10 @@
+from typing import Annotated
+
+from fastapi import Query
+
 from features.items import handlers
-from features.items.handlers import Order
-from features.items.models import ItemCreate, ItemPublic, ItemUpdate
-from kernel import CurrentUser, Id, Page, Paging, Reader, Router, Search, Session
+from features.items.models import ItemCreate, ItemFilter, ItemPublic, ItemUpdate
+from kernel import CurrentUser, Id, Page, Paging, Reader, Router, Session
 
 router = Router(prefix="/items", tags=["items"])
 
@@ -13,9 +16,9 @@ async def create_item(data: ItemCreate, me: CurrentUser, session: Session) -> It
 
 @router.get("")
 async def list_items(
-    me: CurrentUser, reader: Reader, paging: Paging, q: Search = None, order: Order = "-id"
+    me: CurrentUser, reader: Reader, paging: Paging, filters: Annotated[ItemFilter, Query()]
 ) -> Page[ItemPublic]:
-    return await handlers.list_items(reader, me, paging, q, order)
+    return await handlers.list_items(reader, me, paging, filters)
 
 
 @router.get("/{item_id}")

@@ -27,6 +27,7 @@ S = TypeVar("S", bound=Statement)
 # A parameter's name, which no statement of a slice has.
 PARAMETER = "kernel_filter_{}"
 NULL, COMPARISONS = "_is_null", {"_min": ge, "_max": le, "_after": gt, "_before": lt}
+OTHERS = {"q", "order"}
 SETS_KEPT = 64  # of a statement
 # What holds all values of a column's, and more: a cast to the column's own type would cut a text
 # that is too long, and find it.
@@ -43,7 +44,8 @@ class Filter(Input):
     A field is called like a column that the list's statement selects. Behind the name, `_min` and
     `_max` are bounds that belong to the range, `_after` and `_before` are bounds that do not, and
     `_is_null` asks whether there is no value. A field of a list (`status=open&status=paid`) is for
-    the rows with one of its values. What is None is not asked for.
+    the rows with one of its values. What is None is not asked for. Fields called `q` and `order`
+    are no conditions: the handler reads what to search for, and the order of the pages.
 
     An operation with such a parameter refuses query parameters that it does not know.
     """
@@ -88,8 +90,10 @@ class Filter(Input):
         return {PARAMETER.format(k): value for k, value in asked if not _is_null(k)}
 
     def _asked(self) -> Iterator[tuple[str, Any]]:
-        # Nobody can send an empty list: it is the default of a field that was not sent.
-        return ((name, value) for name, value in self if value is not None and value != [])
+        for name, value in self:
+            # Nobody can send an empty list: it is the default of a field that was not sent.
+            if value is not None and value != [] and name not in OTHERS:
+                yield name, value
 
 
 def _is_null(name: str) -> bool:

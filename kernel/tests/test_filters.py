@@ -610,3 +610,75 @@ async def test_a_model_of_the_query_is_read_as_fastapi_reads_it(mount, monkeypat
     drop = ("request_id", "instance")
     bodies = [{k: v for k, v in each.json().items() if k not in drop} for each in (short, long)]
     assert (short.status_code, bodies[0]) == (long.status_code, bodies[1])
+
+
+# Text.
+
+WORDS = Table(
+    "words",
+    tables,
+    Column("id", BigInteger, primary_key=True),
+    Column("plain", String),
+    Column("german", String(collation="german")),
+)
+SPELLED = ["Zebra", "apfel", "Äpfel", "Apfel", "zebra", "Öl", "ofen"]
+
+
+class WordPublic(Dto):
+    id: int
+    plain: str
+
+
+class WordFilter(Filter):
+    german: list[str] | None = None
+    german_after: str | None = None
+    order: Literal["plain", "german", "-german"] = "plain"
+
+
+words = Router(prefix="/words")
+
+
+@words.get("")
+async def list_words(
+    reader: Reader, paging: Paging, filters: Annotated[WordFilter, Query()]
+) -> Page[WordPublic]:
+    found = filters.apply(select(WORDS))
+    return await paging.fetch(reader, WordPublic, found, filters.order, **filters.values())
+
+
+# Of the manual; the embedded server has no ICU.
+MAKE_COLLATION = """
+    DO $$ BEGIN
+        CREATE COLLATION german (provider = icu, locale = 'de');
+    EXCEPTION WHEN feature_not_supported THEN
+        CREATE COLLATION german (provider = builtin, locale = 'C.UTF-8');
+    END $$
+"""
+
+
+async def test_text_is_in_the_order_of_its_columns_collation(mount, sql):
+    await sql.execute(MAKE_COLLATION)
+    has_icu = await sql.fetchval("SELECT collprovider FROM pg_collation WHERE collname = 'german'")
+    await sql.execute(str(CreateTable(WORDS).compile(dialect=postgresql.dialect())))
+    await sql.executemany("INSERT INTO words VALUES ($1, $2, $2)", [*enumerate(SPELLED)])
+    async with mount(words) as client:
+
+        async def seen(**params):
+            found, cursor = [], {}
+            while cursor is not None:
+                query = {"limit": 2, **params, **cursor}
+                page = (await client.get("/words", params=query)).json()
+                found += [row["plain"] for row in page["items"]]
+                cursor = page["next_cursor"] and {"cursor": page["next_cursor"]}
+            return found
+
+        by_code = ["Apfel", "Zebra", "apfel", "ofen", "zebra", "Äpfel", "Öl"]
+        in_german = ["apfel", "Apfel", "Äpfel", "ofen", "Öl", "zebra", "Zebra"]
+        german = in_german if has_icu == b"i" else by_code
+        assert await seen() == by_code
+        assert await seen(order="german") == german
+        assert await seen(order="-german") == german[::-1]
+        behind = german[german.index("Äpfel") + 1 :]
+        assert await seen(order="german", german_after="Äpfel") == behind
+        assert await seen(german=["Äpfel", "Öl"]) == ["Äpfel", "Öl"]
+    await sql.execute("DROP TABLE words; DROP COLLATION german")
