@@ -448,6 +448,27 @@ async def test_what_a_statement_computes_can_be_filtered_by(tasks, reader):
         assert sorted(row["id"] for row in rows) == ids(holds)
 
 
+async def test_a_text_that_is_too_long_for_its_column_finds_nothing(tasks, reader):
+    class TextFilter(Filter):
+        status: list[str] | None = None
+        status_min: str | None = None
+
+    for filters, count in (
+        (TextFilter(status=["openly"]), 0),
+        (TextFilter(status=["openly", "open"]), len(ids(QUERIES["status=open"]))),
+        (TextFilter(status_min="voidness"), 0),
+    ):
+        assert len(await reader.fetch(filters.apply(ALL), **filters.values())) == count
+
+
+def test_a_question_about_nulls_is_a_bool():
+    class TextFilter(Filter):
+        due_is_null: str | None = None
+
+    with pytest.raises(TypeError, match=r"TextFilter\.due_is_null is no bool"):
+        TextFilter(due_is_null="no").apply(ALL)
+
+
 # What it costs.
 
 
@@ -473,6 +494,16 @@ def test_a_filter_of_plain_types_runs_straight_on_the_driver(values):
     filters = TaskFilter(**values)
     statement = filters.apply(PLAIN)
     assert [plan_of(statement) for _ in range(3)][-1].arguments(filters.values()) is not None
+
+
+@needs("statements")
+def test_a_list_with_an_element_of_another_type_is_sqlalchemys():
+    filters = TaskFilter(status=["open"])
+    statement = filters.apply(PLAIN)
+    plan = [plan_of(statement) for _ in range(3)][-1]
+    (name,) = filters.values()
+    for values in ([None], ["open", 7], [b"open"]):
+        assert plan.arguments({name: values}) is None
 
 
 def test_clients_who_ask_for_all_sets_of_fields_fill_no_memory():

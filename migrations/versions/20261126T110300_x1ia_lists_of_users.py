@@ -15,7 +15,7 @@ depends_on = None
 def upgrade() -> None:
     with op.get_context().autocommit_block():
         # One that was given up half-way is there, and of no use.
-        for name in ("ix_users_full_name_id", "ix_users_is_active_id"):
+        for name in ("ix_users_full_name_id", "ix_users_is_active_id", "ix_api_keys_user_id_id"):
             op.drop_index(name, postgresql_concurrently=True, if_exists=True)
         op.create_index(
             "ix_users_full_name_id", "users", ["full_name", "id"], postgresql_concurrently=True
@@ -23,8 +23,16 @@ def upgrade() -> None:
         op.create_index(
             "ix_users_is_active_id", "users", ["is_active", "id"], postgresql_concurrently=True
         )
+        op.create_index(
+            "ix_api_keys_user_id_id", "api_keys", ["user_id", "id"], postgresql_concurrently=True
+        )
+        op.drop_index(
+            "ix_api_keys_user_id", "api_keys", postgresql_concurrently=True, if_exists=True
+        )
 
 
 def downgrade() -> None:
+    op.create_index("ix_api_keys_user_id", "api_keys", ["user_id"])
+    op.drop_index("ix_api_keys_user_id_id", "api_keys")
     op.drop_index("ix_users_is_active_id", "users")
     op.drop_index("ix_users_full_name_id", "users")
