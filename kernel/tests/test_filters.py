@@ -461,6 +461,14 @@ async def test_a_text_that_is_too_long_for_its_column_finds_nothing(tasks, reade
         assert len(await reader.fetch(filters.apply(ALL), **filters.values())) == count
 
 
+def test_an_empty_list_that_nobody_sent_is_no_condition():
+    class StatusFilter(Filter):
+        status: list[Status] = []
+
+    assert StatusFilter().apply(ALL) is ALL
+    assert StatusFilter().values() == {}
+
+
 def test_a_question_about_nulls_is_a_bool():
     class TextFilter(Filter):
         due_is_null: str | None = None
@@ -504,6 +512,8 @@ def test_a_list_with_an_element_of_another_type_is_sqlalchemys():
     (name,) = filters.values()
     for values in ([None], ["open", 7], [b"open"]):
         assert plan.arguments({name: values}) is None
+    moments = TaskFilter(seen_at=[MOMENT]).apply(PLAIN)  # which have a zone, or are refused
+    assert [plan_of(moments) for _ in range(3)] == [None] * 3
 
 
 def test_clients_who_ask_for_all_sets_of_fields_fill_no_memory():
@@ -569,11 +579,15 @@ class OfQuery(BaseModel):
     a: Annotated[str, Query(alias="b")] = ""
 
 
+class Described(BaseModel):
+    a: Annotated[str, Query(description="b")] = ""
+
+
 class Nested(BaseModel):
     a: Aliased | None = None
 
 
-@pytest.mark.parametrize("model", [Aliased, Chosen, OfJson, OfTuple, OfQuery, Nested])
+@pytest.mark.parametrize("model", [Aliased, Chosen, OfJson, OfTuple, OfQuery, Described, Nested])
 def test_a_model_that_fastapi_may_read_otherwise_is_fastapis(model):
     with pytest.raises(NeedsFastAPI):
         plan_of_operation(model)

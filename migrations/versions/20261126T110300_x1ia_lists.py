@@ -1,4 +1,4 @@
-"""lists_of_users
+"""lists
 
 Revision ID: 20261126T110300_x1ia
 Revises: 20261126T034755_kat9
@@ -32,7 +32,11 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    op.create_index("ix_api_keys_user_id", "api_keys", ["user_id"])
+    with op.get_context().autocommit_block():
+        op.drop_index("ix_api_keys_user_id", postgresql_concurrently=True, if_exists=True)
+        op.create_index(
+            "ix_api_keys_user_id", "api_keys", ["user_id"], postgresql_concurrently=True
+        )
     op.drop_index("ix_api_keys_user_id_id", "api_keys")
     op.drop_index("ix_users_is_active_id", "users")
     op.drop_index("ix_users_full_name_id", "users")
