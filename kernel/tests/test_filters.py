@@ -2,6 +2,7 @@
 
 import gc
 import itertools
+import re
 import urllib.parse
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -30,15 +31,17 @@ from sqlalchemy import (
     Table,
     TypeDecorator,
     Uuid,
+    bindparam,
     func,
     select,
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
+from sqlmodel import Field as TableField
 from sqlmodel import UTCDateTime
 
 from kernel.data.filters import SETS_KEPT, Filter, _filtered
-from kernel.data.models import Dto, Line
+from kernel.data.models import Dto, Line, Text  # noqa: F401  # of the example
 from kernel.data.paging import Page, Pager
 from kernel.data.resources import resources_of
 from kernel.data.values import Amount, Day, RowId, Timestamp, Whole
@@ -47,6 +50,7 @@ from kernel.fast.statements import plan_of
 from kernel.http.dependencies import Paging, Reader, Search, Session
 from kernel.http.router import Router
 from kernel.identity.callers import CurrentUser
+from kernel.settings import ROOT
 from kernel.testing.switches import needs
 
 
@@ -333,6 +337,32 @@ async def test_rows_of_texts_in_the_order_of_another_type_are_whole(tasks, reade
     assert {row.status for row in page.items} == {"open"}
 
 
+@pytest.mark.house
+async def test_the_example_of_the_manual_works(mount, tasks, alice):
+    manual = (ROOT / "docs/guide.md").read_text()
+    (code,) = re.findall(
+        r"^```python\n(class InvoiceFilter.*?)^```$", manual, re.DOTALL | re.MULTILINE
+    )
+    renamed = TASKS.c.owner_id.label("customer_id"), TASKS.c.seen_at.label("paid_at")
+    own = select(TASKS.c.id, TASKS.c.status, TASKS.c.due, *renamed)
+    names = {
+        **globals(),
+        "Field": TableField,
+        "InvoicePublic": TaskPublic,
+        "OWN": own.where(-TASKS.c.id < bindparam("owner_id")),
+        "router": Router(prefix="/invoices"),
+    }
+    exec(compile(code, "docs/guide.md", "exec"), names)  # noqa: S102  # it is ours
+    async with mount(names["router"]) as client:
+        client.headers.update(alice.headers)
+        answer = await client.get("/invoices?status=open&due_min=2030-01-03&order=due&limit=100")
+        assert answer.status_code == 200
+        found = [row["id"] for row in answer.json()["items"]]
+        holds = known("due", lambda due: due >= date(2030, 1, 3))
+        assert sorted(found) == ids(lambda row: row["status"] == "open" and holds(row))
+        assert (await client.get("/invoices?stauts=open")).status_code == 422
+
+
 # What is no filter.
 
 
@@ -463,7 +493,7 @@ async def test_a_text_that_is_too_long_for_its_column_finds_nothing(tasks, reade
 
 def test_an_empty_list_that_nobody_sent_is_no_condition():
     class StatusFilter(Filter):
-        status: list[Status] = []
+        status: list[Status] = []  # noqa: RUF012  # pydantic's own
 
     assert StatusFilter().apply(ALL) is ALL
     assert StatusFilter().values() == {}
@@ -580,14 +610,20 @@ class OfQuery(BaseModel):
 
 
 class Described(BaseModel):
-    a: Annotated[str, Query(description="b")] = ""
+    a: str = Query("", description="b")
+
+
+class OfTable(BaseModel):
+    a: int | None = TableField(None, foreign_key="users.id")
 
 
 class Nested(BaseModel):
     a: Aliased | None = None
 
 
-@pytest.mark.parametrize("model", [Aliased, Chosen, OfJson, OfTuple, OfQuery, Described, Nested])
+@pytest.mark.parametrize(
+    "model", [Aliased, Chosen, OfJson, OfTuple, OfQuery, Described, OfTable, Nested]
+)
 def test_a_model_that_fastapi_may_read_otherwise_is_fastapis(model):
     with pytest.raises(NeedsFastAPI):
         plan_of_operation(model)

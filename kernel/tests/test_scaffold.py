@@ -27,11 +27,10 @@ WALKS = ("contract", "authorization", "boundary", "round_trips")
 # Together they have every type, optional and not, owners, rows that refer to rows, slices of one
 # field, and names that are words of the kernel's. No team is likely to have slices of these names.
 SLICES = {
-    "radishes": "name:str notes:text? rank:int? vip:bool since:date seen:datetime? token:uuid?!"
-    " extra:json? credit:decimal? status:choice(open,paid) mail:email! serial:bigint?!",
+    "radishes": "name:str notes:text? rank:int? seen:datetime? token:uuid?! credit:decimal?"
+    " status:choice(open,paid) mail:email! serial:bigint?!",
     "pumpkins": "owner title:str? amount:decimal due:date? paid:bool? order:int! at:datetime"
-    " key:uuid details:json body:text ref:radishes reviewer:ref:users? mood:choice:glad,sad?"
-    " due_min:date? mail:email? size:bigint",
+    " key:uuid ref:radishes reviewer:ref:users? mood:choice:glad,sad? due_min:date? size:bigint",
     "bean_sprouts": "first:ref:pumpkins? ref:users weight:decimal? owner",
     "beets": "on:bool",
     "yams": "a:json?",
