@@ -1,5 +1,6 @@
 from .data.commands import ask_for_password as ask_for_password
 from .data.commands import command_session as command_session
+from .data.filters import Filter as Filter
 from .data.independent import open_connection as open_connection
 from .data.independent import open_session as open_session
 from .data.models import Dto as Dto

@@ -106,6 +106,8 @@ def counting_wait() -> Iterator[None]:
 
 
 _context: ContextVar[RequestContext | None] = ContextVar("request_context", default=None)
+# What the operation's parameters in the query are called, if some of them are a model's.
+query_names: ContextVar[frozenset[str]] = ContextVar("query_names", default=frozenset())
 enter_context = _context.set
 leave_context = _context.reset
 

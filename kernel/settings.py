@@ -1,6 +1,5 @@
 """What the operator decides, by `APP_…` environment variables or a `.env` file, read once."""
 
-import re
 import sys
 from importlib import import_module
 from inspect import isclass
@@ -19,6 +18,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from kernel.safeguards import open_ends
+from kernel.setting_errors import mistakes_of
 from kernel.setting_types import (
     Origins,
     PostgresUrl,
@@ -208,23 +208,6 @@ def load_settings() -> Settings:
 def _read(kind: type[S], lines: list[str]) -> S | None:
     try:
         return kind()
-    except ValidationError as error:
-        for mistake in error.errors(include_url=False, include_context=False, include_input=False):
-            name = _variable(kind, *mistake["loc"])
-            lines.append(f"{name}{mistake['msg'].removeprefix('Value error, ')}\n")
-    except SettingsError as error:
-        field = re.search(r'field "(\w+)"', str(error))
-        lines.append(f"{_variable(kind, field[1] if field else '.env')}should be JSON\n")
-    except UnicodeDecodeError:
-        lines.append(".env: should be UTF-8\n")
+    except (ValidationError, SettingsError, UnicodeDecodeError) as error:
+        lines += mistakes_of(kind, error)
     return None
-
-
-def _variable(kind: type[SliceSettings], *place: int | str) -> str:
-    """The variable that a mistake is about, with the place within its value."""
-    if not place:
-        return ""
-    field, *within = map(str, place)
-    # A field that has an alias goes by that alone.
-    prefix = kind.model_config.get("env_prefix", "") if field in kind.model_fields else ""
-    return ".".join([f"{prefix}{field}".upper(), *within]) + ": "

@@ -1,13 +1,12 @@
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import Select, bindparam
 from sqlmodel import col, select
 
-from features.items.models import Item, ItemCreate, ItemPublic, ItemUpdate
+from features.items.models import Item, ItemCreate, ItemFilter, ItemPublic, ItemUpdate
 from kernel import NotFound, Page, Pager, Principal, ReadPool, WriteSession, like
 
-Order = Literal["id", "-id", "title", "-title"]
 BY_ID = select(Item).where(Item.id == bindparam("id"))
 
 
@@ -27,12 +26,13 @@ async def get_item(reader: ReadPool, me: Principal, item_id: int) -> ItemPublic:
 
 
 async def list_items(
-    reader: ReadPool, me: Principal, pager: Pager, q: str | None, order: Order
+    reader: ReadPool, me: Principal, pager: Pager, filters: ItemFilter
 ) -> Page[ItemPublic]:
-    items = _listed(me.is_admin, q is not None)
+    items = filters.apply(_listed(me.is_admin, filters.q is not None))
     owner = {} if me.is_admin else {"owner_id": me.id}
-    pattern = {} if q is None else {"pattern": like(q)}
-    return await pager.fetch(reader, ItemPublic, items, order, **owner, **pattern)
+    pattern = {} if filters.q is None else {"pattern": like(filters.q)}
+    values = {**owner, **pattern, **filters.values()}
+    return await pager.fetch(reader, ItemPublic, items, filters.order, **values)
 
 
 async def create_item(session: WriteSession, me: Principal, data: ItemCreate) -> ItemPublic:

@@ -1,7 +1,9 @@
+from typing import Literal
+
 from sqlalchemy import BigInteger, Index
 from sqlmodel import Field, SQLModel
 
-from kernel import Input, Line, Public, Table, Text, search_index
+from kernel import Filter, Input, Line, Public, RowId, Table, Text, search_index
 
 
 class ItemBase(SQLModel):
@@ -29,6 +31,12 @@ class ItemCreate(ItemBase, Input):
 class ItemUpdate(Input):
     title: Line = Field(default=None, max_length=200)
     description: Text | None = Field(default=None, max_length=2000)
+
+
+class ItemFilter(Filter):
+    owner_id: RowId | None = None
+    q: Text | None = Field(default=None, max_length=100, description="What titles contain.")
+    order: Literal["id", "-id", "title", "-title"] = "-id"
 
 
 class ItemPublic(Public):

@@ -1,9 +1,12 @@
 """Things with a title, each its owner's alone; admins see all."""
 
+from typing import Annotated
+
+from fastapi import Query
+
 from features.items import handlers
-from features.items.handlers import Order
-from features.items.models import ItemCreate, ItemPublic, ItemUpdate
-from kernel import CurrentUser, Id, Page, Paging, Reader, Router, Search, Session
+from features.items.models import ItemCreate, ItemFilter, ItemPublic, ItemUpdate
+from kernel import CurrentUser, Id, Page, Paging, Reader, Router, Session
 
 router = Router(prefix="/items", tags=["items"])
 
@@ -16,10 +19,10 @@ async def create_item(data: ItemCreate, me: CurrentUser, session: Session) -> It
 
 @router.get("")
 async def list_items(
-    me: CurrentUser, reader: Reader, paging: Paging, q: Search = None, order: Order = "-id"
+    me: CurrentUser, reader: Reader, paging: Paging, filters: Annotated[ItemFilter, Query()]
 ) -> Page[ItemPublic]:
     """The caller's own items, or an admin's view of all, page by page."""
-    return await handlers.list_items(reader, me, paging, q, order)
+    return await handlers.list_items(reader, me, paging, filters)
 
 
 @router.get("/{item_id}")

@@ -65,6 +65,24 @@ async def test_an_admins_list_holds_everybodys_items(alice, bob, admin):
     assert len((await admin.get("/items")).json()["items"]) == 2
 
 
+async def test_a_list_is_filtered_by_the_owner(alice, bob, admin):
+    for caller in (alice, bob, alice):
+        await caller.post("/items", json={"title": "x"})
+
+    async def seen(caller, owner):
+        page = await caller.get("/items", params={"owner_id": owner.user_id})
+        return [item["id"] for item in page.json()["items"]]
+
+    assert (await seen(admin, alice), await seen(admin, bob)) == ([3, 1], [2])
+    assert (await seen(alice, alice), await seen(alice, bob)) == ([3, 1], [])
+
+
+async def test_a_list_refuses_a_parameter_that_it_does_not_know(alice):
+    answer = await alice.get("/items", params={"ownerid": 7, "limit": 5, "order": "id", "q": "x"})
+    assert answer.status_code == 422
+    assert [each["loc"] for each in answer.json()["errors"]] == [["query", "ownerid"]]
+
+
 @pytest.mark.parametrize(
     ("order", "titles"), [("title", ["a", "b", "c"]), ("-title", ["c", "b", "a"])]
 )

@@ -2,7 +2,7 @@ from datetime import UTC, datetime
 from typing import Self
 
 from pydantic import model_validator
-from sqlalchemy import BigInteger, Boolean, String, Uuid, column, table
+from sqlalchemy import BigInteger, Boolean, Index, String, Uuid, column, table
 from sqlmodel import Field, SQLModel
 
 from kernel import Dto, Input, Line, Public, Secret, Table, Timestamp
@@ -21,8 +21,9 @@ class KeyBase(SQLModel):
 
 class Key(KeyBase, Table, table=True):
     __tablename__ = "api_keys"
+    __table_args__ = (Index(None, "user_id", "id"),)
 
-    user_id: int = Field(foreign_key="users.id", ondelete="CASCADE", sa_type=BigInteger, index=True)
+    user_id: int = Field(foreign_key="users.id", ondelete="CASCADE", sa_type=BigInteger)
     prefix: str = Field(max_length=12)
     digest: bytes = Field(unique=True)
     last_used_at: datetime | None = None

@@ -3,7 +3,7 @@ from typing import Literal, Self
 
 from pydantic import ConfigDict, SecretStr, TypeAdapter, ValidationError, model_validator
 from pydantic.config import JsonDict
-from sqlalchemy import BigInteger, CheckConstraint, String, Uuid, column, func, table, text
+from sqlalchemy import BigInteger, CheckConstraint, Index, String, Uuid, column, func, table, text
 from sqlmodel import Field, SQLModel
 
 from kernel import Dto, Email, Input, Line, Password, Public, Table, one_of, search_index
@@ -24,6 +24,8 @@ class User(UserBase, Table, table=True):
     __table_args__ = (
         one_of("role", Role),
         CheckConstraint("email = lower(email)", name="email_lower"),
+        Index(None, "full_name", "id"),
+        Index(None, "is_active", "id"),
         search_index("users", "email"),
         search_index("users", "full_name"),
     )

@@ -28,19 +28,17 @@ async def connect(
     seconds, servers = settings.statement_timeout, servers_of(url)
     asked = _server_settings(settings, f"{name} {outages.pool}", read_only=read_only)
 
-    async def open_() -> Connection:
-        connection: Connection = await servers.connect(
-            read_only=read_only,
-            timeout_seconds=settings.connect_timeout,
-            # The server's own limit answers first; this one is for a server that is frozen.
-            command_timeout=seconds + 1,
-            connection_class=Connection,
-            server_settings=asked,
-        )
-        return connection
-
+    open_ = partial(
+        servers.connect,
+        read_only=read_only,
+        timeout_seconds=settings.connect_timeout,
+        # The server's own limit answers first; this one is for a server that is frozen.
+        command_timeout=seconds + 1,
+        connection_class=Connection,
+        server_settings=asked,
+    )
     try:
-        connection = await open_()
+        connection: Connection = await open_()
         server = servers.good
         async with _closed_on_failure(connection, settings.connect_timeout):
             await verify(connection, asked, open_, server)

@@ -38,10 +38,9 @@ class Connection(PooledConnection):
         # Whether a setting or a lock may be left on it, and whether somebody outside of the kernel
         # may hold it still: by himself, or by one of SQLAlchemy's cursors.
         self.has_traces, self.is_lent, self.cursors = False, False, set[Any]()
-        # Whether the server has few places left.
-        self.is_place_scarce = False
-        # While it is managed, transactions are begun and ended by `transaction()` alone.
-        self.is_managed, self.is_read_only = False, False
+        # While it is managed, transactions are begun and ended by `transaction()` alone; whether
+        # the server has few places left.
+        self.is_managed, self.is_read_only, self.is_place_scarce = False, False, False
         self.isolation: Isolation | None = None
         self.outermost: Transaction | None = None
         # Whether who has it now may commit; whether COMMIT may have reached the server; who is to
@@ -82,7 +81,7 @@ class Connection(PooledConnection):
         deferrable: bool = False,
     ) -> Transaction:
         """A transaction or, within one, a savepoint, which SQLAlchemy's adapter also asks for."""
-        own = self.isolation if self.outermost is None else None
+        own = None if self.outermost else self.isolation
         return Transaction(self, isolation or own, readonly, deferrable)
 
     def begin_statement(self, sql: str) -> None:

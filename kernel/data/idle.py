@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable
 from typing import Generic, TypeVar
 
 C = TypeVar("C", bound=Hashable)
+IDLE_SECONDS = 60.0
 
 
 class Idle(Generic[C]):

@@ -26,6 +26,7 @@ from sqlalchemy import (
 
 from kernel.data.places import parts_of
 from kernel.data.refusals import DEFERRED, NOT_A_SELECT
+from kernel.fast.records import rows_of
 
 Statement = Select[*tuple[Any, ...]]
 Place = list[Any]
@@ -61,7 +62,7 @@ class Keyset:
         self.types = ",".join(part.type_name for part in self._parts)
         self._names = [part.name for part in self._parts]
         hidden = [part for part in self._parts if part.is_hidden]
-        self._hidden = {part.name for part in hidden}
+        self._hidden = len(hidden)
         shown = statement.add_columns(*(cast(p.column, Text).label(p.name) for p in hidden))
         ways = ((desc if p.is_descending else asc)(_plain(p.column)) for p in self._parts)
         self.first = Query(shown.order_by(*ways).limit(bindparam(LIMIT, type_=Integer)), ())
@@ -79,10 +80,12 @@ class Keyset:
         return [v if part.is_key else None for part, v in zip(self._parts, place, strict=True)]
 
     def bare(self, records: Sequence[Any]) -> Sequence[Any]:
-        """The records with the statement's own columns only."""
-        if not self._hidden:
+        """The records with the statement's own columns only, behind which the hidden ones are."""
+        if not self._hidden or not records:
             return records
-        return [{k: v for k, v in each.items() if k not in self._hidden} for each in records]
+        own = len(records[0]) - self._hidden
+        names = [*records[0].keys()][:own]
+        return rows_of(names, (record[:own] for record in records))
 
     def behind(self, place: Place) -> list[Query]:
         """The statements whose rows, one statement after the other, are those behind the place.

@@ -10,6 +10,11 @@ FIRST_SECONDS = 0.05
 MOST_SECONDS, MOST_SECONDS_BESIDE_OTHERS = 1.0, 5.0
 
 
+def never(_: object) -> bool:
+    """None is."""
+    return False
+
+
 class Openings:
     """The places of a pool: `free`, `connecting` or `live`, but for those whose connection is being
     closed. `on_opening` is called when there is another one to connect in.

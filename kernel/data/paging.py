@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from hashlib import sha256
 from typing import Any, Generic, NoReturn, TypeVar
+from unicodedata import normalize
 from urllib.parse import quote
 
 from pydantic import BaseModel
@@ -153,7 +154,8 @@ def _page_of(model: type[M]) -> type[Page[M]]:
 
 
 def like(text: str | None) -> str | None:
-    """The ILIKE pattern for "contains this text" (PostgreSQL manual §9.7.1).
+    """The ILIKE pattern for "contains this text" (PostgreSQL manual §9.7.1), in its composed form
+    (NFC), in which nearly all text is written: "e" and a combining accent are the one letter.
 
     A text without three letters or digits in a row is one for "begins with it": within a text,
     `search_index` finds nothing shorter (PostgreSQL manual, pg_trgm), and whoever looked for "a"
@@ -161,5 +163,6 @@ def like(text: str | None) -> str | None:
     """
     if text is None:
         return None
+    text = normalize("NFC", text)
     start = "%" if re.search(r"[^\W_]{3}", text) else ""
     return start + re.sub(r"([\\%_])", r"\\\1", text) + "%"

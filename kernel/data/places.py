@@ -97,16 +97,25 @@ def _check(statement: Statement) -> None:
         raise TypeError(WINDOWED)
 
 
-def _named(statement: Statement, part: str) -> tuple[ColumnElement[Any], bool]:
-    """The column that a part of an order names, and whether it descends."""
-    name = part.removeprefix("-")
+def named_column(statement: Statement, name: str, refusal: str) -> ColumnElement[Any]:
+    """The selected column of this name.
+
+    Raises:
+        TypeError: there is none, which the refusal tells, or there are two.
+    """
     names = [str(column.name) for column in statement.selected_columns]
     if name not in names:
         known = [each for each in names if "%(" not in each]  # others are named by their place
-        raise TypeError(NO_COLUMN.format(names=", ".join(known)))
+        raise TypeError(f"{refusal}; it selects: {', '.join(known)}")
     if names.count(name) > 1:
         raise TypeError(TWO_COLUMNS.format(name=name))
-    column = _bare(statement.selected_columns[names.index(name)])
+    return _bare(statement.selected_columns[names.index(name)])
+
+
+def _named(statement: Statement, part: str) -> tuple[ColumnElement[Any], bool]:
+    """The column that a part of an order names, and whether it descends."""
+    name = part.removeprefix("-")
+    column = named_column(statement, name, NO_COLUMN)
     # Of an expression, SQLAlchemy guesses the type: in one that holds all of them, it is ordered
     # as it is compared.
     _type_name(column)

@@ -7,32 +7,18 @@ under load let a newcomer take what somebody else has waited for, and one caller
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 from kernel.context import counting_wait, current_context
-from kernel.data.idle import Idle
-from kernel.data.openings import Openings
-from kernel.data.turns import Turns
+from kernel.data.idle import IDLE_SECONDS, Idle
+from kernel.data.openings import Openings, never
+from kernel.data.turns import Load, Turns
 from kernel.driver_errors import PoolTimeout, ShareTimeout
 
 C = TypeVar("C", bound=Hashable)
 
-IDLE_SECONDS = 60.0
 # So many connections a pool may have though the server is nearly full.
 FEW = 2
-
-
-def never(_: object) -> bool:
-    """None is."""
-    return False
-
-
-class Load(NamedTuple):
-    """Of a pool: how many it may have, how many somebody has taken, and how many wait for one."""
-
-    size: int
-    in_use: int
-    waiting: int
 
 
 class Pool(Generic[C]):

@@ -15,7 +15,7 @@ from sqlalchemy import ClauseElement
 from kernel.data.execution import execute, run_plan
 from kernel.data.links import Link, drop_link, take_link
 from kernel.data.outages import Outages
-from kernel.data.pool import Load, Pool
+from kernel.data.pool import Pool
 from kernel.data.retries import count_retry
 from kernel.data.snapshots import ATTEMPTS, Rows, Snapshot, raise_for_read
 from kernel.data.sqlstate import (
@@ -26,6 +26,7 @@ from kernel.data.sqlstate import (
     is_suspect,
     raise_answer,
 )
+from kernel.data.turns import Load
 from kernel.driver_errors import DRIVER_ERRORS, PoolTimeout, sqlstate
 from kernel.fast.records import Record
 from kernel.fast.statements import bind, plan_of

@@ -14,10 +14,10 @@ from kernel.data.driver import Connection
 from kernel.data.engine import link_opener
 from kernel.data.links import make_pool
 from kernel.data.outages import Outages
-from kernel.data.pool import Load
 from kernel.data.reader import ReadPool
 from kernel.data.snapshots import Snapshot
 from kernel.data.sqlstate import UNREACHABLE
+from kernel.data.turns import Load
 from kernel.driver_errors import sqlstate
 from kernel.errors import DatabaseUnavailable
 from kernel.fast.records import Record
@@ -108,17 +108,17 @@ async def open_reader(  # noqa: PLR0913  # they are named
     *,
     pool_name: str = "reader",
     size: int | None = None,
-    read_only: bool = True,
+    is_probe: bool = False,
 ) -> AsyncIterator[ReadPool]:
     """A reader, each of whose connections is made when it is first needed."""
     outages = Outages(pool_name, url)
 
     async def open_connection() -> Connection:
-        if not read_only:
-            # A service whose reads are all refused, by what a pooler drops, is not ready.
-            reader = await connect(url, settings, outages, name=name, read_only=True)
-            await reader.close(timeout=settings.connect_timeout)
-        connection = await connect(url, settings, outages, name=name, read_only=read_only)
+        connection = await connect(url, settings, outages, name=name, read_only=True)
+        if is_probe:
+            # What such a connection asks for may be dropped on the way; this one has not asked.
+            await connection.hang_up()
+            connection = await connect(url, settings, outages, name=name)
         connection.is_managed = True
         return connection
 
@@ -136,8 +136,8 @@ async def open_reader(  # noqa: PLR0913  # they are named
 
 def open_probe(url: str, settings: Settings, name: str) -> AbstractAsyncContextManager[ReadPool]:
     """A reader of one connection, for readiness alone: it answers when the others are all taken,
-    and it could write if the server lets it."""
-    return open_reader(url, settings, name, pool_name="probe", size=1, read_only=False)
+    and it could write if the server lets it. It asks for what the other readers ask for, too."""
+    return open_reader(url, settings, name, pool_name="probe", size=1, is_probe=True)
 
 
 @asynccontextmanager

@@ -46,7 +46,8 @@ WINDOWED = (
     "a window function would see one page only: its statement belongs into a subquery with a"
     " primary key: select(it.subquery())"
 )
-NO_COLUMN = "the order names a column that the statement does not select; it selects: {names}"
+NO_COLUMN = "the order names a column that the statement does not select"
+NO_FILTER = "{model} has a field for {name}, a column that the statement does not select"
 DEFERRED = "the order names a deferred column, which the statement does not select: undefer() it"
 TWO_COLUMNS = "the statement selects two columns that are called {name}: label one of them"
 NO_TYPE = "the type of {column} is not known, so it gives no order: func.name(..., type_=String)"

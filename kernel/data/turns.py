@@ -4,9 +4,17 @@ import asyncio
 from collections import deque
 from collections.abc import Hashable, Iterator
 from contextlib import suppress
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 T = TypeVar("T")
+
+
+class Load(NamedTuple):
+    """Of a pool: how many it may have, how many somebody has taken, and how many wait for one."""
+
+    size: int
+    in_use: int
+    waiting: int
 
 
 class Turns(Generic[T]):

@@ -10,7 +10,8 @@ from kernel.data.driver import Connection, Isolation
 from kernel.data.engine import link_opener
 from kernel.data.links import Link, make_pool
 from kernel.data.outages import Outages
-from kernel.data.pool import Load, Pool
+from kernel.data.pool import Pool
+from kernel.data.turns import Load
 from kernel.data.unit_of_work import UnitOfWork
 from kernel.settings import Settings
 

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable
 from inspect import Signature, signature
-from typing import Any, get_args
+from typing import Any, TypeVar, get_args
 
 from pydantic import AfterValidator, BeforeValidator
 from starlette.convertors import Convertor, register_url_convertor
+
+V = TypeVar("V")
 
 
 class IdConvertor(Convertor[str]):
@@ -20,14 +22,18 @@ class IdConvertor(Convertor[str]):
         return str(value)
 
 
-def _plain_int(value: object) -> object:
-    # int() also reads "1_0", " 1" and digits of other scripts.
+def plain_int(value: V) -> V:
+    """The value, unless it is a text that only int() takes for a number.
+
+    Raises:
+        ValueError: it is "1_0", " 1", or of digits of another script.
+    """
     if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
         raise ValueError("should be an integer")
     return value
 
 
-PLAIN_INT = BeforeValidator(_plain_int)
+PLAIN_INT = BeforeValidator(plain_int)
 register_url_convertor("id", IdConvertor())
 
 

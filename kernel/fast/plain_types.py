@@ -10,6 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     BIGINT,
     BOOLEAN,
     DATE,
@@ -79,3 +80,15 @@ def value_class(kind: TypeEngine[Any]) -> type | None:
         return None
     options = OPTIONS.get(of, {})
     return VALUES[of] if all(getattr(kind, name) == options[name] for name in options) else None
+
+
+def element_class(kind: TypeEngine[Any]) -> type | None:
+    """The class of the elements of a flat array that a parameter takes as it is, or None."""
+    if type(kind) is not ARRAY or type(kind.item_type) is UTCDateTime:
+        return None
+    return None if kind.zero_indexes or (kind.dimensions or 1) > 1 else value_class(kind.item_type)
+
+
+def argument_class(kind: TypeEngine[Any]) -> type | None:
+    """The class of what a parameter of the type takes as it is, or None."""
+    return value_class(kind) or (list if element_class(kind) else None)

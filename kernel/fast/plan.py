@@ -21,7 +21,8 @@ from pydantic import ValidationError
 from starlette._exception_handler import wrap_app_handling_exceptions
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from kernel.fast.planning import Sources, steps_of
+from kernel.fast.planning import steps_of
+from kernel.fast.request_parameters import Sources
 
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
@@ -69,13 +70,14 @@ class Plan:
         """Call the dependencies and the endpoint with what was found in the request."""
         body = await request.json() if self._body else None
         text = request.scope["query_string"].decode("latin-1")
-        # As Starlette reads it: what is given twice is the last.
-        query = dict(parse_qsl(text, True)) if text else {}
+        pairs = parse_qsl(text, True) if text else []
         bodies = {self._body.alias: body} if self._body else {}
         telemetry = get_telemetry_data() if "fastapi.telemetry" in request.scope else None
         if telemetry:
             telemetry.request, telemetry.body = request, body
-        result, errors = await self._call(request, (request.path_params, query, bodies), telemetry)
+        # As Starlette reads it: what is given twice is the last.
+        sources = Sources((request.path_params, dict(pairs), bodies), pairs)
+        result, errors = await self._call(request, sources, telemetry)
         if errors:
             error = RequestValidationError(errors, body=body, endpoint_ctx=self._place(request))
             _validation_failed(error)
@@ -96,8 +98,7 @@ class Plan:
                 if name:
                     arguments[name] = result
             for parameter in step.parameters:
-                source = sources[parameter.source]
-                arguments[parameter.name] = parameter.parse(source, errors)
+                arguments[parameter.name] = parameter.parse(sources, errors)
             if telemetry and step is self._steps[-1]:
                 telemetry.values, telemetry.errors = arguments, errors
             results.append((None if errors else await step.call(**arguments), errors))

@@ -6,13 +6,12 @@ follows as FastAPI does, and those that only the document shows. So an option th
 here, of a later FastAPI too, sends its operation FastAPI's own way.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Depends
-from fastapi._compat import is_scalar_field
 from fastapi.dependencies.models import (
     Dependant,
     _is_async_gen_callable,
@@ -20,8 +19,17 @@ from fastapi.dependencies.models import (
     _is_gen_callable,
 )
 from fastapi.routing import RouteContext, iter_route_contexts
-from pydantic import ValidationError
 from pydantic_core import PydanticUndefined
+from sqlmodel import Field, SQLModel
+
+from kernel.fast.request_parameters import (
+    Parameter,
+    QueryModel,
+    is_list,
+    is_model,
+    is_scalar,
+    lists_of,
+)
 
 OPERATION = {
     *("original_route", "app", "path", "path_regex", "path_format", "param_convertors", "methods"),
@@ -45,12 +53,15 @@ FIELD_INFO = {
     *("_attributes_set", "_qualifiers", "_complete", "_original_annotation"),
     *("_original_assignment", "_final"),
 }
-BODY = 2
-# The path's values, the query's, and the body by its name.
-Sources = tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]
+QUERY, BODY = 1, 2
 
 
 async def _nothing() -> None: ...
+
+
+class _PlainModel(SQLModel):
+    bare: str = ""
+    told: str = Field("")
 
 
 async def _plainest(
@@ -73,40 +84,11 @@ PLAIN_FIELDS = [
     *PLAIN_ENDPOINT.query_params,
     *PLAIN_ENDPOINT.body_params,
 ]
+PLAIN_MODEL_FIELDS = {type(field): field for field in _PlainModel.model_fields.values()}
 
 
 class NeedsFastAPI(Exception):
     """The operation asks for more than a plan is known to give."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """A part of the path or the query, or the body: FastAPI's field, and where its value is.
-
-    `validate` gives the argument or raises ValidationError; a required one's default is
-    `PydanticUndefined`.
-    """
-
-    field: Any
-    name: str
-    alias: str
-    source: int
-    location: tuple[str, ...]
-    validate: Callable[..., Any]
-    default: Any
-
-    def parse(self, source: Mapping[str, Any], errors: list[Any]) -> Any:
-        """The argument. What FastAPI says of a value that is not valid is added to the errors."""
-        value = source.get(self.alias, PydanticUndefined)
-        if value is not PydanticUndefined:
-            try:
-                return self.validate(value, from_attributes=True)
-            except ValidationError:
-                errors += self.field.validate(value, loc=self.location)[1]
-        elif self.default is PydanticUndefined:
-            missing = {"type": "missing", "loc": self.location, "msg": "Field required"}
-            errors.append({**missing, "input": None})
-        return self.default
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +97,7 @@ class Step:
     `request_names` the parameters that are the request itself."""
 
     call: Callable[..., Awaitable[Any]]
-    parameters: list[Parameter]
+    parameters: list[Parameter | QueryModel]
     parts: list[tuple[str | None, int]]
     request_names: list[str]
 
@@ -176,21 +158,40 @@ def _add(
     return places[call]
 
 
-def _parameters(part: Dependant) -> Iterator[Parameter]:
+def _parameters(part: Dependant) -> Iterator[Parameter | QueryModel]:
     for source, fields in enumerate((part.path_params, part.query_params, part.body_params)):
         for field in fields:
             _require_likeness(field, PLAIN_FIELDS[source], FIELD)
             yield _parameter(field, field.field_info, source)
 
 
-def _parameter(field: Any, info: Any, source: int) -> Parameter:
+def _parameter(field: Any, info: Any, source: int) -> Parameter | QueryModel:
     _require_likeness(info, PLAIN_FIELDS[source].field_info, FIELD_INFO)
     location: tuple[str, ...] = ("body",)
-    if source != BODY:
-        location = (info.in_.value, field.alias)
-        if not is_scalar_field(field) or deepcopy(info.default) is not info.default:
-            raise NeedsFastAPI("a parameter that is no single text, or has a mutable default")
     if info.validation_alias not in {None, field.alias}:
         raise NeedsFastAPI("a parameter of several names")
     validate = field._type_adapter.validator.validate_python
+    if source == QUERY and is_model(info.annotation):
+        names = _names_of(info)
+        return QueryModel(field, field.name, names, lists_of(info.annotation), validate)
+    if source != BODY:
+        location = (info.in_.value, field.alias)
+        if not is_scalar(info) or _is_mutable(info.default):
+            raise NeedsFastAPI("a parameter that is no single text, or has a mutable default")
     return Parameter(field, field.name, field.alias, source, location, validate, info.default)
+
+
+def _is_mutable(default: object) -> bool:
+    return deepcopy(default) is not default
+
+
+def _names_of(info: Any) -> tuple[str, ...]:
+    """The fields of a model of query parameters."""
+    for field in info.annotation.model_fields.values():
+        _require_likeness(field, PLAIN_MODEL_FIELDS.get(type(field)), FIELD_INFO)
+        has_other_name = field.alias or field.validation_alias
+        if has_other_name or not (is_scalar(field) or is_list(field)):
+            raise NeedsFastAPI("a query parameter of another name, or that is no list of texts")
+    if info.metadata:
+        raise NeedsFastAPI("a model of query parameters with rules of its own")
+    return tuple(info.annotation.model_fields)

@@ -32,11 +32,18 @@ from sqlmodel import UTCDateTime
 
 from kernel.driver_errors import is_out_of_range, is_unsendable
 from kernel.fast.parameters import bind_values, parameters_of
-from kernel.fast.plain_types import CONVERTED, POSTGRES, value_class
+from kernel.fast.plain_types import (
+    CONVERTED,
+    POSTGRES,
+    argument_class,
+    element_class,
+    value_class,
+)
 from kernel.fast.records import Record, rows_of
 from kernel.fast.switches import OFF
 
-SEARCH = re.compile(r"\s(?:I?LIKE|SIMILAR\s+TO|!?~\*?|@@)\s", re.IGNORECASE)
+FILTERED = "/*filter*/"  # in front of a comparison with what a client filters by
+SEARCH = re.compile(rf"\s(?:I?LIKE|SIMILAR\s+TO|!?~\*?|@@|{re.escape(FILTERED)})\s", re.IGNORECASE)
 UNSENT = re.compile(r"invalid input for query argument \$(\d+)")
 zone_of = attrgetter("tzinfo")
 logger = logging.getLogger(__name__)
@@ -46,7 +53,7 @@ logger = logging.getLogger(__name__)
 class Plan:
     """SQL with `$1, $2, …`; its parameters in that order, with the values that the statement brings
     itself, or REQUIRED, and the class that a value is to have; the names of its columns; which
-    parameters and which columns are moments in UTC."""
+    parameters and which columns are moments in UTC; the classes of the elements of arrays."""
 
     sql: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -54,6 +61,7 @@ class Plan:
     names: tuple[str, ...] = ()
     utc_parameters: tuple[int, ...] = ()
     utc_columns: tuple[int, ...] = ()
+    arrays: tuple[tuple[int, type], ...] = ()
     is_named: bool | None = None  # so by the database, too
 
     def arguments(self, values: Mapping[str, Any]) -> list[Any] | None:
@@ -68,6 +76,9 @@ class Plan:
                 return None
         for place in self.utc_parameters:
             if (moment := arguments[place]) is not None and moment.tzinfo is not UTC:
+                return None
+        for place, of in self.arrays:
+            if any(type(element) is not of for element in arguments[place] or ()):
                 return None
         return arguments
 
@@ -147,7 +158,7 @@ def _plan(statement: ClauseElement) -> Plan | None:
 
 def _is_known(part: object) -> bool:
     if isinstance(part, BindParameter):  # of two with one name, the compiler tells only one
-        return value_class(part.type) is not None
+        return argument_class(part.type) is not None
     # A CTE may write, with defaults of Python's; a piece of text may be any number of columns.
     return not isinstance(part, UpdateBase | TextClause)
 
@@ -164,7 +175,8 @@ def plan_of_compiled(compiled: Any) -> Plan | None:
     binds = compiled.binds.values()
     late = (bind.expanding or bind.literal_execute or bind.callable for bind in binds)
     bound = [compiled.binds[name] for name in compiled.positiontup or ()]
-    classes = [value_class(bind.type) for bind in bound]
+    classes = [argument_class(bind.type) for bind in bound]
+    elements = [element_class(bind.type) for bind in bound]
     if any(late) or None in classes:
         return None
     return Plan(
@@ -174,6 +186,7 @@ def plan_of_compiled(compiled: Any) -> Plan | None:
         tuple(name for name, *_ in compiled._result_columns),
         _in_utc(bind.type for bind in bound),
         _in_utc(kind for *_, kind in compiled._result_columns),
+        tuple((place, of) for place, of in enumerate(elements) if of),
     )
 
 

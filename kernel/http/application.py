@@ -5,11 +5,12 @@ import hashlib
 import logging
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from functools import cache
 from threading import RLock
+from typing import Any
 
 import httpx
 from fastapi import FastAPI
@@ -70,20 +71,26 @@ def build_app(
     app.state.resources = resources = Resources(name, version, settings)
     resources.put(Credentials(tuple(credentials)))
     resources.put(Drain(resources))
-    varying = credential_headers(credentials)
-    limiter = rate_limiter(settings, resources.slug, varying)
-    if limiter:
-        resources.put(limiter)
     is_traced = telemetry is not OFF
-    app.add_middleware(RequestMiddleware, resources, varying, limiter, is_traced=is_traced)
-    if settings.cors_origins:
-        allow_origins(app, settings.cors_origins)
+    _add_middleware(app, resources, credential_headers(credentials), is_traced=is_traced)
     install_error_handlers(app)
     describe_api(app, credentials)
     if app.openapi_url:
         serve_docs(app)
     app.router.middleware_stack = Switchboard(app)
     return app
+
+
+def _add_middleware(
+    app: FastAPI, resources: Resources, varying: Sequence[str], *, is_traced: bool
+) -> None:
+    settings = resources.settings
+    limiter = rate_limiter(settings, resources.slug, varying)
+    if limiter:
+        resources.put(limiter)
+    app.add_middleware(RequestMiddleware, resources, varying, limiter, is_traced=is_traced)
+    if settings.cors_origins:
+        allow_origins(app, settings.cors_origins)
 
 
 @asynccontextmanager
@@ -104,26 +111,33 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await stack.enter_async_context(exporting(resources.slug, resources.version))
         if settings.rate_limit:
             stack.push_async_callback(resources.get(RateLimiter).close)
-        open_ = stack.enter_async_context
-        url = await open_(database_of(settings))
-        resources.signing_secret = settings.signing_secret or development().kept_secret()
-        resources.writer = await open_(open_writer(url, settings, resources.slug))
-        resources.primary = await open_(open_reader(url, settings, resources.slug))
-        resources.reader = resources.primary
-        if replica_url := settings.replica_url:
-            replica = open_replica(replica_url, settings, resources.slug, primary=resources.primary)
-            resources.reader = await open_(replica)
-        resources.probe = await open_(open_probe(url, settings, resources.slug))
-        resources.schema = SchemaReader(resources.probe)
-        resources.put(await open_(_make_client(settings)))
+        await _open_database(resources, stack.enter_async_context)
+        resources.put(await stack.enter_async_context(_make_client(settings)))
         resources.put(PasswordVault(throttle=_throttle(resources)))
         if settings.env == "dev":
             lead_to_docs(app)
             logger.info(WELCOME)
-        await open_(sampled(resources))
+        await stack.enter_async_context(sampled(resources))
         # What lives as long as the process need not be searched for garbage again and again.
         gc.freeze()
         yield
+
+
+async def _open_database(
+    resources: Resources, open_: Callable[[AbstractAsyncContextManager[Any]], Awaitable[Any]]
+) -> None:
+    """Open what reads and writes it; each connection is made when it is first needed."""
+    settings = resources.settings
+    url = await open_(database_of(settings))
+    resources.signing_secret = settings.signing_secret or development().kept_secret()
+    resources.writer = await open_(open_writer(url, settings, resources.slug))
+    resources.primary = await open_(open_reader(url, settings, resources.slug))
+    resources.reader = resources.primary
+    if replica_url := settings.replica_url:
+        replica = open_replica(replica_url, settings, resources.slug, primary=resources.primary)
+        resources.reader = await open_(replica)
+    resources.probe = await open_(open_probe(url, settings, resources.slug))
+    resources.schema = SchemaReader(resources.probe)
 
 
 @cache

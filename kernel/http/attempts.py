@@ -4,9 +4,12 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from tempfile import SpooledTemporaryFile
 
-from fastapi import Request
+from fastapi import BackgroundTasks, Request, Response
 from fastapi.exceptions import FastAPIError
 from starlette.types import Message, Receive
+
+from kernel.data.independent import run_callbacks
+from kernel.data.unit_of_work import Callback
 
 IN_MEMORY_BYTES = 1024 * 1024
 CHUNK_BYTES = 64 * 1024
@@ -114,3 +117,14 @@ async def fresh_dependencies(request: Request) -> AsyncIterator[AsyncExitStack]:
         scope[REQUEST_STACK] = outer
     if not has_succeeded:
         raise FastAPIError("a dependency with yield has swallowed an exception")
+
+
+def with_callbacks(response: Response, callbacks: list[Callback]) -> Response:
+    """The response, and behind it what is to be called after the commit."""
+    if callbacks:
+        tasks = BackgroundTasks()
+        tasks.add_task(run_callbacks, callbacks)
+        if response.background:
+            tasks.add_task(response.background)
+        response.background = tasks
+    return response

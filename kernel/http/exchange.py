@@ -5,43 +5,25 @@ import asyncio
 import logging
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from kernel.context import RequestContext
-from kernel.data.resources import Resources
 from kernel.http.access import refusal_of, timing
 from kernel.http.access_log import log_request, note_error
-from kernel.http.answer_headers import AnswerHeaders
-from kernel.http.deadlines import Deadlines, cut_off
-from kernel.http.drain import DISCONNECT, Drain, is_event_stream
+from kernel.http.deadlines import cut_off
+from kernel.http.drain import DISCONNECT, is_event_stream
 from kernel.http.paths import route_of
 from kernel.http.problems import WRONG, failure_response
-from kernel.identity.in_flight import InFlight
-from kernel.identity.rate_limit import OverLimit, RateLimiter
+from kernel.http.surroundings import Surroundings
+from kernel.identity.rate_limit import OverLimit
 from kernel.metrics import REFUSED, STATE
 
 logger = logging.getLogger("kernel.http.middleware")
-
-
-@dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What all requests of an app have in common."""
-
-    app: ASGIApp
-    resources: Resources
-    drain: Drain
-    deadlines: Deadlines
-    in_flight: InFlight
-    limiter: RateLimiter | None
-    answer_headers: AnswerHeaders
-    max_body_bytes: int
-    slow_seconds: float
 
 
 class Exchange:
@@ -67,19 +49,10 @@ class Exchange:
         self.begun = 0.0  # when the answer began
 
     async def run(self, headers: dict[bytes, bytes]) -> None:
-        around, context = self.around, self.context
-        self.deadline = around.deadlines.begin(context)
+        self.deadline = self.around.deadlines.begin(self.context)
         STATE.under_way += 1
         try:
-            if refusal := refusal_of(self.scope, headers, context, around.max_body_bytes):
-                await self.refuse(*refusal)
-            elif around.limiter is None:
-                await around.app(self.scope, self.receive, self.send)
-            else:
-                async with around.limiter.counting(context, self.scope, headers):
-                    await around.app(self.scope, self.receive, self.send)
-            if self.is_ended:
-                await self._send({"type": "http.response.body", "body": b""})
+            await self.serve(headers)
         except OverLimit as error:
             REFUSED.add(1, "rate_limit")
             await self.refuse(429, error.message, error.headers)
@@ -87,7 +60,7 @@ class Exchange:
             note_error(error)  # in the middle of its body: nobody is left to answer
         except asyncio.CancelledError as error:
             # By its deadline, or by uvicorn, which waits no longer for what is under way.
-            if not (self.deadline.take_back() or around.drain.is_over):
+            if not (self.deadline.take_back() or self.around.drain.is_over):
                 raise
             await self.cut_off(error)
         except Exception as error:
@@ -98,6 +71,18 @@ class Exchange:
             await self.refuse(500, WRONG)
         finally:
             self.end()
+
+    async def serve(self, headers: dict[bytes, bytes]) -> None:
+        around, scope = self.around, self.scope
+        if refusal := refusal_of(scope, headers, self.context, around.max_body_bytes):
+            await self.refuse(*refusal)
+        elif around.limiter is None:
+            await around.app(scope, self.receive, self.send)
+        else:
+            async with around.limiter.counting(self.context, scope, headers):
+                await around.app(scope, self.receive, self.send)
+        if self.is_ended:
+            await self._send({"type": "http.response.body", "body": b""})
 
     def end(self) -> None:
         self.around.deadlines.end(self.deadline)

@@ -5,12 +5,13 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
 
-from kernel.data.pool import Load
 from kernel.data.resources import Resources
 from kernel.data.retries import CAUSES
 from kernel.data.schema import head_revision
 from kernel.data.sqlstate import NO_CONNECTION, UNREACHABLE
+from kernel.data.turns import Load
 from kernel.identity.passwords import PasswordVault
+from kernel.identity.rate_limit import RateLimiter
 from kernel.metrics import REFUSALS, REFUSED, REPLICA_AWAY, RETRIES, STATE, UNDER_WAY, Family
 
 SAMPLE_SECONDS = 1.0
@@ -25,6 +26,7 @@ LAG = Family(
     "event_loop_lag_seconds", "How late the event loop is, in the worst worker.", (), "highest"
 )
 CPU = Family("service_cpu_seconds_total", "Seconds of CPU that workers have used.")
+REDIS_AWAY = Family("rate_limit_away", "Workers that let requests pass uncounted.", (), "gauge")
 WORKERS = Family("service_workers", "Workers that serve.", (), "gauge")
 INFO = Family("service_info", "Which service it is.", ("service", "version", "revision"), "highest")
 
@@ -53,7 +55,7 @@ def _begin_at_zero(resources: Resources) -> None:
     for pool in {name.partition("_")[0] for name, _ in _loads(resources)}:
         for reason in (NO_CONNECTION, UNREACHABLE, "share"):
             REFUSALS.add(0, pool, reason)
-    for cause in ("in_flight", "shed"):
+    for cause in ("in_flight", "rate_limit"):
         REFUSED.add(0, cause)
     REPLICA_AWAY.set(0)
 
@@ -78,6 +80,8 @@ async def _keep_sampling(resources: Resources) -> None:
 def sample(resources: Resources) -> None:
     """Look at the gauges now."""
     UNDER_WAY.set(STATE.under_way)
+    if resources.settings.rate_limit:
+        REDIS_AWAY.set(resources.get(RateLimiter).away)
     for name, load in _loads(resources):
         SIZE.set(load.size, name)
         IN_USE.set(load.in_use, name)

@@ -16,7 +16,8 @@ from kernel.http.answer_headers import AnswerHeaders
 from kernel.http.clients import client_of
 from kernel.http.deadlines import Deadlines
 from kernel.http.drain import Drain
-from kernel.http.exchange import Exchange, Surroundings
+from kernel.http.exchange import Exchange
+from kernel.http.surroundings import Surroundings
 from kernel.http.telemetry import note_span
 from kernel.http.websockets import SocketExchange
 from kernel.identity.in_flight import InFlight

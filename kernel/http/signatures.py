@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
+from kernel.fast.request_parameters import models_in, request_names
 from kernel.http.answer_headers import Audience
 from kernel.http.bodies import JSON
 from kernel.http.secrets import holds_secret
@@ -71,6 +72,23 @@ def input_names(route: APIRoute) -> frozenset[str]:
         for parameter in chain.from_iterable(told):
             names.add(parameter.name)
             _add_fields(parameter.field_info.annotation, names, seen)
+    return frozenset(names)
+
+
+def has_query_model(route: APIRoute) -> bool:
+    """Whether parameters of the query are fields of a model."""
+    parts = flatten(route.dependant)
+    return any(models_in(field.field_info.annotation) for p in parts for field in p.query_params)
+
+
+def names_in_query(route: APIRoute) -> frozenset[str]:
+    """The names of all parameters of the query, fields of models among them."""
+    names: set[str] = set()
+    for part in flatten(route.dependant):
+        for parameter in part.query_params:
+            models = models_in(parameter.field_info.annotation)
+            names |= {parameter.alias} if not models else set()
+            names |= {name for model in models for name in request_names(model)}
     return frozenset(names)
 
 

@@ -4,11 +4,10 @@ import asyncio
 import random
 from contextlib import AsyncExitStack
 
-from fastapi import BackgroundTasks, Request, Response
+from fastapi import Request, Response
 from sqlalchemy.orm.exc import StaleDataError
 
 from kernel.context import PRINCIPAL, SESSION, RequestContext, current_context
-from kernel.data.independent import run_callbacks
 from kernel.data.resources import resources_of
 from kernel.data.retries import count_retry
 from kernel.data.session import WriteSession
@@ -22,10 +21,9 @@ from kernel.data.sqlstate import (
     translate,
     unavailable,
 )
-from kernel.data.unit_of_work import Callback
 from kernel.errors import BadRequest, OutcomeUnknown
 from kernel.fast.plan import Handler
-from kernel.http.attempts import Replay, fresh_dependencies
+from kernel.http.attempts import Replay, fresh_dependencies, with_callbacks
 from kernel.http.deadlines import set_timeout
 from kernel.http.idempotency import (
     KeyedRequest,
@@ -96,7 +94,7 @@ class Write:
             else:
                 async with fresh_dependencies(request) as of_handler:
                     response = await self._work(request, session, sent, of_handler)
-            return _with_callbacks(response, session.unit.committed)
+            return with_callbacks(response, session.unit.committed)
         finally:
             await session.end()
 
@@ -160,14 +158,3 @@ class Write:
             if keyed and cause and is_too_slow(cause):
                 raise unavailable(SLOW) from cause
             raise
-
-
-def _with_callbacks(response: Response, callbacks: list[Callback]) -> Response:
-    """The response, and behind it what is to be called after the commit."""
-    if callbacks:
-        tasks = BackgroundTasks()
-        tasks.add_task(run_callbacks, callbacks)
-        if response.background:
-            tasks.add_task(response.background)
-        response.background = tasks
-    return response

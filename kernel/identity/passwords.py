@@ -14,7 +14,8 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from pydantic import AfterValidator, Field, SecretStr
 
 from kernel.data.models import STORABLE, storable
-from kernel.data.pool import Load, Pool
+from kernel.data.pool import Pool
+from kernel.data.turns import Load
 from kernel.driver_errors import PoolTimeout, ShareTimeout
 from kernel.errors import TooManyAtOnce, Unavailable
 from kernel.identity.throttle import Throttle

@@ -20,6 +20,7 @@ WALKS = (
     "contract",
     "injections",
     "pages",
+    "query_plans",
     "reads",
     "boundary",
     "versions",

@@ -39,7 +39,15 @@ def sources(root: Path, *folders: str) -> list[Path]:
 LAYERS = ("ground", "fast", "data", "identity", "http")
 GROUND = {
     *("context", "database_urls", "driver_errors", "errors", "exposition", "logs", "metric_files"),
-    *("metrics", "reminders", "safeguards", "samples", "setting_types", "settings"),
+    *(
+        "metrics",
+        "reminders",
+        "safeguards",
+        "samples",
+        "setting_errors",
+        "setting_types",
+        "settings",
+    ),
 }
 # Beside the layers, and no part of what runs in production.
 BESIDE = {"dev", "testing", "tests"}

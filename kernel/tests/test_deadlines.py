@@ -40,7 +40,9 @@ def served(mount):
         little = {"timeout": SECONDS} if make is Router else {}
         router = make(prefix="/cases", tags=["cases"], **(options or little))
         router.api_route("", methods=[method], **of_operation)(handler)
-        return mount(router, **({} if make is Router else {"request_timeout": SECONDS}))
+        return mount(
+            router, **({} if make is Router else {"request_timeout": SECONDS}), slow_request=9
+        )
 
     return served
 
@@ -113,7 +115,7 @@ async def test_a_middleware_that_runs_the_app_in_a_task_of_its_own_changes_nothi
     async def passes(request, call_next):
         return await call_next(request)
 
-    async with mount(router, request_timeout=SECONDS) as client:
+    async with mount(router, request_timeout=SECONDS, slow_request=9) as client:
         app = client.app
         app.middleware_stack = None
         middleware = app.user_middleware

@@ -166,7 +166,12 @@ async def test_a_pool_that_is_used_up_and_a_query_that_takes_too_long_are_two_th
 ):
     limits = {"pool_size": 1, "max_overflow": 0, "read_pool_size": 1}
     async with mount(
-        sleepers(), **limits, pool_timeout=0.4, statement_timeout=1, connect_timeout=5
+        sleepers(),
+        **limits,
+        pool_timeout=0.4,
+        statement_timeout=1,
+        connect_timeout=5,
+        slow_request=9,
     ) as client:
         answers = await asyncio.gather(*[client.request(method, "/cases/sleep") for _ in range(5)])
     reasons = sorted(answer.json()["reason"] for answer in answers)

@@ -133,3 +133,11 @@ async def test_the_deepest_page_is_read_from_an_index_like_the_first(alice, sql,
 )
 def test_a_text_is_looked_for_anywhere_if_it_has_three_letters_or_digits_in_a_row(text, pattern):
     assert like(text) == pattern
+
+
+async def test_a_search_finds_a_letter_however_it_is_composed(alice):
+    for title in ("Cr\u00e8me", "Creme"):
+        await alice.post("/peelings", json={"title": title})
+    for q in ("cr\u00e8me", "Cre\u0300me", "CRE\u0300"):
+        page = (await alice.get("/peelings", params={"q": q})).json()
+        assert [row["title"] for row in page["items"]] == ["Cr\u00e8me"]

@@ -89,7 +89,7 @@ SYMBOLS = [
         ),
         (
             *("kernel/fast/plan.py", "kernel/fast/planning.py", "kernel/fast/routing.py"),
-            *("kernel/http/access_log.py", "kernel/http/openapi.py", "kernel/http/problems.py"),
+            *("kernel/http/openapi.py", "kernel/http/problems.py"),
             *("kernel/http/router.py", "kernel/http/secrets.py", "kernel/http/signatures.py"),
             *("kernel/http/paths.py", "kernel/http/writes.py"),
         ),
@@ -112,10 +112,10 @@ SYMBOLS = [
     ),
     Row(
         "fastapi's ModelField",
-        ("name", "alias", "field_info", "validate", "_type_adapter", "is_scalar_field"),
+        ("name", "alias", "field_info", "validate", "_type_adapter", "field_annotation_is_scalar"),
         (
             *("kernel/fast/plan.py", "kernel/fast/planning.py", "kernel/http/router.py"),
-            "kernel/http/signatures.py",
+            *("kernel/fast/request_parameters.py", "kernel/http/signatures.py"),
         ),
         "how a parameter, a body and an answer are validated",
         (PLANNED, "test_routing.py::test_an_answer_is_made_what_its_operation_says"),

@@ -27,14 +27,14 @@ WALKS = ("contract", "authorization", "boundary", "round_trips")
 # Together they have every type, optional and not, owners, rows that refer to rows, slices of one
 # field, and names that are words of the kernel's. No team is likely to have slices of these names.
 SLICES = {
-    "radishes": "name:str notes:text? rank:int? vip:bool since:date seen:datetime? token:uuid?"
-    " extra:json? credit:decimal?",
-    "pumpkins": "owner title:str? amount:decimal due:date? paid:bool? order:int at:datetime"
-    " key:uuid details:json body:text ref:radishes reviewer:ref:users?",
+    "radishes": "name:str notes:text? rank:int? seen:datetime? token:uuid?! credit:decimal?"
+    " status:choice(open,paid) mail:email! serial:bigint?!",
+    "pumpkins": "owner title:str? amount:decimal due:date? paid:bool? order:int! at:datetime"
+    " key:uuid ref:radishes reviewer:ref:users? mood:choice:glad,sad? due_min:date? size:bigint",
     "bean_sprouts": "first:ref:pumpkins? ref:users weight:decimal? owner",
     "beets": "on:bool",
     "yams": "a:json?",
-    "shallots": "table:str model:json statement:int self:date order:text cursor:bool",
+    "shallots": "table:str! model:json statement:int self:date order:text cursor:bool",
     "chards": "ref:users",
 }
 
@@ -168,6 +168,23 @@ LONG = "a" * 39
         ("new turnips ref:users user:ref:users", "'user_id' is there twice"),
         ("new turnips owner?", "no field"),
         (f"new turnips {LONG}aa:str", "too long"),
+        ("new turnips on:bool!", "'on:bool!' cannot be unique: str, int"),
+        ("new turnips ref:users!", "cannot be unique"),
+        ("new turnips on:choice(a,b)!", "cannot be unique"),
+        ("new turnips title:str!!", "no field"),
+        ("new turnips title:str(a,b)", "no field"),
+        ("new turnips title:choice", "no field"),
+        ("new turnips title:choice:", "no field"),
+        ("new turnips title:choice()", "no field"),
+        ("new turnips title:choice(a,b", "no field"),
+        ("new turnips title:choice(a,b))", "no field"),
+        ("new turnips title:choice(a)", "two different words"),
+        ("new turnips title:choice:a,a", "two different words"),
+        ("new turnips title:choice(a,,b)", "'' is no choice"),
+        ("new turnips title:choice(a,B)", "'B' is no choice"),
+        (f"new turnips title:choice(a,{LONG}aa)", "is no choice"),
+        ("new turnips base:choice(a,b)", "'TurnipBase' is taken"),
+        ("new turnips from:choice(a,b)", "Python's"),
         (f"new {LONG}s {LONG[:30]}:ref:users", "too long for PostgreSQL"),
         ("new turnips ref:nothing", "no table"),
         ("new turnips ref:turnips", "no table"),

@@ -184,7 +184,7 @@ QUERIES: dict[str, Any] = {
     "not in": select(T.id).where(T.name.not_in(["a"])).order_by(T.id),
     "tuples in": select(T.id).where(tuple_(T.name, T.number).in_([("a", 1)])),
     "* tuple": select(T.id).where(tuple_(T.number, T.id) > tuple_(2, 0)),
-    "any": (
+    "* any": (
         select(T.id).where(T.name == any_(bindparam("n", type_=ARRAY(String)))),
         {"n": ["a", "b"]},
     ),

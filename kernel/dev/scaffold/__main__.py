@@ -30,7 +30,9 @@ NOTHING = {
     "merge": "nothing to do: the migrations have one head, and openapi.json is up to date\n",
 }
 SURE = "All rows of the development database go. Sure? [y/N] "
-FIELDS = "name:type, name:type?, owner, ref:TABLE or name:ref:TABLE"
+FIELDS = (
+    "name:type, name:type? (optional), name:type! (unique), 'name:choice(a,b)', owner, ref:TABLE"
+)
 
 
 class Parser(argparse.ArgumentParser):

@@ -14,7 +14,7 @@ from mako.template import Template  # type: ignore[import-untyped]
 from kernel.dev.scaffold.conflicts import check_resolved, join_mounts
 from kernel.dev.scaffold.fields import Field, parse
 from kernel.dev.scaffold.mount import mount, names, unmount
-from kernel.dev.scaffold.names import check_length, check_name, check_slice, singular
+from kernel.dev.scaffold.names import check_length, check_name, check_slice, class_name, singular
 from kernel.dev.scaffold.references import references
 from kernel.dev.scaffold.survey import Refusal, Survey, survey
 
@@ -26,16 +26,16 @@ ROOMS = {
     "test": "test_{}.py",
 }
 # What functions of a slice call their parameters.
-PARAMETERS = {"me", "data", "reader", "pager", "paging", "session"}
+PARAMETERS = {"me", "data", "reader", "pager", "paging", "session", "filters"}
 
 
 def new(draft: Path, name: str, words: Sequence[str], one: str | None) -> None:
     """Write the slice, mount it, and write its migration."""
     known, service = survey(draft), draft / "service.py"
     check_slice(name, known, {word for word, _ in names(service.read_text())})
-    fields, is_owned = parse(words, known)
-    check_length(*_names(name, fields, is_owned))
     one = check_name(one or singular(name))
+    fields, is_owned = parse(words, known, one)
+    check_length(*_names(name, fields, is_owned))
     rooms = _render(name, one, fields, is_owned)
     _check_words(name, one, rooms.values(), known)
     folder = draft / "features" / name
@@ -82,18 +82,23 @@ def _names(table: str, fields: Iterable[Field], is_owned: bool) -> Iterable[str]
     """The longest ones that the database will have."""
     yield f"ix_{table}_owner_id_id" if is_owned else f"pk_{table}"
     for field in fields:
+        yield from (f"uq_{table}_{field.name}", f"ix_{table}_{field.name}_id")
         if field.target:
             yield f"fk_{table}_{field.name}_{field.target.name}"
 
 
 def _render(name: str, one: str, fields: Iterable[Field], is_owned: bool) -> dict[str, str]:
     """The rooms' text by their names: valid, and for ruff to put in order."""
+    columns = {field.name for field in fields}
+    lines = [(query, field) for field in fields for query in field.filters]
     words = {
         "name": name,
         "one": one,
-        "row": "".join(word.capitalize() for word in one.split("_")),
+        "row": class_name(one),
         "words": one.replace("_", " "),
         "fields": fields,
+        # Of a column that is called like another one's filter, that is the column's own.
+        "filters": [each for each in lines if each[0] not in columns - {each[1].name}],
         "is_owned": is_owned,
         "rule": "owner_or_admin" if is_owned else "signed_in",
     }
@@ -108,7 +113,17 @@ def _check_words(name: str, one: str, rooms: Iterable[str], known: Survey) -> No
     """Refuse what would be two things of one name, in a module or in the API's description."""
     nodes = [node for text in rooms for node in ast.walk(ast.parse(text))]
     functions = {node.name for node in nodes if isinstance(node, ast.AsyncFunctionDef)}
-    defined = {one, *(node.name for node in nodes if isinstance(node, ast.ClassDef))}
+    classes = [node.name for node in nodes if isinstance(node, ast.ClassDef)]
+    classes += [
+        node.targets[0].id
+        for node in nodes
+        if isinstance(node, ast.Assign)
+        and isinstance(node.targets[0], ast.Name)
+        and isinstance(node.value, ast.Subscript)
+    ]
+    defined = {one, *classes}
+    if twice := [each for each in classes if classes.count(each) > 1]:
+        raise Refusal(f"{twice[0]!r} is taken: call the choice something else")
     imported = {
         alias.name
         for node in nodes

@@ -1,11 +1,13 @@
 """The fields of a slice, as they are written on the command line: `title:str`, `due:date?`."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sqlmodel import SQLModel
 
-from kernel.dev.scaffold.names import check_name
+from kernel.dev.scaffold.kinds import KINDS, PLAIN, REFERENCE, TYPES, UNIQUE, Kind, choice_of
+from kernel.dev.scaffold.names import check_name, class_name
 from kernel.dev.scaffold.survey import Refusal, Survey, TableOf
 
 TAKEN = {
@@ -17,57 +19,29 @@ TAKEN = {
 
 
 @dataclass(frozen=True)
-class Kind:
-    """What a type becomes: its annotation, limits and column, and values for the tests."""
-
-    annotation: str
-    valid: str
-    other: str
-    wrong: tuple[str, ...]
-    limits: str = ""
-    column: str = ""
-
-
-TEXTS = '"Some {}"', '"Another {}"'
-DAYS = '"2030-01-02"', '"1815-12-10"'
-MOMENTS = '"2030-01-02T03:04:05Z"', '"1970-01-02T03:04:05.678900Z"'
-UUIDS = '"00000000-0000-4000-8000-000000000001"', '"00000000-0000-4000-8000-000000000002"'
-LINES = ('" "', '"x" * 201', r'"NUL \x00"')
-NUMBERS = ('"NaN"', "0.001", "10**10")
-KINDS = {
-    "str": Kind("Line", *TEXTS, LINES, "max_length=200"),
-    "text": Kind("Text", *TEXTS, ('"x" * 10_001', r'"NUL \x00"'), "max_length=10_000"),
-    "int": Kind("Whole", "7", "-8", ("2**31", "1.5", '"7"')),
-    "decimal": Kind("Amount", '"12.50"', '"-0.05"', NUMBERS, "max_digits=12, decimal_places=2"),
-    "bool": Kind("bool", "True", "False", ('"perhaps"', "2")),
-    "date": Kind("Day", *DAYS, ('"2030-02-30"', "0")),
-    "datetime": Kind("Timestamp", *MOMENTS, ('"2030-01-02T03:04:05"', "0")),
-    "uuid": Kind("UUID", *UUIDS, ('"1"', "1")),
-    "json": Kind(
-        "Document",
-        '{{"a": [1, 2.5, None]}}',
-        "{{}}",
-        ("[]", r'{"a": "NUL \x00"}'),
-        column="sa_type=JSONB",
-    ),
-}
-REFERENCE = Kind("RowId", "", "", ("0", '"x"'))
-# What a type is in an answer; the others have a form of their own in JSON.
-PLAIN = {
-    **dict.fromkeys(["Line", "Text"], "str"),
-    **dict.fromkeys(["Whole", "RowId"], "int"),
-    "Day": "date",
-    "Timestamp": "datetime",
-}
-TYPES = ", ".join([*KINDS, "ref:TABLE"])
-
-
-@dataclass(frozen=True)
 class Field:
     name: str
     kind: Kind
     is_optional: bool
+    is_unique: bool = False
     target: TableOf | None = None
+
+    @property
+    def filters(self) -> dict[str, str]:
+        """The lines of the filter of a list, by the names of its fields."""
+        kind = self.kind.annotation
+        ends = ("",) if self.is_unique else self.kind.filters
+        annotation = f"list[{kind}]" if self.kind.words else kind
+        default = f"Field(default=None, {self.kind.limits})" if self.kind.limits else "None"
+        lines = {self.name + end: f"{annotation} | None = {default}" for end in ends}
+        if lines and self.is_optional:
+            lines[f"{self.name}_is_null"] = "bool | None = None"
+        return {name: f"{name}: {line}" for name, line in lines.items()}
+
+    @property
+    def is_indexed(self) -> bool:
+        """Whether a filter needs an index of its own."""
+        return bool(self.kind.filters) and not self.is_unique
 
     @property
     def valid(self) -> str:
@@ -82,7 +56,9 @@ class Field:
         """Its line in the table's base."""
         # A plain JSONB would hold JSON's null.
         none = "JSONB(none_as_null=True)" if self.is_optional else "JSONB"
-        return self._line(self.is_optional, self.kind.column.replace("JSONB", none))
+        column = self.kind.column.replace("JSONB", none)
+        unique = "unique=True" if self.is_unique else ""
+        return self._line(self.is_optional, ", ".join(filter(None, (column, unique))))
 
     @property
     def changed(self) -> str:
@@ -104,9 +80,9 @@ class Field:
         return f"{self.name}: {annotation}" + (f" = Field({given})" if given else "")
 
 
-def parse(words: Sequence[str], known: Survey) -> tuple[list[Field], bool]:
+def parse(words: Sequence[str], known: Survey, one: str) -> tuple[list[Field], bool]:
     """The fields, and whether a row belongs to its maker."""
-    fields = [_field(word, known) for word in words if word != "owner"]
+    fields = [_named(_field(word, known), one) for word in words if word != "owner"]
     names = [field.name for field in fields] + ["owner"] * words.count("owner")
     if twice := [name for name in names if names.count(name) > 1]:
         raise Refusal(f"{twice[0]!r} is there twice")
@@ -115,17 +91,35 @@ def parse(words: Sequence[str], known: Survey) -> tuple[list[Field], bool]:
     return fields, "owner" in words
 
 
+NO_FIELD = (
+    "{word!r} is no field: write owner, NAME:TYPE, NAME:TYPE? if it is optional or NAME:TYPE! if it"
+    f" is unique, of {TYPES}"
+)
+WORD = re.compile(
+    r"(?P<name>[^:]*?)(?P<early>[?!]*):(?P<kind>[^:(?!]*)"
+    r"(?::(?P<rest>[^:?!]*)|\((?P<words>[^()]*)\))?(?P<late>[?!]*)"
+)
+
+
 def _field(word: str, known: Survey) -> Field:
-    name, *rest = word.split(":")
-    is_optional = name.endswith("?") or word.endswith("?")
-    match [name.removesuffix("?"), *(each.removesuffix("?") for each in rest)]:
-        case [name, kind] if kind in KINDS:
-            return Field(_free(name), KINDS[kind], is_optional)
-        case ["ref", table]:
-            return replace(_reference("", table, known), is_optional=is_optional)
-        case [name, "ref", table]:
-            return replace(_reference(name, table, known), is_optional=is_optional)
-    raise Refusal(f"{word!r} is no field: write owner, NAME:TYPE or NAME:TYPE?, of {TYPES}")
+    found = WORD.fullmatch(word) or WORD.fullmatch("")
+    match found and found.group("name", "kind", "rest", "words"):
+        case (name, kind, None, None) if kind in KINDS:
+            field = Field(_free(name), KINDS[kind], False)
+        case (name, "choice", words, None) | (name, "choice", None, words) if words:
+            field = Field(_free(name), choice_of(words), False)
+        case ("ref", table, None, None):
+            field = _reference("", table, known)
+        case (name, "ref", table, None) if table:
+            field = _reference(name, table, known)
+        case _:
+            raise Refusal(NO_FIELD.format(word=word))
+    marks = found["early"] + found["late"] if found else ""
+    if len({*marks}) < len(marks):
+        raise Refusal(NO_FIELD.format(word=word))
+    if "!" in marks and found and found["kind"] not in UNIQUE:
+        raise Refusal(f"{word!r} cannot be unique: {', '.join(UNIQUE)} can")
+    return replace(field, is_optional="?" in marks, is_unique="!" in marks)
 
 
 def _reference(name: str, table: str, known: Survey) -> Field:
@@ -134,8 +128,16 @@ def _reference(name: str, table: str, known: Survey) -> Field:
         tables = ", ".join(each.name for each in known.tables.values() if each.path)
         raise Refusal(f"{table!r} is no table to refer to: there are {tables}")
     column = f"{name.removesuffix('_id') or target.singular}_id"
-    options = f'foreign_key="{table}.id", sa_type=BigInteger, index=True'
-    return Field(_free(column), replace(REFERENCE, column=options), False, target)
+    options = f'foreign_key="{table}.id", sa_type=BigInteger'
+    return Field(_free(column), replace(REFERENCE, column=options), False, target=target)
+
+
+def _named(field: Field, one: str) -> Field:
+    """The field, whose choice has a name."""
+    if not field.kind.words:
+        return field
+    name = class_name(one) + class_name(field.name)
+    return replace(field, kind=replace(field.kind, annotation=name))
 
 
 def _free(name: str) -> str:

@@ -49,6 +49,11 @@ def check_length(*names: str) -> None:
         raise Refusal(f"{long[0]!r} is too long for PostgreSQL: {IDENTIFIER} bytes at most")
 
 
+def class_name(name: str) -> str:
+    """The name as a class has it: `CardNumber`."""
+    return "".join(word.capitalize() for word in name.split("_"))
+
+
 def singular(name: str) -> str:
     """One of them, by the rules of English that have few exceptions."""
     for ending, one in ENDINGS.items():

@@ -1,7 +1,7 @@
 from sqlalchemy import BigInteger, Index
 from sqlmodel import Field, SQLModel
 
-from kernel import Input, Line, Public, Table, Text
+from kernel import Input, Line, Public, Table, Text, search_index
 
 
 class PeelingBase(SQLModel):
@@ -16,6 +16,7 @@ class Peeling(PeelingBase, Table, table=True):
         Index(None, "owner_id", "id"),
         Index(None, "owner_id", "title", "id"),
         Index(None, "title", "id"),
+        search_index("peelings", "title"),
     )
 
     owner_id: int = Field(foreign_key="users.id", sa_type=BigInteger)

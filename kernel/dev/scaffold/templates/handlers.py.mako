@@ -2,7 +2,7 @@ from sqlalchemy import bindparam
 from sqlmodel import select
 
 from kernel import NotFound, Page, Pager, Principal, ReadPool, WriteSession
-from features.${name}.models import ${row}, ${row}Create, ${row}Public, ${row}Update
+from features.${name}.models import ${row}, ${row}Create, ${f"{row}Filter, " if filters or is_owned else ""}${row}Public, ${row}Update
 
 <%
     me = "me: Principal, " if is_owned else ""
@@ -27,10 +27,14 @@ async def get_${one}(reader: ReadPool, ${me}${one}_id: int) -> ${row}Public:
 
 
 % if is_owned:
-async def list_${name}(reader: ReadPool, me: Principal, pager: Pager) -> Page[${row}Public]:
-    if me.is_admin:
-        return await pager.fetch(reader, ${row}Public, ALL, "-id")
-    return await pager.fetch(reader, ${row}Public, OWN, "-id", owner_id=me.id)
+async def list_${name}(reader: ReadPool, me: Principal, pager: Pager, filters: ${row}Filter) -> Page[${row}Public]:
+    owner = {} if me.is_admin else {"owner_id": me.id}
+    found = filters.apply(ALL if me.is_admin else OWN)
+    return await pager.fetch(reader, ${row}Public, found, "-id", **owner, **filters.values())
+% elif filters:
+async def list_${name}(reader: ReadPool, pager: Pager, filters: ${row}Filter) -> Page[${row}Public]:
+    found = filters.apply(ALL)
+    return await pager.fetch(reader, ${row}Public, found, "-id", **filters.values())
 % else:
 async def list_${name}(reader: ReadPool, pager: Pager) -> Page[${row}Public]:
     return await pager.fetch(reader, ${row}Public, ALL, "-id")

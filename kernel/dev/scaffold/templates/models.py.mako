@@ -1,11 +1,39 @@
 from datetime import date, datetime
+from typing import Literal
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Index
+from pydantic import StrictInt
+from sqlalchemy import BigInteger, Index, String
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlmodel import Field, SQLModel
 
-from kernel import Amount, Day, Document, Input, Line, Public, RowId, Table, Text, Timestamp, Whole
+from kernel import (
+    Amount,
+    Day,
+    Document,
+    Email,
+    Filter,
+    Input,
+    Line,
+    Public,
+    RowId,
+    Table,
+    Text,
+    Timestamp,
+    Whole,
+    one_of,
+)
+
+<%
+    parts = ['Index(None, "owner_id", "id")'] if is_owned else []
+    parts += [f'one_of("{each.name}", {each.kind.annotation})' for each in fields if each.kind.words]
+    parts += [f'Index(None, "{each.name}", "id")' for each in fields if each.is_indexed]
+%>\
+% for field in fields:
+% if field.kind.words:
+${field.kind.annotation} = Literal[${", ".join(f'"{each}"' for each in field.kind.words)}]
+% endif
+% endfor
 
 
 class ${row}Base(SQLModel):
@@ -16,8 +44,10 @@ class ${row}Base(SQLModel):
 
 class ${row}(${row}Base, Table, table=True):
     __tablename__ = "${name}"
+% if parts:
+    __table_args__ = (${", ".join(parts)},)
+% endif
 % if is_owned:
-    __table_args__ = (Index(None, "owner_id", "id"),)
 
     owner_id: int = Field(foreign_key="users.id", sa_type=BigInteger)
 % endif
@@ -33,6 +63,17 @@ class ${row}Update(Input):
 % endfor
 
 
+% if filters or is_owned:
+class ${row}Filter(Filter):
+% for query, field in filters:
+    ${field.filters[query]}
+% endfor
+% if is_owned:
+    owner_id: RowId | None = None
+% endif
+
+
+% endif
 class ${row}Public(Public):
 % for field in fields:
     ${field.shown}

@@ -1,10 +1,16 @@
+from typing import Annotated
+
+from fastapi import Query
+
 from kernel import CurrentUser, Id, Page, Paging, Reader, Router, Session
 from features.${name} import handlers
-from features.${name}.models import ${row}Create, ${row}Public, ${row}Update
+from features.${name}.models import ${row}Create, ${f"{row}Filter, " if filters or is_owned else ""}${row}Public, ${row}Update
 
 <%
     me = "me" if is_owned else "_"
     me_too = "me, " if is_owned else ""
+    given = f", filters: Annotated[{row}Filter, Query()]" if filters or is_owned else ""
+    given_too = ", filters" if filters or is_owned else ""
 %>\
 router = Router(prefix="/${name}", tags=["${name}"])
 
@@ -15,8 +21,8 @@ async def create_${one}(data: ${row}Create, ${me}: CurrentUser, session: Session
 
 
 @router.get("")
-async def list_${name}(${me}: CurrentUser, reader: Reader, paging: Paging) -> Page[${row}Public]:
-    return await handlers.list_${name}(reader, ${me_too}paging)
+async def list_${name}(${me}: CurrentUser, reader: Reader, paging: Paging${given}) -> Page[${row}Public]:
+    return await handlers.list_${name}(reader, ${me_too}paging${given_too})
 
 
 @router.get("/{${one}_id}")

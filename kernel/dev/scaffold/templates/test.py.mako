@@ -19,9 +19,19 @@ WRONG = [
     {"id": 7},
     {"unknown": 7},
 ]
+% if filters:
+# The parameter, the field that it is about, and whether it finds a row by its own value.
+FILTERS = [
+% for query, field in filters:
+    ("${query}", "${field.name}", ${query in (field.name, f"{field.name}_min")}),
+% endfor
+]
+% endif
 <%
+    unique = [field for field in fields if field.is_unique]
     optional = [field.name for field in fields if field.is_optional]
     changes = [field for field in fields if not field.target]
+    varied = " | unique(number)" if unique else ""
     targets = [field for field in fields if field.target]
     needs = ["alice"] if any(each.target.name == "users" for each in targets) else []
     needs += ["make"] if any(each.target.name != "users" for each in targets) else []
@@ -46,6 +56,17 @@ ${"async " if "make" in needs else ""}def body(${", ".join(needs)}):
     }
 
 
+% if unique:
+def unique(number):
+    """What no two rows may share."""
+    return {
+% for field in unique:
+        "${field.name}": ${field.kind.another},
+% endfor
+    }
+
+
+% endif
 @pytest.fixture
 async def kept(alice, body):
     return (await alice.post("/${name}", json=body)).json()
@@ -80,8 +101,13 @@ async def test_an_invalid_${one}_is_refused(alice, sql, body, wrong):
 
 % if is_owned:
 async def test_a_list_holds_the_callers_${name}_newest_first(alice, bob, admin, body):
+% if unique:
+    for number, caller in enumerate((alice, bob, alice)):
+        await caller.post("/${name}", json=body | unique(number))
+% else:
     for caller in (alice, bob, alice):
         await caller.post("/${name}", json=body)
+% endif
 
     async def seen(caller):
         return [row["id"] for row in (await caller.get("/${name}")).json()["items"]]
@@ -90,14 +116,42 @@ async def test_a_list_holds_the_callers_${name}_newest_first(alice, bob, admin, 
     assert await seen(admin) == [3, 2, 1]
 % else:
 async def test_a_list_holds_everybodys_${name}_newest_first(alice, bob, body):
+% if unique:
+    for number, caller in enumerate((alice, bob, alice)):
+        await caller.post("/${name}", json=body | unique(number))
+% else:
     for caller in (alice, bob, alice):
         await caller.post("/${name}", json=body)
+% endif
     page = (await bob.get("/${name}")).json()
     assert [row["id"] for row in page["items"]] == [3, 2, 1]
     assert page["next_cursor"] is None
 % endif
 
 
+% if filters or is_owned:
+async def test_a_list_refuses_what_it_does_not_know(alice):
+    assert (await alice.get("/${name}?unknown=7")).status_code == 422
+
+
+% endif
+% if filters:
+@pytest.mark.parametrize(("query", "field", "is_found"), FILTERS)
+async def test_a_list_can_be_filtered(alice, kept, query, field, is_found):
+    value = "true" if query.endswith("_is_null") else kept[field]
+    page = (await alice.get("/${name}", params={query: value})).json()
+    assert page["items"] == ([kept] if is_found else [])
+
+
+% endif
+% for field in unique:
+async def test_a_second_${one}_of_the_same_${field.name}_is_refused(alice, bob, kept, body):
+    other = body | unique(1) | {"${field.name}": body["${field.name}"]}
+    answer = await bob.post("/${name}", json=other)
+    assert (answer.status_code, answer.json()["fields"]) == (409, ["${field.name}"])
+
+
+% endfor
 async def test_a_kept_${one}_can_be_read(alice, ${"admin" if is_owned else "bob"}, kept):
     for caller in (alice, ${"admin" if is_owned else "bob"}):
         answer = await caller.get("/${name}/1")

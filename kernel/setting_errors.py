@@ -1,0 +1,32 @@
+"""What is wrong with a setting, in a line that names its variable and never its value."""
+
+import re
+from collections.abc import Iterator
+
+from pydantic import ValidationError
+from pydantic_settings import BaseSettings, SettingsError
+
+
+def mistakes_of(
+    kind: type[BaseSettings], error: ValidationError | SettingsError | UnicodeDecodeError
+) -> Iterator[str]:
+    """A line for each mistake."""
+    if isinstance(error, ValidationError):
+        for mistake in error.errors(include_url=False, include_context=False, include_input=False):
+            name = _variable(kind, *mistake["loc"])
+            yield f"{name}{mistake['msg'].removeprefix('Value error, ')}\n"
+    elif isinstance(error, SettingsError):
+        field = re.search(r'field "(\w+)"', str(error))
+        yield f"{_variable(kind, field[1] if field else '.env')}should be JSON\n"
+    else:
+        yield ".env: should be UTF-8\n"
+
+
+def _variable(kind: type[BaseSettings], *place: int | str) -> str:
+    """The variable that a mistake is about, with the place within its value."""
+    if not place:
+        return ""
+    field, *within = map(str, place)
+    # A field that has an alias goes by that alone.
+    prefix = kind.model_config.get("env_prefix", "") if field in kind.model_fields else ""
+    return ".".join([f"{prefix}{field}".upper(), *within]) + ": "

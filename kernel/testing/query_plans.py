@@ -1,0 +1,231 @@
+"""A walk: an index serves every filter and every order of a list, at a million rows.
+
+The rows are not made: the server is given the statistics that it would have of them (PostgreSQL
+manual §9.28.9), and its plans for the statements that a list sends are read. They have to be cheap
+when next to no row has what is asked for, when some have, and when a third of all rows do.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import ClauseElement, Column, Executable, Select, text
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.visitors import iterate
+
+from kernel.data.independent import open_session
+from kernel.data.keysets import LIMIT
+from kernel.data.paging import Pager
+from kernel.data.session import WriteSession
+from kernel.data.snapshots import Rows
+from kernel.testing.callers import Caller
+from kernel.testing.operations import Operation
+from kernel.testing.pages import is_list, orders
+from kernel.testing.requests import Request
+from kernel.testing.sampler import REFUSED, Sampler
+from kernel.testing.walking import every
+
+PAGING = {"limit", "cursor", "order"}
+MILLION = 1_000_000
+# A row that is read counts as one, wherever it is; all else costs next to nothing.
+UNIT = "SET LOCAL cpu_tuple_cost = 1"
+MOST_ROWS = 2000  # for a page of 51, with what belongs to its rows
+LONG = "abcdefgh"  # what a search is for
+# For each kind of type, a value that is less than all that is asked for, and one that is more.
+EXTREMES = {
+    "N": ("-32768", "32767"),
+    "D": ("1970-01-01", "8999-12-31"),
+    "S": ("", "zzzzzzzz"),
+    "B": ("f", "t"),
+    "U": ("00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"),
+}
+# Which extreme all rows have but a few, and how many values there are.
+WORLDS = {
+    "few rows below": (1, 50_000),
+    "few rows above": (0, 50_000),
+    "ten thousand rows of each value": (None, 100),
+    "a third of all rows of each value": (None, 3),
+}
+SOME = "ten thousand rows of each value"  # which, of several values, no index has in one order
+SIZES = """
+    SELECT pg_restore_relation_stats('schemaname', 'public', 'relname', relname::text,
+        'relpages', greatest(1, pg_relation_size(oid) / 8192)::int, 'reltuples', :count ::real)
+    FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'i')
+"""
+COLUMNS = """
+    SELECT pg_restore_attribute_stats('schemaname', 'public', 'relname', relname::text,
+        'attname', attname::text, 'inherited', false, 'avg_width', 8,
+        'null_frac', CASE WHEN known IS NULL THEN 0.3 ELSE 0.00002 END::real,
+        'n_distinct', CASE WHEN is_unique THEN -1 WHEN is_bool THEN 2 ELSE :distinct END::real,
+        'most_common_vals', '{"' || known || '"}',
+        'most_common_freqs', CASE WHEN known IS NOT NULL THEN '{0.99996}' END::real[])
+    FROM (
+        SELECT relname, attname, is_unique, typname = 'bool' AS is_bool,
+            CASE WHEN NOT is_unique THEN known END AS known
+        FROM pg_class c JOIN pg_attribute a ON attrelid = c.oid JOIN pg_type t ON t.oid = atttypid
+        LEFT JOIN (SELECT * FROM jsonb_each_text(:values ::jsonb)) e(kind, known)
+            ON kind = typcategory AND typname NOT IN ('time', 'timetz')
+        CROSS JOIN LATERAL (SELECT EXISTS (SELECT FROM pg_index i
+            WHERE indrelid = c.oid AND indisunique AND indnkeyatts = 1 AND indkey[0] = attnum
+        )) u(is_unique)
+        WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND attnum > 0
+            AND NOT attisdropped
+    ) columns
+"""
+
+
+class Explain(Executable, ClauseElement):
+    """The server's plan for a statement, as JSON."""
+
+    inherit_cache = False
+
+    def __init__(self, statement: ClauseElement) -> None:
+        self.statement = statement
+
+
+@compiles(Explain)
+def _explain(element: Explain, compiler: Any, **options: Any) -> str:
+    return f"EXPLAIN (FORMAT JSON) {compiler.process(element.statement, **options)}"
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A statement that a page was read with, for whom and for what query, and its values."""
+
+    caller: str
+    query: dict[str, Any]
+    statement: Select[Any]
+    values: dict[str, Any]
+
+    @property
+    def has_several(self) -> bool:
+        """Whether it asks for one of several values."""
+        return any(isinstance(value, list) for value in self.query.values())
+
+    @property
+    def columns(self) -> str:
+        """Those that it asks about and is ordered by: what an index would have."""
+        parts = [self.statement.whereclause, *self.statement._order_by_clauses]
+        named = [each for part in parts if part is not None for each in iterate(part)]
+        names = [each.name for each in named if isinstance(each, Column)]
+        return ", ".join(f'"{name}"' for name in dict.fromkeys(names))
+
+
+class Recorder(Rows):
+    """Rows out of others, which notes what it is asked for."""
+
+    def __init__(self, rows: Rows, found: list[tuple[Any, dict[str, Any]]]) -> None:
+        self._rows, self._found = rows, found
+
+    async def fetch(self, statement: Any, /, **values: Any) -> Sequence[Any]:
+        self._found.append((statement, values | {LIMIT: 51}))
+        return await self._rows.fetch(statement, **values)
+
+
+@pytest.fixture
+def found(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any]]]:
+    """The statements that pages are read with, and their values."""
+    found: list[tuple[Any, dict[str, Any]]] = []
+    fetch: Any = Pager.fetch
+
+    async def note(pager: Pager, rows: Rows, *arguments: Any, **values: Any) -> Any:
+        return await fetch(pager, Recorder(rows, found), *arguments, **values)
+
+    monkeypatch.setattr(Pager, "fetch", note)
+    return found
+
+
+def queries(operation: Operation) -> Iterator[dict[str, Any]]:
+    """Each order, and each parameter that a list is filtered by."""
+    parameters = operation.parameters("query").items()
+    filters = {name: schema for name, schema in parameters if name not in PAGING}
+    for order in orders(operation):
+        yield {"order": order} if order else {}
+    for name, schema in filters.items():
+        value = LONG if name == "q" else operation.value(schema)
+        yield {name: value}
+        if schema.get("type") == "boolean":
+            yield {name: not value}
+
+
+async def read_pages(caller: Caller, listing: Request, query: dict[str, Any]) -> None:
+    """The first page, and the one behind it."""
+    params = {**listing.params, **query, "limit": 1}
+    answer = await caller.get(listing.path, params=params)
+    if answer.is_success and (cursor := answer.json()["next_cursor"]):
+        await caller.get(listing.path, params=params | {"cursor": cursor})
+
+
+async def plan_of(session: WriteSession, sent: Sent) -> dict[str, Any]:
+    (row,) = await session.fetch(Explain(sent.statement), **sent.values)
+    (value,) = row
+    (told,) = json.loads(value) if isinstance(value, str) else value
+    plan: dict[str, Any] = told["Plan"]
+    return plan
+
+
+def nodes(plan: dict[str, Any]) -> Iterator[str]:
+    """What a plan does, in the words of EXPLAIN."""
+    details = (plan.get("Index Name"), plan.get("Relation Name"), plan.get("Filter"))
+    of = plan.get("Sort Key") or [each for each in details if each]
+    yield f"{plan['Node Type']} ({', '.join(of)})" if of else plan["Node Type"]
+    for inner in plan.get("Plans", []):
+        yield from nodes(inner)
+
+
+@every(is_list)
+async def test_an_index_serves_every_filter_and_order(
+    app: FastAPI,
+    sampler: Sampler,
+    alice: Caller,
+    found: list[tuple[Any, dict[str, Any]]],
+    operation: Operation,
+) -> None:
+    sent: list[Sent] = []
+    for caller, who in ((sampler.caller, "an admin"), (alice, "a member")):
+        own = Sampler(app, caller, sampler.caller)
+        listing = await own.prepare(operation)
+        if (await caller.get(listing.url)).status_code in REFUSED:
+            continue
+        for _ in range(2):
+            await sampler.call(sampler.operations["POST", operation.path], listing.path)
+        for query in queries(operation):
+            found.clear()
+            await read_pages(caller, listing, query)
+            sent += [Sent(who, query, *each) for each in found]
+    for world in WORLDS:
+        await costs_little(app, operation, sent, world)
+
+
+async def costs_little(app: FastAPI, operation: Operation, sent: list[Sent], world: str) -> None:
+    place, distinct = WORLDS[world]
+    values = {} if place is None else {kind: ends[place] for kind, ends in EXTREMES.items()}
+    async with open_session(app) as session:
+        connection = await session.connection()
+        await connection.execute(text(UNIT))
+        await connection.execute(text(SIZES), {"count": MILLION})
+        parameters = {"values": json.dumps(values), "distinct": distinct}
+        await connection.execute(text(COLUMNS), parameters)
+        plans = [await plan_of(session, each) for each in sent]
+        await session.rollback()
+    for each, plan in zip(sent, plans, strict=True):
+        if world != SOME or not each.has_several:
+            assert plan["Total Cost"] <= MOST_ROWS, advice(operation, each, plan, world)
+
+
+def advice(operation: Operation, sent: Sent, plan: dict[str, Any], world: str) -> str:
+    """What is slow, and which index is missing."""
+    table = operation.table.name if operation.table is not None else "TABLE"
+    index = f"Index(None, {sent.columns})"
+    if sent.query.get("q") == LONG:
+        index = f'search_index("{table}", COLUMN)'
+    query = "&".join(f"{name}={value}" for name, value in sent.query.items()) or "no filter"
+    return (
+        f"{operation.title} with {query}, for {sent.caller}: no index serves it at a million rows"
+        f" ({world}): {' <- '.join(nodes(plan))} reads about {plan['Total Cost']:.0f} of them"
+        f"\nExpected: an index that has what the list asks for in front, and then"
+        f" its order, such as {index}"
+    )
