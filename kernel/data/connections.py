@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from functools import partial
 
 from kernel.data.driver import Connection
@@ -40,8 +38,12 @@ async def connect(
     try:
         connection: Connection = await open_()
         server = servers.good
-        async with _closed_on_failure(connection, settings.connect_timeout):
-            await verify(connection, asked, open_, server)
+        try:
+            async with asyncio.timeout(settings.connect_timeout):
+                await verify(connection, asked, open_, server)
+        except BaseException:
+            connection.terminate()
+            raise
     except (*DRIVER_ERRORS, UnfitConnection, UnicodeError) as error:  # a host name that is none
         cause = explain(error)
         raise outages.unreachable(cause) from cause
@@ -50,17 +52,6 @@ async def connect(
     connection.outages, connection.is_read_only = outages, read_only
     connection.is_managed, connection.patience = read_only, seconds * 2
     return connection
-
-
-@asynccontextmanager
-async def _closed_on_failure(connection: Connection, seconds: float) -> AsyncIterator[None]:
-    """Close the connection unless all goes well within the time."""
-    try:
-        async with asyncio.timeout(seconds):
-            yield
-    except BaseException:
-        connection.terminate()
-        raise
 
 
 def _server_settings(settings: Settings, name: str, *, read_only: bool) -> dict[str, str]:
