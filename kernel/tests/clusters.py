@@ -4,7 +4,6 @@ on them."""
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import AsyncIterator
@@ -15,10 +14,11 @@ from typing import Any, Self
 import httpx
 from fastapi import APIRouter
 
-from kernel.dev.embedded import INITDB, _binaries, _claim
+from kernel.dev.embedded import INITDB, binaries, claim
 from kernel.settings import Settings
 from kernel.testing.callers import PASSWORD, Caller
 from kernel.tests.app import PATHS, account_body, create_app
+from kernel.tests.processes import free_port
 
 SETTINGS = {
     "fsync": "off",
@@ -35,21 +35,20 @@ class Cluster:
 
     def __init__(self, folder: Path, **settings: str) -> None:
         self.folder, self.settings = folder, SETTINGS | settings
-        self.binaries = _binaries()
-        self.become = _claim(folder, self.binaries)
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.binaries = binaries()
+        self.become = claim(folder, self.binaries)
+        self.port = free_port()
         self.process: subprocess.Popen[bytes] | None = None
 
     def init(self) -> Self:
         program, *options = INITDB.split()
-        self._run(program, *options)
+        self.run(program, *options)
         (self.folder / "new").rename(self.folder / "data")
         return self
 
     def clone(self, primary: "Cluster") -> Self:
         """Become its standby."""
-        self._run("pg_basebackup", "-D", "data", "-R", "-X", "stream", "-c", "fast", *primary.where)
+        self.run("pg_basebackup", "-D", "data", "-R", "-X", "stream", "-c", "fast", *primary.where)
         return self
 
     def start(self) -> Self:
@@ -100,7 +99,7 @@ class Cluster:
         return self.clone(primary).start()
 
     def sql(self, statement: str, database: str = "postgres") -> str:
-        return self._run("psql", "-XAtqd", database, "-c", statement, *self.where)
+        return self.run("psql", "-XAtqd", database, "-c", statement, *self.where)
 
     def url(self, database: str) -> str:
         return f"postgresql://postgres@127.0.0.1:{self.port}/{database}"
@@ -113,7 +112,12 @@ class Cluster:
         if self.process is not None:
             self.process.wait(10)
 
-    def _run(self, program: str, *options: str) -> str:
+    def run(self, program: str, *options: str) -> str:
+        """What one of PostgreSQL's programs prints.
+
+        Raises:
+            RuntimeError: it failed.
+        """
         done = self._call(program, *options)
         if done.returncode:
             raise RuntimeError(f"{program}: {done.stdout}{done.stderr}")

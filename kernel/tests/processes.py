@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -23,6 +24,7 @@ from kernel.settings import ROOT, slice_settings
 from kernel.testing.callers import PASSWORD
 from kernel.tests.app import PATHS, account_body, mount
 
+STARTED = re.compile(r"Started server process \[(\d+)\]")
 PATIENCE = 20  # seconds, for a start on a busy machine
 
 
@@ -80,6 +82,12 @@ class Service:
                     found.add(int(pid))
         return found
 
+    def started(self) -> list[int]:
+        """The workers that serve, the one that has served longest first."""
+        workers = self.workers()
+        pids = map(int, STARTED.findall(self.log.read_text()))
+        return [pid for pid in pids if pid in workers]
+
     def lines(self) -> list[dict[str, Any]]:
         """What it logged, each line read as JSON."""
         return [json.loads(line) for line in self.log.read_text().splitlines()]
@@ -96,8 +104,7 @@ async def serve(
 ) -> AsyncIterator[Service]:
     """Start the service on a checkout and wait for `/livez`; `app` holds its `APP_…` variables.
     Another app may be named in front of the options: `serve(checkout, "package.module:app")`."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     log = checkout.parent / f"{checkout.name}-{port}.log"
     process = launch(checkout, log, *options, "--port", str(port), python=python, user=user, **app)
     limits = httpx.Limits(max_keepalive_connections=0)
@@ -151,6 +158,12 @@ def variables_of_slices() -> dict[str, str]:
         for field in kind.model_fields
     }
     return {name: os.environ[name] for name in names & os.environ.keys()}
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
 
 
 def end(process: "subprocess.Popen[bytes]") -> None:

@@ -5,11 +5,11 @@ import re
 import pytest
 
 from kernel.settings import ROOT
+from kernel.tests.named_tests import is_a_test, named_tests
 
 pytestmark = pytest.mark.house
 DOCUMENT = (ROOT / "docs/security.md").read_text()
 ROWS = re.findall(r"^\| ((?:V|API)[\d.]+) \| (.+) \| (.+) \|$", DOCUMENT, re.MULTILINE)
-NAMED = sorted({*re.findall(r"`(\w+\.py)::(\w+)`", DOCUMENT)})
 # OWASP ASVS 5.0.0, level 1: the numbers of each section.
 LEVEL_1 = {
     "V1.2": "12345", "V1.3": "12", "V1.5": "1", "V2.1": "1", "V2.2": "12", "V2.3": "1",
@@ -21,12 +21,10 @@ LEVEL_1 = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("file", "test"), NAMED, ids=lambda part: part)
+@pytest.mark.parametrize(("file", "test"), named_tests(DOCUMENT), ids=lambda part: part)
 def test_a_test_that_is_named_is_there(file, test):
-    found = [path for top in ("features", "kernel", "tests") for path in (ROOT / top).rglob(file)]
-    pattern = re.compile(rf"^(?:async )?def {test}\(", re.MULTILINE)
-    there = [path for path in found if pattern.search(path.read_text())]
-    assert there, f"docs/security.md names {file}::{test}: name the test that took its place"
+    told = f"docs/security.md names {file}::{test}: name the test that took its place"
+    assert is_a_test(file, test), told
 
 
 def test_each_requirement_of_level_1_and_each_risk_has_one_row():

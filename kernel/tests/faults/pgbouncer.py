@@ -1,8 +1,8 @@
 """PgBouncer between the service and PostgreSQL, with the file that we ship, and with less.
 
-`PGBOUNCER=/path/to/pgbouncer python -m kernel.tests.faults.pgbouncer` prints a table. It takes 1.21
-or newer, with `deploy/pgbouncer.ini` as it is, but for where the server is and who may come, and
-with four connections to the server.
+The drill takes 1.21 or newer, which `PGBOUNCER=/path/to/pgbouncer` names, with
+`deploy/pgbouncer.ini` as it is, but for where the server is and who may come, and with four
+connections to the server.
 """
 
 import asyncio
@@ -10,7 +10,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 import time
 import uuid
 from collections import Counter
@@ -30,9 +29,9 @@ from kernel.dev.embedded import REACH, server
 from kernel.errors import ServiceError
 from kernel.settings import ROOT, Settings
 from kernel.tests.app import PATHS, migrate
+from kernel.tests.faults.drilling import Row, drill
 from kernel.tests.processes import Service, checkout_in, serve, until
 
-Verdict = tuple[str, str, bool]
 SHIPPED = ROOT / "deploy/pgbouncer.ini"
 NOBODY = 65534
 BACKENDS, CLIENTS, ROUNDS = 4, 16, 16
@@ -117,16 +116,16 @@ async def pooler(
             process.wait()
 
 
-async def drill() -> list[Verdict]:
-    """Each thing that has to hold: its id, what was seen, and whether it does."""
+@drill("D9b", "PgBouncer in transaction mode, with the file that we ship")
+async def transaction_mode(folder: Path) -> list[Row]:
     binary = program()
-    with TemporaryDirectory() as name, server(Path(name, "pg"), durable=False) as url:
+    with server(folder / "pg", durable=False) as url:
         await migrate(url)
-        with checkout_in(Path(name, "source")) as checkout:
+        with checkout_in(folder / "source") as checkout:
             settings, query = shipped()
             settings |= {"default_pool_size": f"{BACKENDS}"}
             async with pooler(binary, url, settings, query) as way:
-                verdicts = [
+                rows = [
                     *await _mixed_requests(checkout, url, way),
                     *await _limits(way),
                 ]
@@ -134,17 +133,17 @@ async def drill() -> list[Verdict]:
                 rest = "; ".join(each.strip() for each in query.split(";") if each != limit)
                 async with pooler(binary, url, settings, rest) as way:
                     dropped = limit.split("=")[0].split()[-1]
-                    verdicts.append(await _refusal(checkout, way, dropped))
+                    rows.append(await _refusal(checkout, way, dropped))
             untracked = settings | {"track_extra_parameters": "IntervalStyle"}
             async with pooler(binary, url, untracked, query) as way:
-                verdicts.append(await _refusal(checkout, way, "default_transaction_read_only"))
+                rows.append(await _refusal(checkout, way, "default_transaction_read_only"))
             unprepared = settings | {"max_prepared_statements": "0"}
             async with pooler(binary, url, unprepared, query) as way:
-                verdicts.append(await _refusal(checkout, way, "max_prepared_statements"))
-    return verdicts
+                rows.append(await _refusal(checkout, way, "max_prepared_statements"))
+    return rows
 
 
-async def _mixed_requests(checkout: Path, url: str, way: str) -> list[Verdict]:
+async def _mixed_requests(checkout: Path, url: str, way: str) -> list[Row]:
     log = ("--log-config", f"{ROOT / 'deploy/logging.json'}")
     async with serve(
         checkout, "--workers", "2", *log, database_url=way, jwt_secret=SECRET
@@ -165,9 +164,10 @@ async def _mixed_requests(checkout: Path, url: str, way: str) -> list[Verdict]:
     bad, total = sum(n for status, n in seen.items() if status >= 500), sum(seen.values())
     told = f"{bad} times 5xx of {total} in {seconds:.0f} s {dict(seen)}, {len(errors)} warnings"
     return [
-        ("D9b", told, bad == 0 and len(errors) <= 1),  # the one of a bare start
-        ("D9b", f"{most - 1} connections to the server", most - 1 <= BACKENDS),  # and ours
-        ("D9b", f"lock_timeout: three attempts gave up after {waited:.1f} s", waited < 5),
+        Row("no request is a 5xx", told, bad == 0 and len(errors) <= 1),  # the one of a bare start
+        # One more is ours.
+        Row(f"{BACKENDS} connections to the server", f"{most - 1}", most - 1 <= BACKENDS),
+        Row("lock_timeout holds: 409 after three of it", f"{waited:.1f} s", waited < 5),
     ]
 
 
@@ -212,7 +212,7 @@ async def _wait_for_lock(service: Service, direct: "asyncpg.Connection[asyncpg.R
     return waited if answer.status_code == 409 else 1e9
 
 
-async def _limits(way: str) -> list[Verdict]:
+async def _limits(way: str) -> list[Row]:
     settings = Settings(_env_file=None, database_url=way, jwt_secret=SECRET)
     async with open_reader(way, settings, "drill") as reader:
         try:
@@ -225,30 +225,17 @@ async def _limits(way: str) -> list[Verdict]:
             await reader.fetch(text("SELECT pg_sleep(8)"))
         slept = time.perf_counter() - began
     return [
-        ("D9b", f"a write on a connection for reads: {kind}", "ReadOnly" in kind),
-        ("D9b", f"statement_timeout after {slept:.1f} s", 4 < slept < 6),
+        Row("a connection for reads does not write", kind, "ReadOnly" in kind),
+        Row("statement_timeout ends a query of 8 s", f"{slept:.1f} s", 4 < slept < 6),
     ]
 
 
-async def _refusal(checkout: Path, way: str, dropped: str) -> Verdict:
+async def _refusal(checkout: Path, way: str, dropped: str) -> Row:
     """Whether the service refuses to work, and names what is missing in one line for each pool."""
     async with serve(checkout, database_url=way, jwt_secret=SECRET) as service:
         statuses = {await service.status("/readyz") for _ in range(5)}
         lines = [line for line in service.lines() if "UnfitConnection" in str(line.get("error"))]
     told = [line["error"] for line in lines if dropped in line["error"]]
-    figure = f"without {dropped}: /readyz {statuses}, {len(told)} line, {told[:1]}"
-    return "D9b", figure, statuses == {503} and len(told) == 1  # of the probe's pool
-
-
-def main() -> int:
-    """Print the verdicts; the number of those that do not hold."""
-    version = subprocess.run([program(), "--version"], capture_output=True, text=True, check=True)
-    print(version.stdout.splitlines()[0])  # noqa: T201
-    verdicts = asyncio.run(drill())
-    for name, figure, holds in verdicts:
-        print(f"{name:5} {'holds' if holds else 'FAILS'}  {figure}")  # noqa: T201
-    return sum(not holds for _, _, holds in verdicts)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    figure = f"`/readyz` {statuses}, {len(told)} line"
+    holds = statuses == {503} and len(told) == 1  # of the probe's pool
+    return Row(f"without `{dropped}` it is refused, in a line that names it", figure, holds)

@@ -1,58 +1,23 @@
-"""The drills of signals: what clients see while workers end, bare and behind HAProxy.
-
-`uv run python -m kernel.tests.faults.signals` prints a table; it takes about two minutes.
-"""
+"""Drills of signals: what clients see while workers end, bare and behind HAProxy."""
 
 import asyncio
 import os
 import random
-import shutil
 import signal
-import socket
-import subprocess
-import sys
-import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
-import httpx
+from kernel.tests.faults.deploys import fleet
+from kernel.tests.faults.drilling import Row, drill
+from kernel.tests.faults.outages import Scene, scene
+from kernel.tests.processes import Service, until
 
-from kernel.dev.embedded import server
-from kernel.testing.callers import PASSWORD
-from kernel.tests.app import PATHS, account_body, migrate
-from kernel.tests.processes import PATIENCE, Service, checkout_in, end, launch, serve, until
-
-# An id, what is to hold, what was seen, and whether it holds.
-Row = tuple[str, str, str, bool]
-HAPROXY = shutil.which("haproxy") or shutil.which("haproxy", path="/usr/sbin")
 SIGNALS, RESTARTS = 6, 5
-DRAIN, RATE = 3.0, 150.0
-CHECKED_SECONDS = 2.0
-IMAGE = (
-    *("--http", "kernel.http.server:Protocol", "--timeout-keep-alive", "75"),
-    *("--timeout-graceful-shutdown", "10", "--timeout-worker-healthcheck", "20"),
-)
-# Away within two looks, which is less than the drain.
-BALANCER = """
-defaults
-    mode http
-    timeout connect 2s
-    timeout client 20s
-    timeout server 20s
-    option redispatch
-frontend door
-    bind 127.0.0.1:{door}
-    default_backend service
-backend service
-    option httpchk GET /readyz
-    default-server check inter 500ms fall 2 rise 1
-    server one 127.0.0.1:{one}
-    server two 127.0.0.1:{two}
-"""
+RATE = 150.0
 
 
 class Clients:
@@ -78,7 +43,8 @@ class Clients:
 
     @property
     def told(self) -> str:
-        return f"{sum(self.failed.values())} of {self.seen.total()} failed {self.failed or ''}"
+        which = f": {self.failed}" if self.failed else ""
+        return f"{sum(self.failed.values())} of {self.seen.total()} failed{which}"
 
     async def _client(self) -> None:
         writer: asyncio.StreamWriter | None = None
@@ -114,187 +80,103 @@ class Clients:
         return head.split()[1].decode(), self.keep and b"connection: close" not in head
 
 
-async def signalled_workers(lab: "Lab") -> list[Row]:
-    """SIGTERM to one of two workers, again and again, under clients without a balancer."""
-    rows = []
-    for keep, what in ((False, "new connections"), (True, "kept connections")):
-        async with lab.serve("--workers", "2") as (service, token):
-            async with Clients(service.port, token, keep=keep) as clients:
-                for _ in range(SIGNALS):
-                    worker = random.choice([*service.workers()])  # noqa: S311
-                    os.kill(worker, signal.SIGTERM)
-                    await until(lambda w=worker: _is_replaced(service, w), 30)  # type: ignore[misc]  # mypy knows no default of a lambda
-            is_well = not clients.failed
-            rows.append(("P1b", f"bare, SIGTERM x{SIGNALS}, {what}", clients.told, is_well))
-    return rows
-
-
-async def _is_replaced(service: Service, worker: int) -> bool:
-    return worker not in service.workers() and len(service.workers()) == 2
-
-
-async def signalled_alone(lab: "Lab") -> list[Row]:
-    """SIGTERM to a service of one process: who has a connection is told, and never reset."""
-    async with lab.serve() as (service, token), Clients(service.port, token, keep=True) as clients:
-        await asyncio.sleep(1)
+async def beside(
+    at: Scene, doing: Callable[[Service], Awaitable[None]], what: str, number: int
+) -> list[Row]:
+    """Rows of what clients see: those with a connection for each request, and with kept ones."""
+    new, kept = (
+        Clients(at.instance.port, caller, keep=keep, rate=RATE / 2)
+        for caller, keep in zip(at.callers[:2], (False, True), strict=True)
+    )
+    async with new, kept:
         began = time.monotonic()
-        service.process.terminate()
-        await asyncio.to_thread(service.process.wait, 20)
-        took = time.monotonic() - began
-        clients.is_over = True
+        for _ in range(number):
+            await doing(at.service)
+        took = (time.monotonic() - began) / number
+    return [
+        Row(
+            f"{what}, {number} times, {kind}: none fails",
+            f"{clients.told}{each}",
+            not clients.failed,
+        )
+        for kind, clients, each in (
+            ("new connections", new, f", {took:.0f} s each"),
+            ("kept ones", kept, ""),
+        )
+    ]
+
+
+@drill("P1b", "SIGTERM under clients, bare and behind HAProxy", "haproxy")
+async def terminate(folder: Path) -> list[Row]:
+    return [
+        *await _workers(folder / "workers"),
+        await _alone(folder / "alone"),
+        *await _behind_a_balancer(folder / "fleet"),
+    ]
+
+
+async def _workers(folder: Path) -> list[Row]:
+    async with AsyncExitStack() as stack:
+        at = await scene(stack, folder, "--workers", "2")
+
+        async def end_one(service: Service) -> None:
+            oldest = service.started()[0]
+
+            async def is_replaced() -> bool:
+                return oldest not in service.workers() and len(service.started()) == 2
+
+            os.kill(oldest, signal.SIGTERM)
+            await until(is_replaced, 30)
+
+        return await beside(at, end_one, "bare, SIGTERM to one of two workers", SIGNALS)
+
+
+async def _alone(folder: Path) -> Row:
+    """Who has a connection is told, and never reset; who has none is refused at last."""
+    async with AsyncExitStack() as stack:
+        at = await scene(stack, folder)
+        async with Clients(at.instance.port, at.callers[0], keep=True) as clients:
+            await asyncio.sleep(1)
+            began = time.monotonic()
+            await at.instance.stop()
+            took = time.monotonic() - began
+            clients.is_over = True
     lost = {what: count for what, count in clients.failed.items() if "Refused" not in what}
     told = f"{lost or 'none'} of {clients.seen.total()}, ended after {took:.1f} s"
-    return [("P1b", "bare and alone, SIGTERM: no kept connection is reset", told, not lost)]
+    return Row("bare and alone, SIGTERM: no kept connection is reset", told, holds=not lost)
 
 
-async def restarted_workers(lab: "Lab") -> list[Row]:
-    """SIGHUP to the parent of two workers: each is replaced, once its successor serves."""
-    rows = []
-    for keep, what in ((False, "new connections"), (True, "kept connections")):
-        async with lab.serve("--workers", "2") as (service, token):
-            began = time.monotonic()
-            async with Clients(service.port, token, keep=keep) as clients:
-                for _ in range(RESTARTS):
-                    old = service.workers()
-                    service.process.send_signal(signal.SIGHUP)
-                    await until(lambda o=old: _all_replaced(service, o), 60)  # type: ignore[misc]  # mypy knows no default of a lambda
-            took = (time.monotonic() - began) / RESTARTS
-            told = f"{clients.told}, {took:.1f} s each"
-            rows.append(("P2", f"SIGHUP x{RESTARTS}, {what}", told, not clients.failed))
-    return rows
+async def _behind_a_balancer(folder: Path) -> list[Row]:
+    async with AsyncExitStack() as stack:
+        at = await fleet(stack, folder)
+        port = int(at.load.url.rpartition(":")[2])
+        new, kept = (
+            Clients(port, caller, keep=keep, rate=RATE / 2)
+            for caller, keep in zip(at.load.callers[:2], (False, True), strict=True)
+        )
+        async with new, kept:
+            for _ in range(SIGNALS // 2):
+                await at.roll(at.checkout)
+        what = f"behind HAProxy, SIGTERM to one of two instances, {SIGNALS} times"
+        return [
+            Row(f"{what}, new connections: none fails", new.told, not new.failed),
+            Row(f"{what}, kept ones: none fails", kept.told, not kept.failed),
+        ]
 
 
-async def _all_replaced(service: Service, old: set[int]) -> bool:
-    return not old & service.workers() and len(service.workers()) == 2
+@drill("P2", f"SIGHUP to the parent of two workers, {RESTARTS} times")
+async def restart(folder: Path) -> list[Row]:
+    """Each worker is replaced, once its successor serves."""
+    async with AsyncExitStack() as stack:
+        at = await scene(stack, folder, "--workers", "2")
 
+        async def replace_all(service: Service) -> None:
+            old = service.workers()
 
-async def signalled_behind_a_balancer(lab: "Lab") -> list[Row]:
-    """SIGTERM to one of two instances behind HAProxy, which asks each for `/readyz`."""
-    if HAPROXY is None:
-        return [("P1b", "behind HAProxy", "haproxy is not installed", False)]
-    rows = []
-    for keep, what in ((False, "new connections"), (True, "kept connections")):
-        ports = [free_port(), free_port()]
-        running = [lab.launch(port) for port in ports]
-        async with _balanced(*ports) as door:
-            await until(lambda: _all_ready(ports), PATIENCE)  # noqa: B023  # waited for at once
-            await asyncio.sleep(CHECKED_SECONDS)
-            async with Clients(door, await lab.token(ports[0]), keep=keep) as clients:
-                for number in range(SIGNALS):
-                    place = number % 2
-                    running[place].terminate()
-                    await asyncio.to_thread(running[place].wait, 20)
-                    running[place] = lab.launch(ports[place])
-                    await until(lambda: _all_ready(ports), PATIENCE)  # noqa: B023
-                    await asyncio.sleep(CHECKED_SECONDS)
-        for process in running:
-            end(process)
-        is_well = not clients.failed
-        rows.append(("P1b", f"behind HAProxy, SIGTERM x{SIGNALS}, {what}", clients.told, is_well))
-    return rows
+            async def are_replaced() -> bool:
+                return not old & service.workers() and len(service.started()) == 2
 
+            service.process.send_signal(signal.SIGHUP)
+            await until(are_replaced, 60)
 
-async def _all_ready(ports: list[int]) -> bool:
-    return all([await _status(port, "/readyz") == 200 for port in ports])
-
-
-async def _status(port: int, path: str) -> int:
-    try:
-        async with httpx.AsyncClient(trust_env=False) as client:
-            return (await client.get(f"http://127.0.0.1:{port}{path}")).status_code
-    except httpx.TransportError:
-        return 0
-
-
-@asynccontextmanager
-async def _balanced(one: int, two: int) -> AsyncIterator[int]:
-    with tempfile.TemporaryDirectory() as folder:
-        file, door = Path(folder) / "haproxy.cfg", free_port()
-        file.write_text(BALANCER.format(door=door, one=one, two=two))
-        command = [str(HAPROXY), "-db", "-f", str(file)]
-        with (Path(folder) / "log").open("wb") as log:
-            process = subprocess.Popen(command, stderr=log, start_new_session=True)  # noqa: ASYNC220  # which returns at once
-        try:
-            yield door
-        finally:
-            end(process)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
-
-
-class Lab:
-    """A database and a checkout; the service is started on them as the image does."""
-
-    def __init__(self, folder: Path, checkout: Path, url: str) -> None:
-        self.folder, self.checkout = folder, checkout
-        self.settings: dict[str, Any] = {
-            "database_url": url,
-            "jwt_secret": "drill" * 8,
-            "drain": DRAIN,
-        }
-
-    @asynccontextmanager
-    async def serve(self, *options: str) -> AsyncIterator[tuple[Service, str]]:
-        """The service, and a caller's token."""
-        # What is served may be named in front.
-        async with serve(self.checkout, *options, *IMAGE, **self.settings) as service:
-            yield service, await self.token(service.port)
-
-    def launch(self, port: int) -> "subprocess.Popen[bytes]":
-        log = self.folder / f"{port}.log"
-        return launch(self.checkout, log, *IMAGE, "--port", str(port), **self.settings)
-
-    async def token(self, port: int, name: str = "drill") -> str:
-        async with httpx.AsyncClient(
-            base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20
-        ) as client:
-            account = account_body(email=f"{name}@example.com", password=PASSWORD)
-            await client.post(PATHS["create_user"], json=account)
-            form = {"username": f"{name}@example.com", "password": PASSWORD}
-            answer = await client.post(PATHS["create_token"], data=form)
-            return f"Bearer {answer.json()['access_token']}"
-
-
-DRILLS: list[Callable[[Lab], Awaitable[list[Row]]]] = [
-    signalled_workers,
-    signalled_alone,
-    restarted_workers,
-    signalled_behind_a_balancer,
-]
-
-
-async def laboratory(
-    drills: Sequence[Callable[[Lab], Awaitable[list[Row]]]], chosen: Sequence[str]
-) -> AsyncIterator[Row]:
-    """The rows of all drills, or of the named ones, as they come."""
-    with tempfile.TemporaryDirectory(prefix="drill-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)  # noqa: ASYNC240  # which returns at once
-        with server(folder / "pg") as url, checkout_in(folder / "source") as checkout:
-            await migrate(url)
-            for each in drills:
-                if not chosen or each.__name__ in chosen:
-                    for row in await each(Lab(folder, checkout, url)):
-                        yield row
-
-
-async def print_rows(rows: AsyncIterator[Row]) -> int:
-    """Print a table as its rows come, and give the number of those that do not hold."""
-    failed = 0
-    async for name, what, figure, holds in rows:
-        failed += not holds
-        print(f"| {name} | {what} | {figure} | {'holds' if holds else '**fails**'} |", flush=True)  # noqa: T201  # a command's output
-    return failed
-
-
-def drill(chosen: Sequence[str] = ()) -> AsyncIterator[Row]:
-    """The rows of these drills, or of the named ones, as they come."""
-    return laboratory(DRILLS, chosen)
-
-
-if __name__ == "__main__":
-    sys.exit(asyncio.run(print_rows(drill(sys.argv[1:]))))
+        return await beside(at, replace_all, "SIGHUP", RESTARTS)

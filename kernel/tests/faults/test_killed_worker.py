@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import re
 import signal
 import sys
 import uuid
@@ -26,7 +25,6 @@ CLIENTS, WRITES, KILLS = 16, 1008, 5
 INCREMENTERS, INCREMENTS = 4, 15
 TRIES = 20
 SECRET = "test" * 8
-STARTED = re.compile(r"Started server process \[(\d+)\]")
 
 
 @pytest.fixture(scope="module")
@@ -107,20 +105,14 @@ class Ledger:
             assert answer.status_code == 412
 
 
-def started(service):
-    """The workers that serve, the one that has served longest first."""
-    workers = service.workers()
-    return [pid for pid in map(int, STARTED.findall(service.log.read_text())) if pid in workers]
-
-
 async def kill_a_worker(service, ledger, due):
     """Kill whichever worker has served longest, once `due` writes are acknowledged."""
 
     async def may_kill():
-        return len(ledger.acked) >= due and bool(started(service))
+        return len(ledger.acked) >= due and bool(service.started())
 
     await until(may_kill, 20)
-    os.kill(started(service)[0], signal.SIGKILL)
+    os.kill(service.started()[0], signal.SIGKILL)
 
 
 async def together(*doings):
