@@ -47,7 +47,7 @@ class SchemaReader:
     """Reads it on a pool of the readiness probe's own."""
 
     def __init__(self, pool: ReadPool) -> None:
-        self._pool = pool
+        self.pool = pool
         self._unknown: dict[frozenset[str], bool] = {}
 
     async def read(self) -> Schema:
@@ -74,13 +74,13 @@ class SchemaReader:
 
     async def _applied(self) -> Sequence[Record]:
         try:
-            return await self._pool.fetch(APPLIED)
+            return await self.pool.fetch(APPLIED)
         except asyncpg.UndefinedTableError:
             return []
 
     async def _has_all_columns(self, revisions: frozenset[str]) -> bool:
         needed = {(table.name, each.name) for table in _tables() for each in table.columns}
-        rows = await self._pool.fetch(COLUMNS, tables=[*{table for table, _ in needed}])
+        rows = await self.pool.fetch(COLUMNS, tables=[*{table for table, _ in needed}])
         missing = sorted(needed - {(row["relname"], row["attname"]) for row in rows})
         if missing:
             names = ", ".join(map(".".join, missing[:5]))

@@ -32,7 +32,6 @@ class Resources:
     writer: Writer
     reader: ReadPool
     primary: ReadPool  # what must not be a replica's word: who calls, and whether they still may
-    probe: ReadPool
     schema: SchemaReader
 
     def __init__(self, name: str, version: str, settings: Settings) -> None:

@@ -136,8 +136,7 @@ async def _open_database(
     if replica_url := settings.replica_url:
         replica = open_replica(replica_url, settings, resources.slug, primary=resources.primary)
         resources.reader = await open_(replica)
-    resources.probe = await open_(open_probe(url, settings, resources.slug))
-    resources.schema = SchemaReader(resources.probe)
+    resources.schema = SchemaReader(await open_(open_probe(url, settings, resources.slug)))
 
 
 @cache

@@ -18,7 +18,8 @@ def describe_tags(app: FastAPI) -> list[dict[str, str]]:
     docstring of the module that has the router's first operation."""
     described: dict[str, str] = {}
     for route in iter_route_contexts(app.routes):
-        for tag in getattr(route, "tags", None) or ():
+        is_shown = getattr(route, "include_in_schema", False)
+        for tag in (is_shown and getattr(route, "tags", None)) or ():
             module = sys.modules.get(getattr(route.endpoint, "__module__", ""))
             described.setdefault(str(tag), (module and module.__doc__) or "")
     return [{"name": tag, "description": " ".join(it.split())} for tag, it in described.items()]

@@ -62,7 +62,7 @@ def _begin_at_zero(resources: Resources) -> None:
 
 def _loads(resources: Resources) -> Iterator[tuple[str, Load]]:
     yield from resources.writer.loads()
-    for reader in (resources.primary, resources.reader, resources.probe):
+    for reader in (resources.primary, resources.reader, resources.schema.pool):
         yield from reader.loads()
 
 

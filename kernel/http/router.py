@@ -14,7 +14,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.routing import APIRoute, RouteContext
 from starlette.types import ASGIApp
 
-from kernel.context import current_context, query_names
+from kernel.context import current_context
 from kernel.data.driver import Isolation
 from kernel.fast.ids import with_plain_ids
 from kernel.fast.plan import Handler, Plan
@@ -25,6 +25,7 @@ from kernel.http.deadlines import set_timeout
 from kernel.http.openapi import declared_errors, document_headers, in_form
 from kernel.http.preconditions import Place, row_place, tag_response
 from kernel.http.problems import PROBLEM_DETAILS, ErrorForm
+from kernel.http.query_names import with_known_names
 from kernel.http.secrets import UNDECLARED, holds_secret, noting_secrets
 from kernel.http.signatures import (
     audience_of,
@@ -105,7 +106,7 @@ class BoundaryRoute(APIRoute):
         if self.body_field is not None:
             handler = with_checked_body(handler, self.body_field.field_info)
         if has_query_model(self):
-            handler = _with_known_names(handler, names_in_query(self))
+            handler = with_known_names(handler, names_in_query(self))
         if is_write(self):
             return Write(handler, self, is_planned=is_planned).run
         return _read(handler, self)
@@ -195,19 +196,6 @@ def _bounded(route_class: type[APIRoute], errors: ErrorForm) -> type[APIRoute]:
     is_bounded = issubclass(route_class, BoundaryRoute)
     bases = (route_class,) if is_bounded else (route_class, BoundaryRoute)
     return type(route_class.__name__, bases, {"errors": errors})
-
-
-def _with_known_names(handler: Handler, names: frozenset[str]) -> Handler:
-    """The handler, whose `Filter` refuses query parameters of other names."""
-
-    async def run(request: Request) -> Response:
-        token = query_names.set(names)
-        try:
-            return await handler(request)
-        finally:
-            query_names.reset(token)
-
-    return run
 
 
 def _read(handler: Handler, route: BoundaryRoute) -> Handler:

@@ -28,9 +28,9 @@ async def end_connections(
 
     yield end
     resources = running_app.state.resources
-    pools = [resources.writer, resources.reader._connections, resources.probe._connections]
+    pools = [resources.writer, resources.reader._connections, resources.schema.pool._connections]
     for pool in (*pools, resources.reader._streams):
         pool.expire()
-    for opened in (resources.writer, resources.reader, resources.probe):
+    for opened in (resources.writer, resources.reader, resources.schema.pool):
         opened._outages.causes.clear()
         opened._outages._reminders = Reminders()

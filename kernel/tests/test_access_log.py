@@ -255,7 +255,8 @@ class Clock:
 async def timed(mount, monkeypatch):
     """A client that finds only what takes a minute slow, and a clock that goes on when told so."""
     clock = Clock()
-    monkeypatch.setattr("kernel.http.middleware.time", clock)
+    for room in ("access_log", "deadlines", "exchange"):
+        monkeypatch.setattr(f"kernel.http.{room}.time", clock)
     async with mount(router, slow_request=60) as caller:
         caller.app.state.clock = clock
         yield caller, clock

@@ -15,7 +15,7 @@ def test_there_is_something_to_race_for(walk):
     assert "POST /tags" in [str(each) for each in walk.operations if races(each)]
 
 
-@pytest.mark.parametrize("reader", ["reader", "probe"])
+@pytest.mark.parametrize("reader", ["reader", "primary"])
 async def test_what_a_get_reads_with_cannot_write(app, reader):
     setting = func.current_setting("transaction_read_only").label("setting")
     found = await getattr(app.state.resources, reader).fetch(select(setting))

@@ -78,7 +78,7 @@ async def test_without_its_answer_another_service_is_out_of_reach(
 ):
     upstreams.clear()
     told = await failure(sampler.succeed(operation("translate_article")))
-    assert "POST /articles/{slug}/translation (translate_article) answered 500" in told
+    assert "POST /articles/{slug}/translation (translate_article) answered 502" in told
     assert f'{FILE} can say UPSTREAMS = {{"https://translator.example/v1/translate": ' in told
 
 

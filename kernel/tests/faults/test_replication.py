@@ -54,7 +54,7 @@ async def ports(client):
     async with open_session(client.app) as session:
         [[writer]] = await session.fetch(HERE)
     [[reader]] = await resources.primary.fetch(HERE)
-    [[probe]] = await resources.probe.fetch(HERE)
+    [[probe]] = await resources.schema.pool.fetch(HERE)
     [[read]] = await resources.reader.fetch(HERE)
     return {"writer": writer, "primary": reader, "probe": probe, "reader": read}
 
