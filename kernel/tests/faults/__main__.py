@@ -1,6 +1,6 @@
 """The drills, as a table: `uv run python -m kernel.tests.faults`, with names behind it for some.
 
-Each starts servers of its own on 127.0.0.1 and ends them; all together take about 15 minutes. The
+Each starts servers of its own on 127.0.0.1 and ends them; all together take about 20 minutes. The
 exit status is 0 when everything holds. `--list` tells their names.
 """
 
