@@ -69,6 +69,10 @@ class Servers:
                 return connection
         raise failure or AssertionError("unreachable")
 
+    @property
+    def are_several(self) -> bool:
+        return len(self._urls) > 1
+
     def is_left(self, url: str) -> bool:
         """Whether another server has become the primary in this one's place."""
         return url != self.good and self._target in {"primary", "read-write"}
@@ -88,7 +92,7 @@ class Servers:
         a server among several."""
         if target not in BY_DEFAULT:
             return target
-        if url != self._judged and len(self._urls) > 1:
+        if url != self._judged and self.are_several:
             plain = await asyncpg.connect(with_target(url, target), timeout=timeout_seconds)
             await plain.close(timeout=timeout_seconds)
         return BY_DEFAULT[target]
@@ -97,7 +101,7 @@ class Servers:
         if url == self._judged:
             self._judged = ""
         self._away_until[url] = time.monotonic() + AWAY_SECONDS
-        several = len(self._urls) > 1 and isinstance(error, Exception)
+        several = self.are_several and isinstance(error, Exception)
         if several and (failures := self._reminders.count(url)):
             fields = {"hosts": hosts_of(url), "error": summarize(error), "failures": failures}
             logger.warning("one of the database's servers fails", extra={"fields": fields})

@@ -4,7 +4,7 @@ the answer to a crash."""
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -20,7 +20,7 @@ from kernel.http.drain import DISCONNECT, is_event_stream
 from kernel.http.paths import route_of
 from kernel.http.problems import WRONG, failure_response
 from kernel.http.surroundings import Surroundings
-from kernel.identity.rate_limit import OverLimit
+from kernel.identity.rate_limit import OverLimit, RateLimiter
 from kernel.metrics import REFUSED, STATE
 
 logger = logging.getLogger("kernel.http.middleware")
@@ -53,6 +53,8 @@ class Exchange:
         STATE.under_way += 1
         try:
             await self.serve(headers)
+            if self.is_ended:
+                await self._send({"type": "http.response.body", "body": b""})
         except OverLimit as error:
             REFUSED.add(1, "rate_limit")
             await self.refuse(429, error.message, error.headers)
@@ -72,22 +74,25 @@ class Exchange:
         finally:
             self.end()
 
-    async def serve(self, headers: dict[bytes, bytes]) -> None:
-        around, scope = self.around, self.scope
-        if refusal := refusal_of(scope, headers, self.context, around.max_body_bytes):
-            await self.refuse(*refusal)
-        elif around.limiter is None:
-            await around.app(scope, self.receive, self.send)
-        else:
-            async with around.limiter.counting(self.context, scope, headers):
-                await around.app(scope, self.receive, self.send)
-        if self.is_ended:
-            await self._send({"type": "http.response.body", "body": b""})
+    def serve(self, headers: dict[bytes, bytes]) -> Awaitable[None]:
+        """Let the app answer, or refuse."""
+        around = self.around
+        if refusal := refusal_of(self.scope, headers, self.context, around.max_body_bytes):
+            return self.refuse(*refusal)
+        if around.limiter is None:
+            return around.app(self.scope, self.receive, self.send)
+        return self.serve_within_limit(around.limiter, headers)
+
+    async def serve_within_limit(self, limiter: RateLimiter, headers: dict[bytes, bytes]) -> None:
+        async with limiter.counting(self.context, self.scope, headers):
+            await self.around.app(self.scope, self.receive, self.send)
 
     def end(self) -> None:
-        self.around.deadlines.end(self.deadline)
-        self.deadline.take_back()  # from who has caught it
-        self.around.in_flight.end(self.context)
+        if not self.begun:
+            self.around.deadlines.end(self.deadline)
+            self.around.in_flight.end(self.context)
+        if self.deadline.is_over:
+            self.deadline.take_back()  # from who has caught it
         STATE.under_way -= 1
         log_request(
             self.context,
