@@ -47,8 +47,7 @@ async def connect(
     except (*DRIVER_ERRORS, UnfitConnection, UnicodeError) as error:  # a host name that is none
         cause = explain(error)
         raise outages.unreachable(cause) from cause
-    if servers.are_several:
-        connection.is_left = partial(servers.is_left, server)
+    connection.is_left = servers.leaving(server)
     outages.end(UNREACHABLE)
     connection.outages, connection.is_read_only = outages, read_only
     connection.is_managed, connection.patience = read_only, seconds * 2

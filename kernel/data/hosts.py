@@ -6,8 +6,8 @@ gone, would use up the time of those behind it, for each new connection.
 
 import logging
 import time
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 from typing import Any
 
 import asyncpg
@@ -73,8 +73,11 @@ class Servers:
     def are_several(self) -> bool:
         return len(self._urls) > 1
 
-    def is_left(self, url: str) -> bool:
-        """Whether another server has become the primary in this one's place."""
+    def leaving(self, url: str) -> Callable[[], bool]:
+        """What tells whether another server has become the primary in this one's place."""
+        return partial(self._is_left, url) if self.are_several else bool
+
+    def _is_left(self, url: str) -> bool:
         return url != self.good and self._target in {"primary", "read-write"}
 
     def _turns(self, unreachable: set[str]) -> Iterator[tuple[str, str | None]]:
