@@ -22,7 +22,7 @@ from kernel.reminders import Reminders
 from kernel.tests.peelings.models import Peeling, PeelingPublic
 from kernel.tests.processes import until
 
-SECONDS = 1.0
+SECONDS = 0.4
 seen = []
 
 
@@ -101,11 +101,11 @@ async def test_an_operation_of_fastapis_own_has_a_deadline(ask):
 
 async def test_a_handler_that_is_no_coroutine_is_waited_for_no_longer(ask):
     def blocks() -> None:
-        time.sleep(2.0)
+        time.sleep(2 * SECONDS)
 
     answer, took = await ask(blocks)
     assert is_late(answer, took, "timeout")
-    await to_thread.run_sync(time.sleep, 1.2)
+    await to_thread.run_sync(time.sleep, 1.2 * SECONDS)  # so that its thread has ended
 
 
 async def test_a_middleware_that_runs_the_app_in_a_task_of_its_own_changes_nothing(mount):
