@@ -55,6 +55,13 @@ SIZES = """
         'relpages', greatest(1, pg_relation_size(oid) / 8192)::int, 'reltuples', :count ::real)
     FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'i')
 """
+# What an ANALYZE has found, such as a correlation, which the others would leave.
+NOTHING_KNOWN = """
+    SELECT pg_clear_attribute_stats('public', relname::text, attname::text, false)
+    FROM pg_class c JOIN pg_attribute a ON attrelid = c.oid
+    WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND attnum > 0
+        AND NOT attisdropped
+"""
 COLUMNS = """
     SELECT pg_restore_attribute_stats('schemaname', 'public', 'relname', relname::text,
         'attname', attname::text, 'inherited', false, 'avg_width', 8,
@@ -206,6 +213,7 @@ async def costs_little(app: FastAPI, operation: Operation, sent: list[Sent], wor
     async with open_session(app) as session:
         connection = await session.connection()
         await connection.execute(text(UNIT))
+        await connection.execute(text(NOTHING_KNOWN))
         await connection.execute(text(SIZES), {"count": MILLION})
         parameters = {"values": json.dumps(values), "distinct": distinct}
         await connection.execute(text(COLUMNS), parameters)
