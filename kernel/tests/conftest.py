@@ -1,5 +1,6 @@
 """The kernel's tests have an app of their own, with slices that no service mounts."""
 
+import os
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -22,8 +23,17 @@ from kernel.tests.ends import end_connections  # noqa: F401  # a fixture
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest first: at the end, they would leave all but one core without work."""
-    items.sort(key=_seconds, reverse=True)
+    """The longest first, for each worker as many: xdist gives each a part of the whole in one
+    piece, and what is long would leave all but one core without work at the end."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    others = [item for item in items if not _seconds(item)]
+    longest = sorted(filter(_seconds, items), key=_seconds, reverse=True)
+    parts = [(number * len(others) // workers) for number in range(workers + 1)]
+    items[:] = [
+        item
+        for number in range(workers)
+        for item in longest[number::workers] + others[parts[number] : parts[number + 1]]
+    ]
 
 
 def _seconds(item: pytest.Item) -> int:

@@ -48,7 +48,7 @@ def test_the_team_changes_this_without_touching_the_kernel(copy, change):
     copy.passes("features", "tests", *OTHERS)
 
 
-@pytest.mark.slow(seconds=200)
+@pytest.mark.slow(seconds=400)
 def test_the_team_changes_all_of_this_at_once(copy):
     for change in CHANGES:
         change(copy)

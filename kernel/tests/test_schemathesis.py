@@ -114,7 +114,7 @@ async def test_no_request_that_is_made_up_from_the_document_breaks_its_word(targ
     assert run.returncode == 0, run.stdout + run.stderr
     report = json.loads((tmp_path / "report.json").read_text())
     ran = {name for name, phase in report["phases"].items() if phase["status"] == "success"}
-    assert ran == {"coverage", "fuzzing", "stateful"}  # there are no examples in the document
+    assert ran == {"coverage", "examples", "fuzzing", "stateful"}
     assert report["complete"]
     assert report["test_cases"]["generated"] >= FEWEST
     # None of it in vain: every operation has also done what it is for.

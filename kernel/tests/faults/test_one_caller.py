@@ -32,7 +32,6 @@ FILL = """
     INSERT INTO peelings (owner_id, title)
     SELECT $1, chr(97 + (n * 7 % 26)::int) || md5(n::text) FROM generate_series(1, $2::bigint) n
 """
-INDEX = "CREATE INDEX ix_peelings_title_search ON peelings USING gin (title gin_trgm_ops)"
 JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 numbers = count(1)
@@ -222,7 +221,8 @@ async def test_200_sign_ups(service, alice):
                     for each, account in zip(strangers, accounts, strict=True)
                 )
             )
-        assert {status for status, _ in answers} <= {201, 429}
+        # The last ones may wait for their hash beyond their deadline.
+        assert {status for status, _ in answers} <= {201, 429, 503}
 
     await check(alice, attack, times=None)
 
@@ -231,7 +231,6 @@ async def test_20_short_searches(service, mallory, alice):
     stored = await asyncpg.connect(service.url)
     _, body = await mallory.ask("POST", PATHS["create_peeling"], b'{"title": "Soup"}')
     await stored.execute(FILL, json.loads(body)["owner_id"], ROWS)
-    await stored.execute(INDEX)
     await stored.execute("VACUUM ANALYZE peelings")
     await stored.close()
     paths = [f"{PATHS['list_peelings']}?q={q}" for q in ("zz", "q", "%25", "9z", "a1")] * 4
