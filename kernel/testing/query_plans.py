@@ -30,8 +30,10 @@ from kernel.testing.walking import every
 
 PAGING = {"limit", "cursor", "order"}
 MILLION = 1_000_000
+PAGES = ("seq", "random")
 # A row that is read counts as one, wherever it is; all else costs next to nothing.
-UNIT = "SET LOCAL cpu_tuple_cost = 1"
+# Nor do pages, of which a table and its indexes have as many as tests before have left.
+UNITS = ("SET LOCAL cpu_tuple_cost = 1", *(f"SET LOCAL {of}_page_cost = 0" for of in PAGES))
 MOST_ROWS = 2000  # for a page of 51, with what belongs to its rows
 LONG = "abcdefgh"  # what a search is for
 # For each kind of type, a value that is less than all that is asked for, and one that is more.
@@ -212,7 +214,8 @@ async def costs_little(app: FastAPI, operation: Operation, sent: list[Sent], wor
     values = {} if place is None else {kind: ends[place] for kind, ends in EXTREMES.items()}
     async with open_session(app) as session:
         connection = await session.connection()
-        await connection.execute(text(UNIT))
+        for unit in UNITS:
+            await connection.execute(text(unit))
         await connection.execute(text(NOTHING_KNOWN))
         await connection.execute(text(SIZES), {"count": MILLION})
         parameters = {"values": json.dumps(values), "distinct": distinct}
