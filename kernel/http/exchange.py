@@ -21,7 +21,7 @@ from kernel.http.paths import route_of
 from kernel.http.problems import WRONG, failure_response
 from kernel.http.surroundings import Surroundings
 from kernel.identity.rate_limit import OverLimit, RateLimiter
-from kernel.metrics import REFUSED, STATE
+from kernel.metrics import STATE
 
 logger = logging.getLogger("kernel.http.middleware")
 
@@ -56,7 +56,6 @@ class Exchange:
             if self.is_ended:
                 await self._send({"type": "http.response.body", "body": b""})
         except OverLimit as error:
-            REFUSED.add(1, "rate_limit")
             await self.refuse(429, error.message, error.headers)
         except ClientDisconnect as error:
             note_error(error)  # in the middle of its body: nobody is left to answer

@@ -55,7 +55,7 @@ def _begin_at_zero(resources: Resources) -> None:
     for pool in {name.partition("_")[0] for name, _ in _loads(resources)}:
         for reason in (NO_CONNECTION, UNREACHABLE, "share"):
             REFUSALS.add(0, pool, reason)
-    for cause in ("in_flight", "rate_limit"):
+    for cause in ("in_flight", "rate_limit", "shed"):
         REFUSED.add(0, cause)
     REPLICA_AWAY.set(0)
 

@@ -13,6 +13,7 @@ from kernel.data.resources import HasState, resources_of
 from kernel.data.session import WriteSession
 from kernel.errors import Forbidden, TooManyAtOnce, Unauthorized
 from kernel.identity.principal import ADMIN, Authenticator, Principal
+from kernel.metrics import REFUSED
 
 CHALLENGE = "WWW-Authenticate"
 
@@ -130,6 +131,7 @@ async def note_principal(connection: HTTPConnection) -> Principal | None:
         if principal:
             context.user_id = principal.id
             if context.counts_for is not None and not context.in_flight.count(context):
+                REFUSED.add(1, "in_flight")
                 raise TooManyAtOnce
             if limiter:
                 await limiter.count_account(context, principal.id)

@@ -15,6 +15,7 @@ from typing import Any
 from kernel.context import RequestContext, network_of
 from kernel.errors import TooManyRequests
 from kernel.identity.windows import MemoryWindows, Quota, Rate, Windows, whole
+from kernel.metrics import REFUSED
 from kernel.settings import Settings
 
 EXEMPT = {"/livez", "/readyz", "/metrics"}
@@ -111,6 +112,7 @@ class RateLimiter:
             context.limited_as = caller
             context.quota = self._fields(quota) if quota else ()
         if quota and not quota.may_pass:
+            REFUSED.add(1, "rate_limit")
             raise OverLimit(LIMITED, headers={"Retry-After": str(whole(quota.seconds))})
 
     def _fields(self, quota: Quota) -> tuple[tuple[bytes, bytes], ...]:

@@ -23,6 +23,7 @@ from kernel.exposition import render
 from kernel.http.dependencies import Id, Passwords
 from kernel.http.gauges import sample
 from kernel.http.router import Router
+from kernel.identity.in_flight import InFlight
 from kernel.identity.passwords import PasswordVault
 from kernel.metric_files import MetricFiles
 from kernel.metrics import BUCKETS, Cost, Family, Values, count_request
@@ -479,3 +480,13 @@ def test_one_process_alone_needs_no_file(monkeypatch):
     monkeypatch.delenv(metric_files.VARIABLE, raising=False)
     metric_files.share_metrics()
     assert (metric_files.SHARING.files, metric_files.SHARING.problem) == (None, None)
+
+
+async def test_who_has_too_much_in_flight_is_counted_when_his_account_is_known(alice, monkeypatch):
+    metrics.STATE.use(Values())
+    count = InFlight.count
+    monkeypatch.setattr(
+        InFlight, "count", lambda self, context: not context.user_id and count(self, context)
+    )
+    assert (await alice.get("/peelings")).status_code == 429
+    assert told()["http_requests_refused_total", "in_flight"] == 1

@@ -4,14 +4,18 @@ import httpx
 import pytest
 from fastapi import WebSocket
 
+from kernel import metrics
 from kernel.context import RequestContext
+from kernel.exposition import render
 from kernel.http.router import Router
 from kernel.identity import windows
 from kernel.identity.callers import CurrentUser, Viewer
 from kernel.identity.windows import MemoryWindows, Rate
+from kernel.metrics import Values
 
 HOME, OFFICE = "192.0.2.1", "192.0.2.2"
 MOST = 5
+REFUSED_BY_LIMIT = 'http_requests_refused_total{cause="rate_limit"} 2.0'
 router = Router(prefix="/cases", tags=["cases"])
 handled = []
 
@@ -260,3 +264,12 @@ async def test_who_is_there_is_not_forgotten():
 
 def test_a_context_has_no_limit_of_its_own():
     assert RequestContext().rate_limiter is None
+
+
+async def test_refusals_are_counted_wherever_the_caller_is_known(service, alice):
+    metrics.STATE.use(Values())
+    key = (await alice.post("/keys", json={"name": "x"})).json()["key"]
+    await service.statuses(MOST, "/cases/known", alice)
+    assert await service.statuses(1, "/cases/known", x_api_key=key) == [429]  # by looking it up
+    assert await service.statuses(1, "/cases/known", x_api_key=key) == [429]  # by remembering it
+    assert REFUSED_BY_LIMIT in render("")[0].decode().splitlines()
