@@ -5,7 +5,8 @@ A test is left out where it would be the same again: of the ways that it came to
 passed, the same ones were off.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -29,7 +30,7 @@ def pytest_configure(config: pytest.Config) -> None:
     OFF.update(layers)
     Switches.__contains__ = _is_off  # type: ignore[method-assign]
     if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(_Notes(config.cache))
+        config.pluginmanager.register(_Notes(getattr(config, "cache", None)))
 
 
 def _is_off(switches: set[str], layer: object) -> bool:
@@ -39,9 +40,10 @@ def _is_off(switches: set[str], layer: object) -> bool:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not OFF or config.cache is None:
+    cache = getattr(config, "cache", None)
+    if not OFF or cache is None:
         return
-    known = config.cache.get(KNOWN, {})
+    known = cache.get(KNOWN, {})
     others = {item for item in items if any(_is_same(*run) for run in known.get(item.nodeid, ()))}
     config.hook.pytest_deselected(items=list(others))
     items[:] = [item for item in items if item not in others]
@@ -83,6 +85,19 @@ class _Notes:
                 # With all ways on, it is of now; what was before may be of another state.
                 known[name] = [*(known.get(name, ()) if OFF else ()), (sorted(OFF), met)]
             self.cache.set(KNOWN, known)
+
+
+@contextmanager
+def off(*layers: str) -> Iterator[None]:
+    """Only these short ways are off, whatever the tests are run with; afterwards as before."""
+    before = {*OFF}
+    OFF.clear()
+    OFF.update(layers)
+    try:
+        yield
+    finally:
+        OFF.clear()
+        OFF.update(before)
 
 
 def needs(*layers: str) -> pytest.MarkDecorator:

@@ -36,7 +36,7 @@ from kernel.data.reader import ReadPool
 from kernel.fast import rows, statements
 from kernel.fast.records import Row, rows_of
 from kernel.fast.rows import _way, read
-from kernel.fast.switches import OFF
+from kernel.testing.switches import off
 from kernel.tests.articles.models import Tag, TagPublic
 from kernel.tests.peelings.models import Peeling, PeelingPublic
 
@@ -293,16 +293,13 @@ VALUES = [
 
 
 def read_on(model, found, *, is_short):
-    if not is_short:
-        OFF.add("rows")
     try:
-        made = read(model, found)
+        with off(*([] if is_short else ["rows"])):
+            made = read(model, found)
     except ValidationError as error:
         return [(each["loc"], each["type"]) for each in error.errors()]
     except (AttributeError, TypeError) as error:  # of a rule
         return str(error)
-    finally:
-        OFF.discard("rows")
     return [
         (vars(row), [*map(type, vars(row).values())], sorted(row.model_fields_set), row.model_extra,
          row.__pydantic_private__, row.model_dump_json())
@@ -336,12 +333,10 @@ def test_a_dto_of_plain_types_is_not(model):
 
 def test_a_switch_turns_the_short_way_off(monkeypatch):
     monkeypatch.setattr(rows, "_make", lambda *_: ["made"])
-    assert read(Plain, records(ROW)) == ["made"]
-    OFF.add("rows")
-    try:
+    with off():
+        assert read(Plain, records(ROW)) == ["made"]
+    with off("rows"):
         assert read(Plain, records(ROW)) == [Plain(**ROW)]
-    finally:
-        OFF.discard("rows")
 
 
 def test_a_column_that_is_no_field_is_left_out():
@@ -455,13 +450,9 @@ async def peel(sql, alice):
 async def test_two_columns_of_one_name_are_refused(app, sql, alice, statement):
     await peel(sql, alice)
     for door in doors(app):
-        for is_off in (True, False, False):
-            OFF.update({"statements", "rows"} if is_off else ())
-            try:
-                with pytest.raises(TypeError, match=r"takes .*id.* label one of them"):
-                    await door(PeelingPublic, statement)
-            finally:
-                OFF.difference_update({"statements", "rows"})
+        for layers in (("statements", "rows"), (), ()):
+            with off(*layers), pytest.raises(TypeError, match=r"takes .*id.* label one of them"):
+                await door(PeelingPublic, statement)
     assert app.state.resources.reader.in_use() == 0
 
 

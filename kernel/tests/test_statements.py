@@ -65,7 +65,7 @@ from kernel.driver_errors import sqlstate
 from kernel.errors import ServiceError
 from kernel.fast import inserts, statements
 from kernel.fast.records import Row
-from kernel.fast.switches import OFF
+from kernel.testing.switches import off
 from kernel.tests.processes import until
 from kernel.tests.statement_tables import DDL, UNDO, Made, Mood, Shop, State, Thing, rows
 
@@ -333,10 +333,8 @@ async def filled(tables, app, sql):
 
 @pytest.fixture(params=["short", "long"])
 def way(request):
-    if request.param == "long":
-        OFF.update({"statements", "rows"})
-    yield request.param
-    OFF.difference_update({"statements", "rows"})
+    with off(*(["statements", "rows"] if request.param == "long" else [])):
+        yield request.param
 
 
 def split(query):
@@ -379,11 +377,8 @@ def doors(app):
 
 
 async def on_the_long_way(fetch, statement, values):
-    OFF.add("statements")
-    try:
+    with off("statements"):
         return await outcome(fetch, statement, values)
-    finally:
-        OFF.discard("statements")
 
 
 @pytest.mark.parametrize("name", QUERIES)
@@ -391,13 +386,15 @@ async def test_a_query_gives_the_same_on_each_way(filled, name):
     statement, values = split(QUERIES[name])
     for fetch in doors(filled):
         long = await on_the_long_way(fetch, statement, values)
-        for _ in range(3):
-            assert await outcome(fetch, statement, values) == long
+        with off():
+            for _ in range(3):
+                assert await outcome(fetch, statement, values) == long
     async with open_session(filled) as session:
         result = await (await session.connection()).execute(statement, values)
         plain = [([*result.keys()], [*map(type, row)], repr([*row])) for row in result]
     assert [row[:3] for row in long] == plain
-    assert (statements.plan_of(statement) is not None) == (name[:2] == "* ")
+    with off():
+        assert (statements.plan_of(statement) is not None) == (name[:2] == "* ")
     assert await is_idle(filled)()
 
 
@@ -442,16 +439,14 @@ async def test_a_write_gives_what_sqlalchemy_gives(filled, name):
 
 async def test_a_switch_turns_the_short_way_off(filled):
     statement, reader = select(S.id), filled.state.resources.reader
-    for _ in range(3):
-        records = await reader.fetch(statement)
-    assert not isinstance(records[0], Row)
-    OFF.add("statements")
-    try:
+    with off():
+        for _ in range(3):
+            records = await reader.fetch(statement)
+        assert not isinstance(records[0], Row)
+        assert inserts.insert_plan(Shop, ShopPublic, frozenset({"name"}))
+    with off("statements"):
         assert isinstance((await reader.fetch(statement))[0], Row)
         assert inserts.insert_plan(Shop, ShopPublic, frozenset({"name"})) is None
-    finally:
-        OFF.discard("statements")
-    assert inserts.insert_plan(Shop, ShopPublic, frozenset({"name"}))
 
 
 async def test_what_goes_wrong_while_a_plan_is_prepared_is_told_and_sqlalchemys(
@@ -459,8 +454,9 @@ async def test_what_goes_wrong_while_a_plan_is_prepared_is_told_and_sqlalchemys(
 ):
     monkeypatch.setattr(statements, "plan_of_compiled", None)
     statement, reader = select(S.name).order_by(S.id), filled.state.resources.reader
-    for _ in range(3):
-        assert [row["name"] for row in await reader.fetch(statement)] == ["Corner", "Market"]
+    with off():
+        for _ in range(3):
+            assert [row["name"] for row in await reader.fetch(statement)] == ["Corner", "Market"]
     assert [line["message"] for line in log.lines("WARNING")] == ["a statement has no short way"]
 
 
