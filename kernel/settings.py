@@ -17,6 +17,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from kernel.mail_settings import MailSettings
 from kernel.safeguards import open_ends
 from kernel.setting_errors import mistakes_of
 from kernel.setting_types import (
@@ -60,7 +61,7 @@ class SliceSettings(BaseSettings):
     )
 
 
-class Settings(SliceSettings, env_prefix="APP_"):
+class Settings(MailSettings, SliceSettings, env_prefix="APP_"):
     """The service's settings; README.md lists them with their meaning. Times are in seconds."""
 
     env: Literal["dev", "staging", "prod"] = "dev"

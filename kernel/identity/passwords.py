@@ -64,6 +64,16 @@ class PasswordVault:
             return await verify()
         return await self._throttle.guard(email, user_id, verify)
 
+    async def throttle(self, purpose: str, email: str) -> None:
+        """Count what a caller asks for in the name of an account that may be another's: as often as
+        a password may be wrong, for the two and for each, and apart from these.
+
+        Raises:
+            TooManyRequests: it was too often of late.
+        """
+        if self._throttle is not None:
+            await self._throttle.spend(purpose, email)
+
     async def verify(self, password_hash: str | None, password: SecretStr) -> bool:
         """Whether the password was the hashed one. Without a hash: False, at the same cost."""
         given = password.get_secret_value()

@@ -42,6 +42,7 @@ GROUND = {
     *(
         "metrics",
         "reminders",
+        "mail_settings",
         "safeguards",
         "samples",
         "setting_errors",
