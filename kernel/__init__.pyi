@@ -1,4 +1,3 @@
-from .data.commands import ask_for_password as ask_for_password
 from .data.commands import command_session as command_session
 from .data.filters import Filter as Filter
 from .data.independent import open_connection as open_connection
@@ -57,8 +56,6 @@ from .identity.callers import CredentialScheme as CredentialScheme
 from .identity.callers import CurrentUser as CurrentUser
 from .identity.callers import Person as Person
 from .identity.callers import Viewer as Viewer
-from .identity.callers import bearer_scheme as bearer_scheme
-from .identity.callers import header_scheme as header_scheme
 from .identity.callers import require as require
 from .identity.events import security_event as security_event
 from .identity.passwords import Password as Password
