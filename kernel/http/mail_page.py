@@ -24,7 +24,7 @@ def open_mail(app: FastAPI) -> None:
 
 async def _mails(request: Request) -> list[dict[str, Any]]:
     mailer = resources_of(request.app).get(Mailer)
-    return [_shown(message) for message in getattr(mailer, "messages", ())]
+    return [_shown(message) for message in reversed(getattr(mailer, "messages", ()))]
 
 
 def _shown(message: EmailMessage) -> dict[str, Any]:

@@ -119,7 +119,7 @@ class Outbox(Mailer):
 
     async def send(self, message: EmailMessage) -> None:
         """Keep it."""
-        self.messages.appendleft(message)
+        self.messages.append(message)
         told = {"to": message["To"], "subject": message["Subject"], "text": text_of(message)}
         logger.info("a mail, kept at /mail and not sent", extra={"fields": told})
 

@@ -27,7 +27,7 @@ def compose(message_id: str, sender: Address, to: str, content: Content) -> Emai
     """The message. No value can begin a header: addresses are parsed, a subject is one line."""
     message = EmailMessage(SMTP)
     message["From"] = sender
-    message["To"] = Address(addr_spec=_deliverable(to))
+    message["To"] = _deliverable(to)
     message["Subject"] = content.subject
     message["Date"] = datetime.now(UTC)
     # The same in each attempt, so that a mail that comes twice is shown once (RFC 5322 §3.6.4).
@@ -39,11 +39,11 @@ def compose(message_id: str, sender: Address, to: str, content: Content) -> Emai
     return message
 
 
-def _deliverable(address: str) -> str:
+def _deliverable(address: str) -> Address:
     """The address with its domain in ASCII, which every server takes (RFC 5891 §4.4); a local part
     of other letters needs one that has SMTPUTF8."""
     try:
         checked = validate_email(address, check_deliverability=False)
     except EmailNotValidError:
         raise ValueError("a mail goes to one e-mail address") from None
-    return checked.ascii_email or checked.normalized
+    return Address(username=checked.local_part, domain=checked.ascii_domain)

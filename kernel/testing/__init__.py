@@ -10,5 +10,6 @@ pytest_plugins = [
     "kernel.testing.fixtures",
     "kernel.testing.instruments",
     "kernel.testing.walking",
+    "kernel.testing.mail",
     "kernel.testing.matrix",
 ]
