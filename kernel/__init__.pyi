@@ -2,6 +2,7 @@ from .data.commands import command_session as command_session
 from .data.filters import Filter as Filter
 from .data.independent import open_connection as open_connection
 from .data.independent import open_session as open_session
+from .data.jobs import Job as Job
 from .data.models import Dto as Dto
 from .data.models import Email as Email
 from .data.models import Input as Input
@@ -61,6 +62,7 @@ from .identity.events import security_event as security_event
 from .identity.passwords import Password as Password
 from .identity.passwords import PasswordVault as PasswordVault
 from .identity.principal import Principal as Principal
+from .jobs.tasks import task as task
 from .samples import Sample as Sample
 from .settings import Settings as Settings
 from .settings import SliceSettings as SliceSettings

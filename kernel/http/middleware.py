@@ -17,6 +17,7 @@ from kernel.http.clients import client_of
 from kernel.http.deadlines import Deadlines
 from kernel.http.drain import Drain
 from kernel.http.exchange import Exchange
+from kernel.http.lifespans import serve_lifespan
 from kernel.http.surroundings import Surroundings
 from kernel.http.telemetry import note_span
 from kernel.http.websockets import SocketExchange
@@ -69,7 +70,7 @@ class RequestMiddleware:
                 exchange = SocketExchange(around.app, context, scope, receive, send)
                 await exchange.run(around.limiter, headers)
             else:
-                await around.app(scope, receive, send)
+                await serve_lifespan(around.app, scope["app"], scope, receive, send)
         except asyncio.CancelledError:
             if scope["type"] != "websocket" or not around.drain.is_over:
                 raise  # by uvicorn, when it waits no longer

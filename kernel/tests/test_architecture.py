@@ -34,9 +34,9 @@ def sources(root: Path, *folders: str) -> list[Path]:
     return sorted(chain.from_iterable((root / folder).rglob("*.py") for folder in folders))
 
 
-# Arrows: service.py -> features -> kernel; there, http -> identity -> data -> fast -> ground.
+# Arrows: service.py -> features -> kernel; there, http, identity, jobs, data, fast, ground floor.
 
-LAYERS = ("ground", "fast", "data", "identity", "http")
+LAYERS = ("ground", "fast", "data", "jobs", "identity", "http")
 GROUND = {
     *("context", "database_urls", "driver_errors", "errors", "exposition", "logs", "metric_files"),
     *(
@@ -105,7 +105,7 @@ def knows_no_http(place: Path) -> bool:
     match place.parts:
         case "features", _, "handlers.py" | "handlers" | "models.py" | "settings.py", *_:
             return True
-        case "kernel", "data", *_:
+        case "kernel", "data" | "jobs", *_:
             return True
         case "kernel", room:
             return Path(room).stem in GROUND
