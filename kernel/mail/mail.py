@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 from pydantic import BaseModel, ConfigDict
 
 from kernel.context import current_context
+from kernel.data.jobs import Job
 from kernel.data.resources import Resources, resources_of
 from kernel.data.session import WriteSession
-from kernel.jobs.tasks import Job, task
+from kernel.jobs.tasks import task
 from kernel.mail.mailer import OFF, Mailer, MailRefused, NoMailServer
 from kernel.mail.messages import compose, normal_address
 from kernel.mail.templates import Content, Files

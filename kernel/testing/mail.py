@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from email.message import EmailMessage
 from email.parser import BytesParser
 from email.policy import default
-from functools import partial
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -83,14 +82,21 @@ class MailServer(Mailbox):
 
     async def _serve(self, stopped: asyncio.Event, is_ready: Event) -> None:
         loop, context = asyncio.get_running_loop(), tls_context() if self._is_tls else None
-        serving = partial(SMTP, _Hooks(self), loop=loop, **self._options)
-        server = await loop.create_server(serving, "127.0.0.1", 0, ssl=context)
+        sessions: list[SMTP] = []
+
+        def open_session() -> SMTP:
+            sessions.append(SMTP(_Hooks(self), loop=loop, **self._options))
+            return sessions[-1]
+
+        server = await loop.create_server(open_session, "127.0.0.1", 0, ssl=context)
         self.port = server.sockets[0].getsockname()[1]
         is_ready.set()
         await stopped.wait()
         server.close()
-        if sessions := asyncio.all_tasks() - {asyncio.current_task()}:
-            await asyncio.wait(sessions, timeout=1)
+        for session in sessions:
+            if isinstance(session.transport, asyncio.Transport):
+                session.transport.abort()
+        await asyncio.sleep(0.02)  # in which they end
 
 
 @dataclass
