@@ -4,9 +4,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import time_machine
 from fastapi import APIRouter
+from sqlalchemy import insert
 
 from features.invitations import handlers
-from features.invitations.models import Invitation
+from features.invitations.models import Invitation, users
 from kernel import open_session
 
 RULES = {
@@ -16,10 +17,8 @@ RULES = {
     "revoke_invitation": "admin",
     "accept_invitation": "open",
 }
-INVITER = """
-    INSERT INTO users (email, full_name, password_hash, role)
-    VALUES ($1, 'Inviter', 'none', 'admin') RETURNING id
-"""
+COSTS = {"create_invitation": 6, "renew_invitation": 6, "accept_invitation": 6}
+INVITER = insert(users).returning(users.c.id)
 CAROL = "carol@example.com"
 ACCEPTED = {"full_name": "Carol", "password": "correct horse battery"}
 
@@ -27,8 +26,10 @@ ACCEPTED = {"full_name": "Carol", "password": "correct horse battery"}
 async def an_acceptance(caller, number):
     """The token of an invitation, by an admin who is nobody else's."""
     token = f"sample {number}"
-    async with open_session(caller.app) as session, session.driver_connection() as connection:
-        inviter = await connection.fetchval(INVITER, f"inviter{number}@example.com")
+    admin = {"email": f"inviter{number}@example.com", "full_name": "Inviter", "role": "admin"}
+    async with open_session(caller.app) as session:
+        values = admin | {"password_hash": "none"}
+        inviter = (await session.fetch(INVITER.values(values)))[0]["id"]
         invited = {"email": f"guest{number}@example.com", "role": "member", "invited_by": inviter}
         until, digest = datetime.now(UTC) + timedelta(hours=1), handlers._digest(token)
         session.add(Invitation(**invited, digest=digest, expires_at=until))
@@ -40,6 +41,10 @@ SAMPLES = {
     "create_invitation": lambda caller, number: {"email": f"guest{number}@example.com"},
     "accept_invitation": an_acceptance,
 }
+
+
+OWN = "each of its requests has an invitation of its own, which ends with it"
+SKIPS = {"accept_invitation": {"test_no_text_of_a_body_becomes_sql": OWN}}
 
 
 async def invite(caller, **changes):
@@ -111,7 +116,7 @@ async def test_where_no_mail_can_be_sent_nobody_is_invited(serve, admin, sql):
 
 
 async def test_neither_token_nor_address_is_kept_or_logged(admin, token, log, sql):
-    kept = [await sql.fetch(f"SELECT * FROM {table}") for table in ("invitations", "jobs")]
+    kept = [await sql.fetch("SELECT * FROM invitations"), await sql.fetch("SELECT * FROM jobs")]
     assert token not in str(kept)
     others = [line for line in log.lines() if "/mail" not in line["message"]]
     assert token not in str(others)
