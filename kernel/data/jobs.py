@@ -16,7 +16,7 @@ State = Literal["waiting", "running", "failed", "done"]
 LIVE = text("state IN ('waiting', 'running')")
 
 
-class JobFailed(Exception):
+class JobFailed(RuntimeError):
     """A job has failed for good; the message must not have values in it, for it is kept."""
 
 
