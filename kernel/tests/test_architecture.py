@@ -18,7 +18,7 @@ from service import create_app
 ROOT = Path(__file__).parents[2]
 OURS = {"conftest", "features", "kernel", "migrations", "service", "tests"}
 WEB = {"fastapi", "starlette"}
-SHIPPED = ("auth", "health", "items", "keys", "metrics", "users")
+SHIPPED = ("auth", "health", "items", "jobs", "keys", "metrics", "users")
 KERNEL = sorted(
     str(path.relative_to(ROOT))
     for path in (ROOT / "kernel").rglob("*.py")
