@@ -6,6 +6,7 @@ from features.auth import router as auth
 from features.health import router as health
 from features.invitations import router as invitations
 from features.items import router as items
+from features.jobs import router as jobs
 from features.keys import router as keys
 from features.metrics import router as metrics
 from features.password_resets import router as password_resets
@@ -25,6 +26,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router)
     app.include_router(invitations.router)
     app.include_router(items.router)
+    app.include_router(jobs.router)
     app.include_router(keys.router)
     app.include_router(metrics.router)
     app.include_router(password_resets.router)

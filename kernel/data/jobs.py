@@ -16,7 +16,7 @@ State = Literal["waiting", "running", "failed", "done"]
 LIVE = text("state IN ('waiting', 'running')")
 
 
-class JobFailed(Exception):
+class JobFailed(RuntimeError):
     """A job has failed for good; the message must not have values in it, for it is kept."""
 
 
@@ -38,8 +38,8 @@ class Job(SQLModel, table=True):
         Index("ix_jobs_running", "task", postgresql_where=text("state = 'running'")),
         Index("ix_jobs_state", "state", "id"),
         Index("ix_jobs_task", "task", "id"),
-        Index("uq_jobs_task_key", "task", "key", unique=True, postgresql_where=LIVE),
-        Index("uq_jobs_task_tick", "task", "tick", unique=True),
+        Index("ix_jobs_task_key", "task", "key", unique=True, postgresql_where=LIVE),
+        Index("ix_jobs_task_tick", "task", "tick", unique=True),
     )
 
     id: int = Field(

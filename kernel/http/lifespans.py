@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kernel.data.resources import HasState
+from kernel.http.job_gauges import counted
 from kernel.jobs.worker import working
 
 
@@ -26,6 +27,7 @@ async def serve_lifespan(
 
         async def send_and_start(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
+                await stack.enter_async_context(counted(service))
                 await stack.enter_async_context(working(service))
             await send(message)
 

@@ -24,7 +24,7 @@ async def take(
     names, limits = [each.name for each in tasks], [each.concurrency for each in tasks]
     seconds = [each.timeout + LEASE_SECONDS for each in tasks]
     async with session_of(resources_of(app).writer) as session:
-        raw = await session._begin()
+        raw = await session.unit.begin()
         if any(limits):
             await raw.run(TAKE_TURNS)
         rows = await raw.run(TAKE, clock, names, limits, seconds, most, lease)
@@ -50,7 +50,7 @@ class Ticks:
             if tick == self._seen.get(task.name):
                 continue
             async with session_of(resources_of(self._app).writer) as session:
-                (made,) = await (await session._begin()).run(TICK, clock, task.name, tick)
+                (made,) = await (await session.unit.begin()).run(TICK, clock, task.name, tick)
             if made["is_due"]:
                 self._seen[task.name] = tick
             before = made["before"] if made["is_made"] else None

@@ -110,7 +110,7 @@ class Run:
             await self.task.function(**given, **arguments)
 
     async def _end(self, session: WriteSession) -> None:
-        raw = await session._begin()
+        raw = await session.unit.begin()
         end = END if self.job.tick is None else END_TICK
         if not await raw.run(end, self.job.id, self.job.lease):
             raise LeaseLost
@@ -130,7 +130,7 @@ class Run:
 
     async def _write(self, sql: str, *values: Any) -> None:
         async with session_of(resources_of(self.app).writer) as session:
-            await (await session._begin()).run(sql, self.job.id, self.job.lease, *values)
+            await (await session.unit.begin()).run(sql, self.job.id, self.job.lease, *values)
 
     async def _persist(self, write: Callable[[], Awaitable[None]]) -> None:
         """Say what became of the job, as long as it is this process's to say."""

@@ -21,9 +21,8 @@ class Schedule:
     def latest(self, now: datetime) -> datetime:
         """The newest tick that is not after `now`."""
         if self.cron:
-            return next(
-                CronSim(self.cron, now.astimezone(UTC) + timedelta(seconds=1), reverse=True)
-            )
+            behind = now.astimezone(UTC) + timedelta(microseconds=1)
+            return next(CronSim(self.cron, behind, reverse=True))
         return datetime.fromtimestamp(now.timestamp() // self.seconds * self.seconds, UTC)
 
 

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 from kernel.data.resources import HasState, resources_of
-from kernel.jobs.gauges import Gauges
 from kernel.jobs.queue import Ticks, take
 from kernel.jobs.runs import LEASE_SECONDS, Run, jobs_context
 from kernel.jobs.tasks import TASKS, wakers
@@ -136,18 +135,18 @@ class Worker:
 
 @asynccontextmanager
 async def working(app: HasState) -> AsyncIterator[None]:
-    """Run jobs within the block, if the settings say so, and count those that wait."""
+    """Run jobs within the block, unless the settings say that others do."""
     settings = resources_of(app).settings
+    if settings.jobs == "off":
+        yield
+        return
     is_apart = settings.jobs == "only"
     worker = Worker(app, settings.pool_size if is_apart else TRANSACTIONAL)
-    counting = asyncio.create_task(Gauges(app).keep_counting())
-    doing = asyncio.create_task(worker.work()) if settings.jobs != "off" else None
+    working = asyncio.create_task(worker.work())
     try:
         yield
     finally:
-        counting.cancel()
         await worker.close(settings.drain_seconds if is_apart else 0.0)
-        if doing:
-            await asyncio.wait([doing], timeout=END_SECONDS)
-            doing.cancel()
-        await asyncio.gather(counting, *filter(None, [doing]), return_exceptions=True)
+        await asyncio.wait([working], timeout=END_SECONDS)
+        working.cancel()
+        await asyncio.gather(working, return_exceptions=True)

@@ -15,6 +15,7 @@ class Jobs:
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
+        self.clock: datetime | None = None  # or `datetime.now(UTC)`, which may be a test's, too
 
     async def drain(self, *, raises: bool = True) -> list[str]:
         """Run what is due by the test's clock, and what is enqueued meanwhile and is due; the
@@ -22,7 +23,7 @@ class Jobs:
         false: then it is tried again when it is due, and the job has failed or not."""
         names: list[str] = []
         with jobs_context(self._app):
-            while taken := await take(self._app, [*TASKS.values()], 100, datetime.now(UTC)):
+            while taken := await take(self._app, [*TASKS.values()], 100, self._now()):
                 for run in taken:
                     await run.run()
                     if raises and run.error:
@@ -34,8 +35,11 @@ class Jobs:
         """Enqueue what is due by its schedule by the test's clock, and run it with all else. The
         first time that a task has is not run."""
         with jobs_context(self._app):
-            await Ticks(self._app).make(datetime.now(UTC))
+            await Ticks(self._app).make(self._now())
         return await self.drain()
+
+    def _now(self) -> datetime:
+        return self.clock or datetime.now(UTC)
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ ROOT = Path(__file__).parents[2]
 OURS = {"conftest", "features", "kernel", "migrations", "service", "tests"}
 WEB = {"fastapi", "starlette"}
 SHIPPED = (
-    *("auth", "health", "invitations", "items", "keys", "metrics", "password_resets", "users"),
+    *("auth", "health", "invitations", "items", "jobs", "keys", "metrics", "password_resets"),
+    "users",
 )
 KERNEL = sorted(
     str(path.relative_to(ROOT))

@@ -46,8 +46,8 @@ def upgrade() -> None:
     )
     op.create_index("ix_jobs_state", "jobs", ["state", "id"])
     op.create_index("ix_jobs_task", "jobs", ["task", "id"])
-    op.create_index("uq_jobs_task_key", "jobs", ["task", "key"], unique=True, postgresql_where=LIVE)
-    op.create_index("uq_jobs_task_tick", "jobs", ["task", "tick"], unique=True)
+    op.create_index("ix_jobs_task_key", "jobs", ["task", "key"], unique=True, postgresql_where=LIVE)
+    op.create_index("ix_jobs_task_tick", "jobs", ["task", "tick"], unique=True)
 
 
 def downgrade() -> None:

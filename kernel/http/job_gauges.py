@@ -2,6 +2,8 @@
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 
 from kernel.data.independent import session_of
 from kernel.data.jobs import COUNT
@@ -23,6 +25,18 @@ NOBODYS = "jobs wait for a task that this code does not have: a later version ma
 logger = logging.getLogger(__name__)
 
 
+@asynccontextmanager
+async def counted(app: HasState) -> AsyncIterator[None]:
+    """Count jobs as long as this lasts."""
+    counting = asyncio.create_task(Gauges(app).keep_counting())
+    try:
+        yield
+    finally:
+        counting.cancel()
+        with suppress(asyncio.CancelledError):
+            await counting
+
+
 class Gauges:
     """One process's look at the table."""
 
@@ -41,7 +55,7 @@ class Gauges:
     async def count(self) -> None:
         """Look now."""
         async with session_of(resources_of(self._app).writer) as session:
-            rows = await (await session._begin()).run(COUNT)
+            rows = await (await session.unit.begin()).run(COUNT)
         found = {row["task"]: row for row in rows}
         self._known |= {*found, *TASKS}
         for name in self._known:
