@@ -35,7 +35,8 @@ class Mail(BaseModel):
         super().__init_subclass__(**options)
 
     @classmethod
-    def __pydantic_init_subclass__(cls, *, template: str, **options: Any) -> None:
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        template = options.pop("template")
         super().__pydantic_init_subclass__(**options)
         for name, field in cls.model_fields.items():
             if field.annotation not in {str, int}:

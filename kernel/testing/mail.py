@@ -55,7 +55,7 @@ class MailServer(Mailbox):
         super().__init__(self.taken)
         self.recipients: list[str] = []
         self.answers: dict[str, list[str]] = {}
-        self._options = {"hostname": "localhost", "enable_SMTPUTF8": True} | options
+        self._options: dict[str, Any] = {"hostname": "localhost", "enable_SMTPUTF8": True} | options
         self._is_tls = self._options.pop("is_tls", False)
         self.port = 0
 
