@@ -4,7 +4,7 @@ import asyncio
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from statistics import median, quantiles
 
@@ -25,15 +25,13 @@ ENQUEUE = """
     INSERT INTO jobs (task, arguments, run_at)
     SELECT 'kernel.idle', '{}', now() + $2 * interval '1 hour' FROM generate_series(1, $1)
 """
-# With what is beside the job: how many are left to do.
+THEIR_ENQUEUE = """
+    INSERT INTO pgqueuer (priority, status, entrypoint, payload)
+    SELECT 0, 'queued', 'idle', NULL FROM generate_series(1, $1) WHERE $2 = 0
+"""
 KINDS = {
     "ours": (OURS, ENQUEUE, "SELECT count(*) FROM jobs WHERE task = 'kernel.idle'"),
-    "pgqueuer": (
-        THEIRS,
-        "INSERT INTO pgqueuer (priority, status, entrypoint, payload)"
-        " SELECT 0, 'queued', 'idle', NULL FROM generate_series(1, $1) WHERE $2 = 0",
-        "SELECT count(*) FROM pgqueuer",
-    ),
+    "pgqueuer": (THEIRS, THEIR_ENQUEUE, "SELECT count(*) FROM pgqueuer"),
 }
 
 
@@ -49,7 +47,8 @@ async def running(url: str, folder: Path, *command: str, **app: str) -> AsyncIte
     try:
         yield process.pid
     finally:
-        process.kill()
+        with suppress(ProcessLookupError):
+            process.kill()
         await process.wait()
 
 
@@ -76,6 +75,9 @@ async def throughput(url: str, folder: Path, kind: str) -> tuple[float, float]:
 
 async def measure(url: str, folder: Path) -> None:
     """Print a table."""
+    superuser = await asyncpg.connect(url)
+    await superuser.execute("CREATE DATABASE jobs OWNER app")
+    await superuser.close()
     url = as_service(url, "jobs")
     await upgrade_schema(url)
     connection = await asyncpg.connect(url)
@@ -88,28 +90,24 @@ async def measure(url: str, folder: Path) -> None:
         rate, micros = await throughput(url, folder, kind)
         print(f"| {kind} | {rate:.0f} | {micros:.0f} |")
     print("\n| | median ms | p99 ms |\n|---|---|---|")
-    command = (
-        "-m",
-        "uvicorn",
-        "kernel.tests.faults.chores:app",
-        "--port",
-        str(port := free_port()),
-    )
-    async with running(url, folder, *command, APP_ENV="dev"):
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            await _ready(client)
-            for name, path in (
-                ("POST", "/chores?jobs=0"),
-                ("POST that enqueues", "/chores?jobs=1"),
-            ):
-                _tell(name, await _ask(client, "POST", path))
-            connection = await asyncpg.connect(url)
-            for name, hours in (("nothing", None), ("10,000 for later", 1), ("10,000 now", 0)):
-                await connection.execute("TRUNCATE jobs")
-                if hours is not None:
-                    await connection.execute(ENQUEUE, 10_000, hours)
-                _tell(f"GET, jobs that wait: {name}", await _ask(client, "GET", "/chores"))
-            await connection.close()
+    port = free_port()
+    command = ("-m", "uvicorn", OURS[-1], "--port", str(port))
+    posts = {"POST": "/chores?jobs=0", "POST that enqueues": "/chores?jobs=1"}
+    waiting = {"nothing": None, "10,000 for later": 1, "10,000 now": 0}
+    async with (
+        running(url, folder, *command, APP_ENV="dev"),
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client,
+    ):
+        await _ready(client)
+        for name, path in posts.items():
+            _tell(name, await _ask(client, "POST", path))
+        connection = await asyncpg.connect(url)
+        for name, hours in waiting.items():
+            await connection.execute("TRUNCATE jobs")
+            if hours is not None:
+                await connection.execute(ENQUEUE, 10_000, hours)
+            _tell(f"GET, jobs that wait: {name}", await _ask(client, "GET", "/chores"))
+        await connection.close()
 
 
 async def _ready(client: httpx.AsyncClient) -> None:
