@@ -40,9 +40,11 @@ def main() -> None:
     os.environ["APP_JOBS"] = "only"
     sys.path.insert(0, "")
     app = resolve_name(parser.parse_args().app)
+    make_loop = None
     with suppress(ImportError):  # it is not for every system
-        asyncio.set_event_loop_policy(import_module("uvloop").EventLoopPolicy())
-    asyncio.run(work(app))
+        make_loop = import_module("uvloop").new_event_loop
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        runner.run(work(app))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 from kernel.data.independent import session_of
 from kernel.data.jobs import COUNT
@@ -41,7 +42,8 @@ class Gauges:
     """One process's look at the table."""
 
     def __init__(self, app: HasState) -> None:
-        self._app, self._known, self._reminders = app, set[str](), Reminders()
+        self._app, self._known, self._reminders = app, {*TASKS}, Reminders()
+        self._set({})  # a rate, or an alert, begins with a number
 
     async def keep_counting(self) -> None:
         with jobs_context(self._app):
@@ -56,8 +58,14 @@ class Gauges:
         """Look now."""
         async with session_of(resources_of(self._app).writer) as session:
             rows = await (await session.unit.begin()).run(COUNT)
-        found = {row["task"]: row for row in rows}
-        self._known |= {*found, *TASKS}
+        nobodys = self._set({row["task"]: row for row in rows})
+        for name, waiting in nobodys.items():
+            if waiting and self._reminders.count(name):
+                logger.warning(NOBODYS, extra={"fields": {"task": name, "waiting": waiting}})
+
+    def _set(self, found: dict[str, Any]) -> dict[str, int]:
+        """Tell these; how many wait for each task that is not there."""
+        self._known |= found.keys()
         for name in self._known:
             waiting, failed, oldest = found[name][1:] if name in found else (0, 0, 0.0)
             WAITING.set(waiting, name)
@@ -65,6 +73,4 @@ class Gauges:
             OLDEST.set(oldest or 0.0, name)
         nobodys = {name: row["waiting"] for name, row in found.items() if name not in TASKS}
         UNKNOWN.set(sum(nobodys.values()))
-        for name, waiting in nobodys.items():
-            if waiting and self._reminders.count(name):
-                logger.warning(NOBODYS, extra={"fields": {"task": name, "waiting": waiting}})
+        return nobodys

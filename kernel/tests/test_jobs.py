@@ -1,7 +1,7 @@
 """Work after the commit: what is enqueued, what runs, and what is done once."""
 
 import asyncio
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, SecretStr
 from kernel.data.independent import open_session
 from kernel.data.jobs import Job
 from kernel.data.models import Dto
-from kernel.data.resources import Resources
+from kernel.data.resources import Resources, resources_of
 from kernel.data.session import WriteSession
 from kernel.http.dependencies import Session
 from kernel.http.job_gauges import NOBODYS, Gauges
@@ -29,6 +29,7 @@ from kernel.tests.peelings.models import Peeling, PeelingPublic
 from kernel.tests.processes import until
 
 SECRET = "a secret"
+ON = {"jobs": "on"}
 HOUR = timedelta(hours=1)
 ROW = "SELECT state, attempts, lease, error, run_at FROM jobs WHERE id = $1"
 done: list[Any] = []
@@ -142,6 +143,18 @@ def enqueue(app):
             return await session.enqueue(*args, **options)
 
     return enqueue
+
+
+@asynccontextmanager
+async def running(app):
+    """Its worker, which no app has in tests by itself."""
+    resources = resources_of(app)
+    before, resources.settings = resources.settings, resources.settings.model_copy(update=ON)
+    try:
+        async with working(app):
+            yield
+    finally:
+        resources.settings = before
 
 
 def has_done(count):
@@ -444,7 +457,7 @@ async def test_a_clock_that_is_ahead_makes_no_tick(app, sql, monkeypatch):
 
 
 async def test_a_worker_wakes_when_a_job_is_committed(app, sql, enqueue):
-    async with working(app):
+    async with running(app):
         await asyncio.sleep(0.1)
         before = asyncio.get_running_loop().time()
         await enqueue(call)
@@ -455,7 +468,7 @@ async def test_a_worker_wakes_when_a_job_is_committed(app, sql, enqueue):
 
 async def test_the_end_costs_no_attempt(app, sql, enqueue):
     waiting = [await enqueue(wait_here) for _ in range(2)]
-    async with working(app):
+    async with running(app):
         await until(has_done(2), seconds=5)
     assert [await state(sql, each) for each in waiting] == [("waiting", 0)] * 2
     here.set()
@@ -474,3 +487,23 @@ def test_a_task_is_named_by_its_slice_and_simply_runs_when_it_is_called():
     assert TASKS.pop("users.add") is made
     asyncio.run(made(1, two=3))
     assert done == [4]
+
+
+# What the kernel's own jobs do.
+
+
+async def test_what_is_kept_for_a_while_is_swept(app, sql, jobs, alice):
+    await sql.execute("""
+        INSERT INTO idempotency_keys (digest, fingerprint, created_at)
+        SELECT int4send(n), '', now() - interval '1 day' FROM generate_series(1, 1500) n
+    """)
+    await sql.execute("""
+        INSERT INTO sign_in_attempts (digest, since)
+        SELECT int4send(n), now() - interval '1 day' FROM generate_series(1, 1500) n
+    """)
+    await sql.execute("INSERT INTO idempotency_keys VALUES ('new', '')")
+    for minutes in (1, 2):
+        jobs.clock = datetime.now(UTC) + timedelta(minutes=minutes)
+        await jobs.tick()
+    assert await sql.fetchval("SELECT array_agg(digest) FROM idempotency_keys") == [b"new"]
+    assert await sql.fetchval("SELECT count(*) FROM sign_in_attempts") == 0

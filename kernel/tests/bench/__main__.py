@@ -4,7 +4,8 @@ Runs the bound, this service (with its short ways and without), FastAPI by hand 
 layout in turn, on one database and under the same load, and compares what a request costs the
 process that answers it, at a few connections and at many. `growth` asks what the service's requests
 cost as rows, slices and connections grow, `workers` what a second worker brings. `panels` draws
-docs/metrics.png: what Prometheus sees of a service in which things go wrong.
+docs/metrics.png: what Prometheus sees of a service in which things go wrong. `jobs` counts jobs a
+second, beside pgqueuer's, and asks what they cost the requests beside them.
 """
 
 import asyncio
@@ -16,6 +17,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from kernel.settings import ROOT
 from kernel.tests.bench.comparison import compare
 from kernel.tests.bench.growth import grow, scale
+from kernel.tests.bench.jobs import measure
 from kernel.tests.bench.panels import picture
 from kernel.tests.bench.stage import OTHER_CPUS, Failed, Load, postgres
 
@@ -33,6 +35,8 @@ async def main(given: Namespace) -> None:
             await scale(url, folder, loads[0], given.rounds)
         elif given.what == "panels":
             await picture(url, folder)
+        elif given.what == "jobs":
+            await measure(url, folder)
         else:
             await compare(url, folder, loads, given.rounds, given.only)
 
@@ -42,7 +46,10 @@ def arguments() -> Namespace:
         "kernel.tests.bench", description=__doc__, formatter_class=RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "what", nargs="?", default="compare", choices=("compare", "growth", "workers", "panels")
+        "what",
+        nargs="?",
+        default="compare",
+        choices=("compare", "growth", "workers", "panels", "jobs"),
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3, help="of each measurement")
