@@ -33,7 +33,6 @@ PURPOSE = "password_reset"
 LIFE = timedelta(minutes=30)
 NOT_GOOD = "this link is not good, or not any more: ask for another one"
 digest, expires_at = col(PasswordReset.digest), col(PasswordReset.expires_at)
-used_at = col(PasswordReset.used_at)
 ACCOUNT = select(users.c.id, users.c.email, users.c.role, users.c.password_hash).where(
     users.c.email == bindparam("email"), users.c.is_active
 )
@@ -41,21 +40,21 @@ NEW = insert(PasswordReset).values(
     {name: bindparam(name) for name in ("user_id", "digest", "bound_to", "expires_at")}
 )
 # The latest one alone is good: a job that was late, and is behind it, changes nothing. Nor does one
-# that runs again, or a token that was used, or that a change has ended, would be good once more.
+# that runs again: a token that was used, or that a change has ended, would be good once more.
 KEEP = NEW.on_conflict_do_update(
     index_elements=["user_id"],
-    set_={name: NEW.excluded[name] for name in ("digest", "bound_to", "expires_at")}
-    | {"used_at": None},
+    set_={name: NEW.excluded[name] for name in ("digest", "bound_to", "expires_at")},
     where=and_(digest != NEW.excluded.digest, expires_at <= NEW.excluded.expires_at),
 )
-IS_GOOD = (digest == bindparam("token"), used_at.is_(None), expires_at > func.now())
-STILL = select(digest).where(*IS_GOOD)
+IS_LATEST = (digest == bindparam("token"), expires_at > func.now())
+STILL = select(col(PasswordReset.bound_to)).where(*IS_LATEST)
 BOUND = (
     select(*ACCOUNT.selected_columns, col(PasswordReset.bound_to))
     .join_from(PasswordReset, users, col(PasswordReset.user_id) == users.c.id)
-    .where(*IS_GOOD, users.c.is_active)
+    .where(*IS_LATEST, users.c.is_active)
 )
-# The account as it was when the token was looked at, or somebody has been quicker.
+# The account as it was when the token was looked at, or somebody has been quicker. It makes a token
+# good once as well: with the password, what it is bound to has changed.
 CHANGE = (
     update(users)
     .where(
@@ -70,7 +69,6 @@ CHANGE = (
     )
     .returning(users.c.id)
 )
-USE = update(PasswordReset).where(*IS_GOOD).values(used_at=func.now()).returning(digest)
 END_SIGN_INS = delete(sign_ins).where(sign_ins.c.user_id == bindparam("id"))
 END_KEYS = delete(keys).where(keys.c.user_id == bindparam("id"))
 SWEEP = delete(PasswordReset).where(expires_at < func.now())
@@ -96,11 +94,13 @@ async def send_reset(
     if account is None or until <= datetime.now(UTC):
         return
     token = resources.derive_token(PURPOSE, seed)
-    own = _digest(token)
-    row = {"user_id": account.id, "digest": own, "bound_to": _binding(account)}
+    own, bound_to = _digest(token), _binding(account)
     async with open_session() as session:
-        await session.fetch(KEEP, **row, expires_at=until)
-        if not await session.fetch(STILL, token=own):
+        await session.fetch(
+            KEEP, user_id=account.id, digest=own, bound_to=bound_to, expires_at=until
+        )
+        latest = await session.fetch(STILL, token=own)
+        if not latest or latest[0]["bound_to"] != bound_to:
             return
         session.after_commit(security_event, "password_reset_asked", account.id)
     minutes = LIFE // timedelta(minutes=1)
@@ -128,8 +128,6 @@ async def complete(
     known = {"known_email": account.email, "known_role": account.role}
     known |= {"known_hash": account.password_hash, "new_hash": new_hash}
     if not await session.fetch(CHANGE, user_id=account.id, **known):
-        raise Forbidden(NOT_GOOD)
-    if not await session.fetch(USE, token=token):
         raise Forbidden(NOT_GOOD)
     # Behind the user's row, which a sign-in that is under way has to share.
     await session.fetch(END_SIGN_INS, id=account.id)

@@ -32,7 +32,6 @@ class PasswordReset(Table, table=True):
     digest: bytes = Field(unique=True)
     bound_to: bytes
     expires_at: datetime = Field(index=True)
-    used_at: datetime | None = None
 
 
 class Account(Dto):
