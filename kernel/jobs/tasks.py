@@ -17,7 +17,13 @@ from typing import (
 )
 from weakref import WeakSet
 
-from pydantic import ConfigDict, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import (
+    ConfigDict,
+    PydanticSchemaGenerationError,
+    TypeAdapter,
+    ValidationError,
+    with_config,
+)
 from pydantic_core import PydanticSerializationError
 from typing_extensions import TypedDict
 
@@ -171,8 +177,7 @@ def _make_task(
     if schedule and any(get_origin(each) is not NotRequired for each in fields.values()):
         raise TypeError(f"{name} runs on a schedule, which gives no arguments")
     make_type: Any = TypedDict
-    typed = make_type(name, fields)
-    typed.__pydantic_config__ = ConfigDict(extra="forbid")
+    typed = with_config(ConfigDict(extra="forbid"))(make_type(name, fields))
     try:
         arguments: TypeAdapter[dict[str, Any]] = TypeAdapter(typed)
     except PydanticSchemaGenerationError as error:
