@@ -15,13 +15,13 @@ from kernel.data.independent import open_session
 from kernel.data.jobs import Job
 from kernel.data.models import Dto
 from kernel.data.resources import Resources, resources_of
+from kernel.data.schedules import make_schedule
 from kernel.data.session import WriteSession
 from kernel.http.dependencies import Session
 from kernel.http.job_gauges import NOBODYS, Gauges
 from kernel.http.router import Router
 from kernel.identity.callers import CurrentUser
 from kernel.jobs.queue import Ticks, take
-from kernel.jobs.schedule import make_schedule
 from kernel.jobs.tasks import TASKS, task
 from kernel.jobs.worker import working
 from kernel.testing.jobs import Jobs
@@ -290,7 +290,7 @@ async def test_a_failed_run_leaves_nothing_and_is_tried_again_later(enqueue, job
     assert await sql.fetchval("SELECT count(*) FROM peelings") == 0
     _, _, lease, error, run_at = await sql.fetchrow(ROW, failing)
     assert (await state(sql, failing), lease) == (("waiting", 1), None)
-    assert error.startswith("LookupError at kernel/tests/test_jobs.py:")
+    assert error.startswith("LookupError at test_jobs.py:")
     assert error.endswith("in peel")
     assert SECRET not in error + str(log.lines())
     assert timedelta(seconds=1.5) < run_at - datetime.now(UTC) < timedelta(seconds=3.5)  # e
