@@ -44,11 +44,12 @@ class Task(Generic[P]):
     cron: str | None = None
 
     def __post_init__(self) -> None:
+        needs, given = self.arguments.needs, self.arguments.given.values()
         if self.timeout <= 0 or (self.concurrency is not None and self.concurrency < 1):
             raise ValueError(f"{self.name}: timeout and concurrency should be positive")
-        if self.external and WriteSession in self.arguments.given.values():
+        if self.external and WriteSession in given:
             raise TypeError(f"{self.name} is external and holds no session: open_session() has one")
-        if self.schedule and self.arguments.needs:
+        if self.schedule and needs:
             raise TypeError(f"{self.name} runs on a schedule, which gives no arguments")
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
