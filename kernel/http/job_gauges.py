@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
 
+from kernel.context import jobs_context
 from kernel.data.independent import session_of
 from kernel.data.jobs import COUNT
 from kernel.data.resources import HasState, resources_of
 from kernel.driver_errors import DRIVER_ERRORS, PoolTimeout
 from kernel.errors import ServiceError
-from kernel.jobs.runs import jobs_context
 from kernel.jobs.tasks import TASKS
 from kernel.metrics import Family
 from kernel.reminders import Reminders

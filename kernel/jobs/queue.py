@@ -29,8 +29,7 @@ async def take(
             await raw.run(TAKE_TURNS)
         rows = await raw.run(TAKE, clock, names, limits, seconds, most, lease)
     values = [dict(row) for row in rows]
-    waited = [each.pop("waited").total_seconds() for each in values]
-    runs = [Run(app, Job(**each), late, clock) for each, late in zip(values, waited, strict=True)]
+    runs = [Run(app, each.pop("waited"), Job(**each), clock) for each in values]
     return sorted(runs, key=lambda run: run.job.id)
 
 

@@ -6,14 +6,13 @@ import math
 import random
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from kernel.context import RequestContext, enter_context, leave_context
+from kernel.context import RequestContext, jobs_context
 from kernel.data.independent import run_callbacks, session_of
 from kernel.data.jobs import END, END_TICK, FAIL, GIVE_BACK, Job, JobFailed
 from kernel.data.resources import HasState, Resources, resources_of
@@ -23,16 +22,11 @@ from kernel.errors import ServiceError
 from kernel.jobs.tasks import TASKS, Task
 from kernel.logs import summarize
 from kernel.metrics import Family
-from kernel.settings import ROOT
 
 MOST_ATTEMPTS = 25
 # Whoever runs a job has so many seconds more than its timeout to say what became of it.
 LEASE_SECONDS = 15.0
-RUNS = Family(
-    "jobs_runs_total", "Runs of jobs that have ended, by their outcome.", ("task", "outcome")
-)
-# As one caller, who has half of a pool's connections at most.
-CALLER = "jobs"
+RUNS = Family("jobs_runs_total", "Runs that have ended.", ("task", "outcome"))
 logger = logging.getLogger(__name__)
 
 
@@ -45,8 +39,8 @@ class Run:
     """A job that this process has taken. `clock` is a test's, if that is ahead of the database."""
 
     app: HasState
+    waited: timedelta
     job: Job
-    waited: float
     clock: datetime | None = None
     taken: float = field(default_factory=time.monotonic)
     error: BaseException | None = None
@@ -76,38 +70,35 @@ class Run:
                 outcome = await self._fail(error)
             self.has_ended = True
             RUNS.add(1, self.job.task, outcome)
-            logger.log(
-                level, "job", exc_info=self.error, extra={"fields": self._fields(outcome, started)}
-            )
+            job, ms = self.job, round((time.perf_counter() - started) * 1000, 1)
+            told = {"task": job.task, "job": job.id, "attempt": job.attempts, "outcome": outcome}
+            told |= {"duration_ms": ms, "waited_ms": round(self.waited.total_seconds() * 1000, 1)}
+            logger.log(level, "job", exc_info=self.error, extra={"fields": told})
 
     async def give_back(self) -> None:
         """Let somebody else run it, as if nobody had taken it."""
         await self._write(GIVE_BACK)
 
     async def _perform(self, context: RequestContext) -> str:
-        resources, arguments = resources_of(self.app), self.task.load(self.job.arguments)
-        ours: dict[type, Any] = {Job: self.job, Resources: resources}
-        if self.task.is_external:
-            await self._call(ours, arguments)
-            await self._persist(self._end_by_itself)
-            return "done"
+        task, resources = self.task, resources_of(self.app)
         session = WriteSession(resources.writer.unit_of_work())
-        context.unit, ours[WriteSession] = session.unit, session
+        context.unit = session.unit
+        ours = {Job: self.job, Resources: resources, WriteSession: session}
+        given = {name: ours[kind] for name, kind in task.arguments.given.items()}
+        arguments = task.arguments.load(self.job.arguments)
         try:
-            async with asyncio.timeout(self.task.timeout):
-                await self._call(ours, arguments)
-                await self._end(session)
-                await session.finish()
+            async with asyncio.timeout(task.timeout):
+                await task.function(**given, **arguments)
+                if not task.external:
+                    await self._end(session)
+                    await session.finish()
         finally:
             context.unit = None
             await session.end()
+        if task.external:
+            await self._persist(self._end_by_itself)
         await run_callbacks(session.unit.committed)
         return "done"
-
-    async def _call(self, ours: dict[type, Any], arguments: dict[str, Any]) -> None:
-        given = {name: ours[kind] for name, kind in self.task.given.items()}
-        async with asyncio.timeout(self.task.timeout):
-            await self.task.function(**given, **arguments)
 
     async def _end(self, session: WriteSession) -> None:
         raw = await session.unit.begin()
@@ -123,8 +114,8 @@ class Run:
         is_last = isinstance(error, JobFailed) or self.job.attempts >= MOST_ATTEMPTS
         jitter = random.uniform(0.75, 1.25)  # noqa: S311  # not a secret
         seconds = 0.0 if is_last else jitter * math.exp(min(10, self.job.attempts))
-        state = "failed" if is_last else "waiting"
-        values = (state, self.clock, seconds, f"{summarize(error)} at {_place_of(error)}")
+        told = f"{summarize(error)} at {_place_of(error)}"
+        values = ("failed" if is_last else "waiting", self.clock, seconds, told)
         await self._persist(lambda: self._write(FAIL, *values))
         return "failed" if is_last else "retry"
 
@@ -142,28 +133,6 @@ class Run:
                     raise
             await asyncio.sleep(1)
 
-    def _fields(self, outcome: str, started: float) -> dict[str, object]:
-        return {
-            "task": self.job.task,
-            "job": self.job.id,
-            "attempt": self.job.attempts,
-            "outcome": outcome,
-            "duration_ms": round((time.perf_counter() - started) * 1000, 1),
-            "waited_ms": round(self.waited * 1000, 1),
-        }
-
-
-@contextmanager
-def jobs_context(app: HasState, request_id: str | None = None) -> Iterator[RequestContext]:
-    """As whom the work within the block uses connections, and with which id it logs."""
-    context = RequestContext(app, client=CALLER)
-    context.request_id = request_id or context.request_id
-    token = enter_context(context)
-    try:
-        yield context
-    finally:
-        leave_context(token)
-
 
 def _is_cancelled() -> bool:
     task = asyncio.current_task()
@@ -173,10 +142,5 @@ def _is_cancelled() -> bool:
 def _place_of(error: BaseException) -> str:
     """Where the error was raised, in the service's own code if that is in its traceback."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = [each for each in frames if each.filename.startswith(str(ROOT / "features"))]
-    if not frames:
-        return "an unknown place"
-    frame = (own or frames)[-1]
-    path = Path(frame.filename)
-    name = path.relative_to(ROOT) if path.is_relative_to(ROOT) else path.name
-    return f"{name}:{frame.lineno} in {frame.name}"
+    frame = ([each for each in frames if "/features/" in each.filename] or frames)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"

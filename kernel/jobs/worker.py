@@ -6,9 +6,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
+from kernel.context import jobs_context
 from kernel.data.resources import HasState, resources_of
 from kernel.jobs.queue import Ticks, take
-from kernel.jobs.runs import LEASE_SECONDS, Run, jobs_context
+from kernel.jobs.runs import LEASE_SECONDS, Run
 from kernel.jobs.tasks import TASKS, wakers
 from kernel.logs import summarize
 from kernel.reminders import Reminders
@@ -28,7 +29,7 @@ class Lane:
 
     def __init__(self, app: HasState, slots: int, *, is_external: bool) -> None:
         self._app, self._slots = app, slots
-        self._tasks = [each for each in TASKS.values() if each.is_external == is_external]
+        self._tasks = [each for each in TASKS.values() if each.external == is_external]
         self._turns = asyncio.Semaphore(slots)
         self._seconds = AHEAD_SECONDS  # that a job takes
         self.runs: dict[asyncio.Task[None], Run] = {}
@@ -72,12 +73,13 @@ class Worker:
         self._woken, self._is_stopping = asyncio.Event(), False
         self._ticks, self._reminders = Ticks(app), Reminders()
         wakers.add(self)
+        self._working = asyncio.create_task(self._work())
 
     def wake(self) -> None:
         """Look at once, and not when a second is over."""
         self._woken.set()
 
-    async def work(self) -> None:
+    async def _work(self) -> None:
         """Take and run jobs until `close`; while the database is away, look for it ever less
         often."""
         wait = POLL_SECONDS
@@ -96,21 +98,19 @@ class Worker:
                     continue
                 wait = POLL_SECONDS
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(POLL_SECONDS):
-                        await self._woken.wait()
+                    await asyncio.wait_for(self._woken.wait(), POLL_SECONDS)
 
     async def close(self, grace_seconds: float = 0.0) -> None:
         """Take no more, wait so long for what runs, and let others have what still does."""
         self._is_stopping = True
         self.wake()
+        await asyncio.wait([self._working], timeout=END_SECONDS)  # it may just have taken some
         running = {task: run for lane in self._lanes for task, run in lane.runs.items()}
-        if not running:
-            return
-        if grace_seconds:
+        if running and grace_seconds:
             await asyncio.wait(running, timeout=grace_seconds)
-        for each in running:
+        for each in (self._working, *running):
             each.cancel()
-        await asyncio.wait(running, timeout=END_SECONDS)
+        await asyncio.wait([self._working, *running], timeout=END_SECONDS)
         # Who goes on all the same has it until its lease ends.
         ended = [run for each, run in running.items() if each.done() and not run.has_ended]
         try:
@@ -142,11 +142,7 @@ async def working(app: HasState) -> AsyncIterator[None]:
         return
     is_apart = settings.jobs == "only"
     worker = Worker(app, settings.pool_size if is_apart else TRANSACTIONAL)
-    working = asyncio.create_task(worker.work())
     try:
         yield
     finally:
         await worker.close(settings.drain_seconds if is_apart else 0.0)
-        await asyncio.wait([working], timeout=END_SECONDS)
-        working.cancel()
-        await asyncio.gather(working, return_exceptions=True)

@@ -5,8 +5,8 @@ from datetime import UTC, datetime
 import pytest
 from fastapi import FastAPI
 
+from kernel.context import jobs_context
 from kernel.jobs.queue import Ticks, take
-from kernel.jobs.runs import jobs_context
 from kernel.jobs.tasks import TASKS
 
 

@@ -324,6 +324,10 @@ def test_a_shipped_slice_has_200_lines_at_most(name):
     assert size(*sources(ROOT, f"features/{name}")) <= LARGER_SLICES.get(name, 200)
 
 
+def test_jobs_have_350_lines_at_most():
+    assert size(*sources(ROOT, "kernel/jobs")) <= 350
+
+
 def test_a_function_of_the_kernel_has_30_lines_at_most_and_half_of_them_8():
     lengths = {}
     for path in [ROOT / room for room in KERNEL]:

@@ -7,21 +7,23 @@ from decimal import Decimal
 from enum import Enum
 from typing import Annotated, Any
 
+import httpx
 import pytest
 import time_machine
 from pydantic import BaseModel, Field, SecretStr
+from sqlalchemy import text
 
 from kernel.data.independent import open_session
 from kernel.data.jobs import Job
 from kernel.data.models import Dto
 from kernel.data.resources import Resources, resources_of
+from kernel.data.schedules import make_schedule
 from kernel.data.session import WriteSession
 from kernel.http.dependencies import Session
 from kernel.http.job_gauges import NOBODYS, Gauges
 from kernel.http.router import Router
 from kernel.identity.callers import CurrentUser
 from kernel.jobs.queue import Ticks, take
-from kernel.jobs.schedule import make_schedule
 from kernel.jobs.tasks import TASKS, task
 from kernel.jobs.worker import working
 from kernel.testing.jobs import Jobs
@@ -84,6 +86,13 @@ async def sleep(session: Session) -> None:
 @task(external=True, concurrency=2)
 async def wait_here(job: Job) -> None:
     done.append(job.id)
+    await here.wait()
+
+
+@task
+async def linger(session: WriteSession) -> None:
+    await session.fetch(text("SELECT 1"))
+    done.append(1)
     await here.wait()
 
 
@@ -290,7 +299,7 @@ async def test_a_failed_run_leaves_nothing_and_is_tried_again_later(enqueue, job
     assert await sql.fetchval("SELECT count(*) FROM peelings") == 0
     _, _, lease, error, run_at = await sql.fetchrow(ROW, failing)
     assert (await state(sql, failing), lease) == (("waiting", 1), None)
-    assert error.startswith("LookupError at kernel/tests/test_jobs.py:")
+    assert error.startswith("LookupError at test_jobs.py:")
     assert error.endswith("in peel")
     assert SECRET not in error + str(log.lines())
     assert timedelta(seconds=1.5) < run_at - datetime.now(UTC) < timedelta(seconds=3.5)  # e
@@ -474,7 +483,109 @@ async def test_the_end_costs_no_attempt(app, sql, enqueue):
     here.set()
 
 
+async def test_four_jobs_at_once_hold_a_connection(app, sql, enqueue):
+    for _ in range(9):
+        await enqueue(linger)
+    async with running(app):
+        await until(has_done(4), seconds=5)
+        await asyncio.sleep(0.1)
+        assert (len(done), resources_of(app).writer.in_use()) == (4, 4)
+    assert await sql.fetchval("SELECT max(attempts) FROM jobs WHERE tick IS NULL") == 0
+
+
+async def test_who_is_told_to_end_takes_no_more(app, enqueue, monkeypatch):
+    monkeypatch.setattr(resources_of(app), "is_draining", True)
+    async with running(app):
+        await enqueue(call)
+        await asyncio.sleep(0.2)
+    assert done == []
+
+
+async def test_jobs_run_while_the_slices_are_open(create_app, settings, enqueue):
+    """A slice's lifespan begins behind the app's own, and ends before it."""
+
+    @asynccontextmanager
+    async def lifespan(_):
+        done.append("open")
+        yield
+        done.append("closed")
+
+    app = create_app(settings.model_copy(update=ON))
+    app.include_router(Router(prefix="/slice", lifespan=lifespan))
+    told, heard = asyncio.Queue(), asyncio.Queue()
+    serving = asyncio.create_task(app({"type": "lifespan", "state": {}}, told.get, heard.put))
+    await told.put({"type": "lifespan.startup"})
+    assert (await heard.get())["type"] == "lifespan.startup.complete"
+    await enqueue(call, what="now")
+    waiting = await enqueue(wait_here)
+    await until(has_done(3), seconds=5)
+    await told.put({"type": "lifespan.shutdown"})
+    await serving
+    assert (done[0], done[-1], len(done)) == ("open", "closed", 4)
+    assert waiting in done
+
+
 # Decorated.
+
+
+async def anything(value: object = None) -> None: ...
+
+
+async def positional(value: int, /) -> None: ...
+
+
+async def several(*values: int) -> None: ...
+
+
+async def untyped(value) -> None: ...
+
+
+async def reserved(key: str) -> None: ...
+
+
+async def with_client(client: httpx.AsyncClient) -> None: ...
+
+
+async def with_session(session: WriteSession) -> None: ...
+
+
+async def with_need(value: int) -> None: ...
+
+
+def plain() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "words"),
+    [
+        (positional, {}, "value should have a name"),
+        (several, {}, "values should have a name"),
+        (untyped, {}, "value should have a name and a type"),
+        (reserved, {}, "be none of key, replace, run_at"),
+        (with_client, {}, "a type that no JSON has"),
+        (plain, {}, "no async function"),
+        (with_session, {"external": True}, "open_session"),
+        (with_need, {"every": "1h"}, "gives no arguments"),
+        (anything, {"timeout": 0}, "positive"),
+        (anything, {"concurrency": 0}, "positive"),
+        (anything, {"every": "1h", "cron": "* * * * *"}, "one schedule"),
+        (anything, {"retries": 3}, "retries"),
+    ],
+)
+def test_what_can_be_no_task_is_refused(function, options, words):
+    before = {**TASKS}
+    with pytest.raises((TypeError, ValueError), match=words):
+        task(**options)(function)
+    assert before == TASKS
+
+
+def test_two_tasks_of_a_slice_have_two_names():
+    async def peel() -> None: ...
+
+    peel.__qualname__ = "peel"
+    peel.__module__ = "kernel.elsewhere"
+    with pytest.raises(ValueError, match="two tasks are called"):
+        task(peel)
 
 
 def test_a_task_is_named_by_its_slice_and_simply_runs_when_it_is_called():

@@ -15,7 +15,7 @@ from kernel.data.schema import upgrade_schema
 from kernel.dev.embedded import as_service
 from kernel.settings import ROOT
 from kernel.tests.bench.stage import APP_CPUS, SECRET, Failed, cpu
-from kernel.tests.faults.chores import TABLES
+from kernel.tests.faults.jobs import TABLES
 from kernel.tests.processes import free_port
 
 JOBS, REQUESTS = 20_000, 2_000

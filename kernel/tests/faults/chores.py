@@ -15,11 +15,6 @@ from kernel.http.router import Router
 from kernel.jobs.tasks import task
 from kernel.settings import Settings
 
-TABLES = """
-    DROP TABLE IF EXISTS booked, rung, struck;
-    CREATE TABLE booked (number int); CREATE TABLE rung (number int, job bigint);
-    CREATE TABLE struck (at timestamptz); TRUNCATE jobs
-"""
 router = Router(prefix="/chores")
 NOTE = text("INSERT INTO rung VALUES (:number, :job)")
 
@@ -55,7 +50,7 @@ async def idle(session: WriteSession) -> None:
 
 
 @task(every="2s")
-async def strike(session: WriteSession) -> None:
+async def toll(session: WriteSession) -> None:
     await session.fetch(text("INSERT INTO struck VALUES (now())"))
 
 

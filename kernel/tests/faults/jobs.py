@@ -11,20 +11,25 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from kernel.settings import ROOT
-from kernel.tests.faults.chores import TABLES
 from kernel.tests.faults.drilling import Row, drill
 from kernel.tests.faults.postgres import Postgres, postgres
 from kernel.tests.processes import end, until
 
 APP = "kernel.tests.faults.chores:app"
 DRAIN_SECONDS = 2
+# Of the tasks of `APP`, which only a process of its own imports: they are enqueued by schedules.
+TABLES = """
+    DROP TABLE IF EXISTS booked, rung, struck;
+    CREATE TABLE booked (number int); CREATE TABLE rung (number int, job bigint);
+    CREATE TABLE struck (at timestamptz); TRUNCATE jobs
+"""
 ENQUEUE = """
     INSERT INTO jobs (task, arguments)
     SELECT unnest(ARRAY['kernel.book', 'kernel.ring']), json_build_object('number', n)::text
     FROM generate_series(1, {}) AS n
 """
 LONG = ENQUEUE.replace("book", "doze").replace("ring", "wait")
-OURS = "task NOT LIKE '%sweep%' AND task <> 'kernel.strike'"
+OURS = "task NOT LIKE '%sweep%' AND task <> 'kernel.toll'"
 LEFT = f"SELECT count(*) FROM jobs WHERE {OURS}"  # a constant
 STATES = f"SELECT DISTINCT state, attempts FROM jobs WHERE {OURS}"  # a constant
 DONE = "SELECT (SELECT count(*) FROM booked) + (SELECT count(*) FROM rung)"
@@ -33,7 +38,7 @@ TICKS = """
     SELECT count(*) AS ticks, count(*) FILTER (WHERE state = 'done') AS done,
         extract(epoch FROM max(tick) - min(tick))::int / 2 + 1 AS due,
         (SELECT count(*) FROM struck) AS runs
-    FROM jobs WHERE task = 'kernel.strike'
+    FROM jobs WHERE task = 'kernel.toll'
 """
 
 
