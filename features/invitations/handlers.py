@@ -7,7 +7,6 @@ from sqlmodel import col
 
 from features.invitations.models import (
     Acceptance,
-    AcceptedPublic,
     Invitation,
     InvitationCreate,
     InvitationMail,
@@ -111,7 +110,7 @@ async def send_invitation(job: Job, resources: Resources, invitation_id: int, se
 
 async def accept(
     primary: ReadPool, session: WriteSession, passwords: PasswordVault, data: Acceptance
-) -> AcceptedPublic:
+) -> None:
     """Make the account.
 
     Raises:
@@ -130,9 +129,8 @@ async def accept(
     await session.fetch(USE, token=token)
     own = {**data.model_dump(exclude={"token", "password"}), "password_hash": password_hash}
     account = own | {"email": found.email, "role": found.role, "is_active": True}
-    [row] = await session.fetch(insert(users).values(account).returning(users))
+    [row] = await session.fetch(insert(users).values(account).returning(users.c.id))
     session.after_commit(security_event, "invitation_accepted", row["id"])
-    return AcceptedPublic.model_validate(dict(row))
 
 
 def _new_link(resources: Resources) -> tuple[str, dict[str, object]]:

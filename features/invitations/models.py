@@ -64,10 +64,3 @@ class Acceptance(Input):
     token: Text = Field(max_length=200)
     password: Password
     full_name: Line = Field(max_length=100)
-
-
-class AcceptedPublic(Dto):
-    id: int
-    email: str
-    full_name: str
-    role: str

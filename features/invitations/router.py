@@ -1,12 +1,7 @@
 """Invitations, by which people join where nobody signs up by themselves."""
 
 from features.invitations import handlers
-from features.invitations.models import (
-    Acceptance,
-    AcceptedPublic,
-    InvitationCreate,
-    InvitationPublic,
-)
+from features.invitations.models import Acceptance, InvitationCreate, InvitationPublic
 from kernel import (
     Admin,
     Id,
@@ -42,12 +37,12 @@ async def list_invitations(_: Admin, reader: Reader, paging: Paging) -> Page[Inv
     return await handlers.list_invitations(reader, paging)
 
 
-@router.post("/acceptance", status_code=201, responses={403: error_response(403)})
+@router.post("/acceptance", status_code=204, responses={403: error_response(403)})
 async def accept_invitation(
     data: Acceptance, passwords: Passwords, service: Service, session: Session
-) -> AcceptedPublic:
+) -> None:
     """Make one's account, with the token that the link has behind its `#`; then sign in."""
-    return await handlers.accept(service.primary, session, passwords, data)
+    await handlers.accept(service.primary, session, passwords, data)
 
 
 @router.post("/{invitation_id}/renewal", responses=NO_MAIL)

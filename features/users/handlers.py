@@ -13,6 +13,7 @@ from features.users.models import (
     UserPublic,
     UserSummary,
     UserUpdate,
+    is_email,
     keys,
     sign_ins,
 )
@@ -138,7 +139,7 @@ async def _verified(
     current, current_hash = data.current_password, account.password_hash
     if not await passwords.check(account.email, me.id, current_hash, current):
         raise Forbidden(NOT_RIGHT)
-    if "password" in data.model_fields_set and passwords.is_address(data.password, account.email):
+    if "password" in data.model_fields_set and is_email(data.password, account.email):
         raise Unprocessable(NOT_THE_EMAIL)
     return account
 

@@ -2,11 +2,10 @@
 
 import hashlib
 import sys
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any, ClassVar
-
-from pydantic import BaseModel, ConfigDict
+from typing import Any, ClassVar, dataclass_transform, get_type_hints
 
 from kernel.context import current_context
 from kernel.data.jobs import Job
@@ -20,30 +19,26 @@ from kernel.mail.templates import Content, Files
 PLAIN = "the field {} of a mail is text or a whole number: what else it is has to be put in words"
 
 
-class Mail(BaseModel):
+@dataclass_transform(kw_only_default=True, frozen_default=True)
+class Mail:
     """A mail: `class Welcome(Mail, template="welcome")` says what is in `welcome.txt` and
     `welcome.html` beside its module, and its fields are the values that these need.
 
     A field too few or too many is a TypeError when the module is imported.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     _files: ClassVar[Files]
 
-    def __init_subclass__(cls, *, template: str, **options: Any) -> None:
-        super().__init_subclass__(**options)
-
-    @classmethod
-    def __pydantic_init_subclass__(cls, **options: Any) -> None:
-        template = options.pop("template")
-        super().__pydantic_init_subclass__(**options)
-        for name, field in cls.model_fields.items():
-            if field.annotation not in {str, int}:
-                raise TypeError(PLAIN.format(name))
+    def __init_subclass__(cls, *, template: str) -> None:
+        super().__init_subclass__()
+        made: Any = dataclass(frozen=True, kw_only=True)(cls)
+        hints = get_type_hints(cls)
+        names = {field.name for field in fields(made)}
+        if wrong := sorted(name for name in names if hints[name] not in {str, int}):
+            raise TypeError(PLAIN.format(wrong[0]))
         text_file = Path(str(sys.modules[cls.__module__].__file__)).with_name(f"{template}.txt")
         cls._files = Files.read(text_file)
-        cls._files.check(text_file, set(cls.model_fields))
+        cls._files.check(text_file, names)
 
     async def enqueue(
         self,
@@ -87,7 +82,7 @@ class Mail(BaseModel):
             raise NoMailServer(OFF)
 
     def _content(self) -> Content:
-        return self._files.render(dict(self))
+        return self._files.render(vars(self))
 
 
 @task(external=True, timeout=60, concurrency=4)

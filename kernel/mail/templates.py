@@ -53,7 +53,7 @@ class Files:
         templates = cls(
             Template(found["subject"]), Template(found["text"]), Template(html) if html else None
         )
-        for name, template in templates._named(text_file):
+        for name, template in templates.named(text_file):
             if not template.is_valid():
                 raise TypeError(f"{name} has a $ that begins no name: a dollar is $$")
         return templates
@@ -65,7 +65,7 @@ class Files:
             TypeError: they are not.
         """
         needed: set[str] = set()
-        for file, template in self._named(text_file):
+        for file, template in self.named(text_file):
             own = set(template.get_identifiers())
             if unknown := sorted(own - names):
                 raise TypeError(f"{file} needs ${unknown[0]}, which is no field of its mail")
@@ -81,7 +81,8 @@ class Files:
         html = self.html.substitute(escaped) if self.html else None
         return Content(subject.strip(), self.text.substitute(texts), html)
 
-    def _named(self, text_file: Path) -> Iterator[tuple[str, Template]]:
+    def named(self, text_file: Path) -> Iterator[tuple[str, Template]]:
+        """Each, with the name of its file."""
         yield text_file.name, self.subject
         yield text_file.name, self.text
         if self.html:
