@@ -61,7 +61,7 @@ class SliceSettings(BaseSettings):
 
 
 class Settings(SliceSettings, env_prefix="APP_"):
-    """The service's settings; README.md lists them with their meaning. Times are in seconds."""
+    """The service's settings: docs/settings.md has their meaning. Times are in seconds."""
 
     env: Literal["dev", "staging", "prod"] = "dev"
     database_url: PrimaryUrl | None = None
