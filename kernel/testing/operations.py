@@ -13,6 +13,7 @@ from sqlalchemy import Index, Table, UniqueConstraint
 from sqlmodel import SQLModel
 
 from kernel.http.bodies import FORMS, JSON
+from kernel.http.hints import table_of
 from kernel.http.openapi import GENERAL, VERSION
 from kernel.testing.hooks import Hooks, endpoints, hooks_of
 from kernel.testing.schemas import Field, Place, Schema, Schemas
@@ -141,9 +142,7 @@ class Operation:
     @property
     def table(self) -> Table | None:
         """The table that the path is about: the last of its words that is the name of one."""
-        tables = SQLModel.metadata.tables
-        words = [word.replace("-", "_") for word in self.path.split("/")]
-        return next((tables[word] for word in reversed(words) if word in tables), None)
+        return table_of(self.path)
 
     @cached_property
     def references(self) -> dict[Field, str]:
