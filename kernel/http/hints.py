@@ -12,6 +12,7 @@ from sqlmodel import SQLModel
 from kernel.data.models import BIGINT_MAX
 
 Schema = dict[str, Any]
+Rows = dict[str, tuple[str, Schema]]
 COMPONENTS = "#/components/schemas/"
 SUBSCHEMAS = ("anyOf", "oneOf", "allOf", "prefixItems")
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
@@ -45,14 +46,15 @@ def table_of(path: str) -> Table | None:
     return next((tables[word] for word in reversed(words) if word in tables), None)
 
 
-def row_paths(paths: dict[str, Schema]) -> dict[str, str]:
-    """By table, the path of one row, which the row's key alone completes."""
-    found: dict[str, str] = {}
+def row_paths(paths: dict[str, Schema]) -> Rows:
+    """By table, the path of one row, and its only parameter."""
+    found: Rows = {}
     for path, item in paths.items():
-        if "get" in item and (match := ROW_PATH.fullmatch(path)):
-            table = table_of(match[1])
-            if table is not None:
-                found.setdefault(table.name, path)
+        match = ROW_PATH.fullmatch(path)
+        if match and "get" in item and (table := table_of(match[1])) is not None:
+            parameters = item["get"].get("parameters", ())
+            key = next(each["schema"] for each in parameters if each["in"] == "path")
+            found.setdefault(table.name, (path, key))
     return found
 
 
@@ -118,16 +120,18 @@ def _round_bounds(schema: Schema) -> None:
 
 
 def _refer(
-    operation: Schema, schemas: Schema, table: Table | None, rows: dict[str, str], *, is_read: bool
+    operation: Schema, schemas: Schema, table: Table | None, rows: Rows, *, is_read: bool
 ) -> None:
     """Say which rows the operation's fields refer to, and what those that it gives are called."""
     objects = list(_objects(_schemas_of(operation), schemas, set()))
     fields = [*chain.from_iterable(each["properties"].items() for each in objects)]
     parameters = [each for each in operation.get("parameters", ()) if each["in"] == "query"]
     for name, field in [*fields, *((each["name"], each["schema"]) for each in parameters)]:
-        if target := _target(name, field, table):
-            path = {"path": rows[target]} if target in rows else {}
-            field.setdefault(REFERENCE, {"table": target, **path})
+        if (column := _target(name, field, table)) is not None:
+            path, key = rows.get(column.table.name, ("", {}))
+            is_key = column.primary_key and _fits(column, {key.get("type")})
+            reference = {"table": column.table.name} | ({"path": path} if is_key else {})
+            field.setdefault(REFERENCE, reference)
     for each in objects if is_read else ():
         _label(each)
 
@@ -143,19 +147,19 @@ def _objects(parts: Iterable[Schema], schemas: Schema, seen: set[str]) -> Iterat
             yield part
 
 
-def _target(name: str, field: Schema, table: Table | None) -> str | None:
-    """The table of the row that the field refers to: as the column of its name does, or as that of
+def _target(name: str, field: Schema, table: Table | None) -> Column[Any] | None:
+    """The column that the field's values are of: as the column of its name has it, or as that of
     `tag_id` for `tag_ids`; in the operation's own table, or else in all that have one."""
     kinds = {part.get("type") for part in _within([field])}
     name = name.removesuffix("s") if "array" in kinds and name.endswith("_ids") else name
     own = [] if table is None or name not in table.c else [table]
     columns = [each.c[name] for each in own or SQLModel.metadata.tables.values() if name in each.c]
-    keys = chain.from_iterable(column.foreign_keys for column in columns if _fits(column, kinds))
-    targets = {key.column.table.name for key in keys}
+    keys = chain.from_iterable(column.foreign_keys for column in columns)
+    targets = {key.column for key in keys if _fits(key.column, kinds)}
     return targets.pop() if len(targets) == 1 else None
 
 
-def _fits(column: Column[Any], kinds: set[str | None]) -> bool:
+def _fits(column: Column[Any], kinds: set[Any]) -> bool:
     return ("integer" if column.type.python_type is int else "string") in kinds
 
 
