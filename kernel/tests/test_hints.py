@@ -27,7 +27,7 @@ from kernel import (
     Session,
     Whole,
 )
-from kernel.http.hints import _name_choices
+from kernel.http.hints import add_hints
 from kernel.settings import Settings
 from kernel.tests.app import create_walked_app
 
@@ -168,11 +168,36 @@ def test_choices_that_are_no_names_are_given_some(fields, parameters):
     assert "x-enum-varnames" not in fields("ReceiptCreate")["level"]
 
 
-def test_choices_that_would_have_one_name_or_none_are_given_none():
-    for choices in (["a b", "a-b"], ["+", "-"], ["", "a"]):
-        schema = {"type": "string", "enum": choices}
-        _name_choices(schema)
-        assert "x-enum-varnames" not in schema
+@pytest.mark.parametrize("choices", [["a b", "a-b"], ["+", "-"], ["", "a"], [1, "-1"], [None, "-"]])
+def test_choices_that_would_have_one_name_or_none_are_given_none(choices):
+    schema = {"enum": choices}
+    add_hints({"paths": {}, "components": {"schemas": {"Choice": schema}}})
+    assert schema == {"enum": choices}
+
+
+def test_a_slices_own_schemas_may_say_whatever_json_schema_and_openapi_have():
+    schema = {
+        "type": ["object", "null"],
+        "required": ["id", "anything", "gone", "title"],
+        "properties": {
+            "id": {"type": ["integer", "null"]},
+            "anything": True,
+            "owner_id": {"type": ["integer", "null"]},
+            "title": {"type": "string"},
+        },
+        "additionalProperties": False,
+        "items": True,
+    }
+    parameters = [
+        {"$ref": "#/components/parameters/Limit"},
+        {"in": "query", "name": "where", "content": {"application/json": {"schema": schema}}},
+    ]
+    answers = {"200": {"content": {"application/json": {"schema": schema}}}, "404": {"$ref": "#/x"}}
+    operation = {"parameters": parameters, "responses": answers}
+    add_hints({"paths": {"/items": {"get": operation}, "/users/{id}": {"get": operation}}})
+    user = {"table": "users"}  # nothing says what the path takes
+    assert schema["properties"]["owner_id"] == {"type": ["integer", "null"], "x-ref": user}
+    assert schema["properties"]["title"] == {"type": "string", "x-label": True}
 
 
 def test_a_field_says_what_row_it_refers_to(fields, parameters):
@@ -212,7 +237,14 @@ def test_an_answer_of_a_media_type_alone_is_text_or_bytes(document):
     binary = {"schema": {"type": "string", "format": "binary"}}
     assert content(document, "/receipts/pdf") == {"application/pdf": binary}
     assert content(document, "/receipts/scan") == {"application/octet-stream": binary}
-    assert "itemSchema" in content(document, "/receipts/events")["text/event-stream"]
+
+
+def test_what_the_parts_of_a_stream_are_is_told_in_the_words_of_the_documents_version(document):
+    assert document["openapi"].startswith("3.1.")
+    (events,) = content(document, "/receipts/events").values()
+    assert list(events) == ["x-itemSchema"]
+    data = events["x-itemSchema"]["properties"]["data"]
+    assert data["contentSchema"] == {"$ref": "#/components/schemas/ReceiptPublic"}
 
 
 def test_the_bounds_of_a_whole_number_are_whole(fields):
