@@ -21,40 +21,55 @@ pytestmark = [pytest.mark.house, pytest.mark.slow(seconds=15)]
 DOCUMENT = (ROOT / "docs/clients.md").read_text()
 TOOLS = Path(sys.executable).parent
 NPM_INSTALL = ("npm", "install", "--no-package-lock", "--no-audit", "--no-fund", "--ignore-scripts")
-SCAN = """
+MORE = """
 import { client } from "./client/client.gen.ts";
-import { createToken, exportPeelings, uploadPeeling } from "./client/index.ts";
+import {
+  createKey, createToken, exportPeelings, listPeelings, uploadPeeling,
+} from "./client/index.ts";
 
 client.setConfig({ baseUrl: "http://localhost:8000" });
 const form = { username: "ada@example.com", password: "leek and potato" };
 const { data: tokens } = await createToken({ body: form, throwOnError: true });
 client.setConfig({ auth: ({ type }) => (type === "http" ? tokens.access_token : undefined) });
+const { data: made } = await createKey({ body: { name: "robot" }, throwOnError: true });
+client.setConfig({ auth: ({ type }) => (type === "apiKey" ? made.key : undefined) });
 const body = { file: new File(["leek"], "leek.txt") };
-const { data: made } = await uploadPeeling({ body, throwOnError: true });
+const { data: peeling } = await uploadPeeling({ body, throwOnError: true });
 const { data: text } = await exportPeelings({ throwOnError: true });
 const words: string = text;
-console.log(made.title, words);
+const { response } = await listPeelings({ throwOnError: true });
+const headers = { "If-None-Match": response.headers.get("ETag") ?? "" };
+const same = await listPeelings({ headers });
+console.log(peeling.title, words, same.response?.status);
 """
-PY_SCAN = """
+PYTHON_MORE = """
 from io import BytesIO
 
 from service_client import AuthenticatedClient, Client
 from service_client.api.auth import create_token
-from service_client.api.peelings import export_peelings, upload_peeling
-from service_client.models import BodyCreateToken, BodyUploadPeeling, PeelingPublic, TokenPublic
+from service_client.api.keys import create_key
+from service_client.api.peelings import export_peelings, list_peelings, upload_peeling
+from service_client.models import (
+    BodyCreateToken, BodyUploadPeeling, KeyCreate, KeyCreated, PeelingPublic, TokenPublic,
+)
 from service_client.types import File
 
 URL = "http://localhost:8000"
 form = BodyCreateToken(username="bob@example.com", password="leek and potato")
 tokens = create_token.sync(client=Client(URL), body=form)
 assert isinstance(tokens, TokenPublic)
-client = AuthenticatedClient(URL, tokens.access_token)
+person = AuthenticatedClient(URL, tokens.access_token)
+made = create_key.sync(client=person, body=KeyCreate(name="robot"))
+assert isinstance(made, KeyCreated)
+client = AuthenticatedClient(URL, made.key, prefix="", auth_header_name="X-API-Key")
 body = BodyUploadPeeling(File(BytesIO(b"leek"), "leek.txt"))
-made = upload_peeling.sync(client=client, body=body)
-assert isinstance(made, PeelingPublic)
+peeling = upload_peeling.sync(client=client, body=body)
+assert isinstance(peeling, PeelingPublic)
 text = export_peelings.sync(client=client)
 assert isinstance(text, str)
-print(made.title, text)
+tag = list_peelings.sync_detailed(client=client).headers["ETag"]
+same = list_peelings.sync_detailed(client=client, if_none_match=tag)
+print(peeling.title, text, same.status_code.value)
 """
 
 
@@ -85,24 +100,24 @@ async def test_a_typescript_client_compiles_strictly_and_does_what_the_manual_sh
     package, tsconfig = blocks("json")
     (config,), (program,) = blocks("js"), blocks("ts")
     files = {"package.json": package, "openapi-ts.config.mjs": config, "tsconfig.json": tsconfig}
-    write(folder, files | {"use.ts": at(service, program), "scan.ts": at(service, SCAN)})
+    write(folder, files | {"use.ts": at(service, program), "more.ts": at(service, MORE)})
     for command in (NPM_INSTALL, ("npm", "run", "generate"), ("npm", "run", "check")):
         await run(folder, *command)
     assert await run(folder, "node", "use.ts") == shown(program)
-    assert await run(folder, "node", "scan.ts") == ["4 bytes peelings"]
+    assert await run(folder, "node", "more.ts") == ["4 bytes peelings 304"]
 
 
 async def test_a_python_client_compiles_strictly_and_does_what_the_manual_shows(service, folder):
     (command,) = re.findall("^uvx (.+)$", DOCUMENT, re.MULTILINE)
     (config,), (program,) = blocks("yaml"), blocks("python")
-    files = {"use.py": at(service, program), "scan.py": at(service, PY_SCAN)}
+    files = {"use.py": at(service, program), "more.py": at(service, PYTHON_MORE)}
     write(folder, files | {"client.yml": config})
     generator, *arguments = command.split()
     await run(folder, generator.split("==")[0], *arguments, "--fail-on-warning")
-    checked = ("--strict", "--config-file=", "use.py", "scan.py", "service_client")
+    checked = ("--strict", "--config-file=", "use.py", "more.py", "service_client")
     await run(folder, "mypy", *checked)
     assert await run(folder, "python", "use.py") == shown(program)
-    assert await run(folder, "python", "scan.py") == ["4 bytes peelings"]
+    assert await run(folder, "python", "more.py") == ["4 bytes peelings 304"]
 
 
 def blocks(language):
