@@ -2,12 +2,14 @@
 
 from collections.abc import AsyncIterator
 from enum import IntEnum
+from types import SimpleNamespace
 from typing import Annotated, Any, Literal
 
 import pytest
 from fastapi import Query, Response, UploadFile
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse
+from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table
 from sqlmodel import Field
 
 from kernel import (
@@ -15,6 +17,7 @@ from kernel import (
     CurrentUser,
     Day,
     Document,
+    Dto,
     Filter,
     Id,
     Input,
@@ -27,7 +30,9 @@ from kernel import (
     Session,
     Whole,
 )
+from kernel.http import references
 from kernel.http.hints import add_hints
+from kernel.http.schemas import fields
 from kernel.settings import Settings
 from kernel.tests.app import create_walked_app
 
@@ -64,6 +69,9 @@ class ReceiptPublic(Public):
 
 class StampPublic(Public):
     code: str
+    state: Literal["2nd", "3rd"] = Field(
+        schema_extra={"json_schema_extra": {"x-enum-varnames": ["SECOND", "THIRD"]}}
+    )
     name: str = Field(schema_extra={"json_schema_extra": {"x-label": True}})
     owner_id: int = Field(schema_extra={"json_schema_extra": {"x-ref": {"table": "clerks"}}})
     # Of no row: the column of this name is a number.
@@ -96,6 +104,16 @@ async def list_receipts(
 
 @router.get("/stamps")
 async def list_stamps(_: CurrentUser) -> list[StampPublic]:
+    raise NotImplementedError
+
+
+class TotalPublic(Dto):
+    currency: str
+    total: Amount
+
+
+@router.get("/total")
+async def get_total(_: CurrentUser) -> TotalPublic:
     raise NotImplementedError
 
 
@@ -138,8 +156,8 @@ def document():
     return app.openapi()
 
 
-@pytest.fixture
-def fields(document):
+@pytest.fixture(name="fields")
+def fields_of(document):
     """Those of an object, by its name."""
     schemas = document["components"]["schemas"]
     return lambda name: schemas[name]["properties"]
@@ -212,6 +230,46 @@ def test_a_field_says_what_row_it_refers_to(fields, parameters):
     assert "x-ref" not in fields("ReceiptPublic")["id"]
 
 
+def test_a_name_that_several_tables_have_is_that_of_the_paths_own(monkeypatch):
+    tables = MetaData()
+    Table("boxes", tables, Column("id", Integer, primary_key=True), Column("code", String))
+    for name in ("lids", "shelves"):
+        key, parent = Column("id", Integer, primary_key=True), ForeignKey(f"{name}.id")
+        box = Column("box_code", String, ForeignKey("boxes.code"))
+        Table(name, tables, key, Column("parent_id", Integer, parent), box)
+    monkeypatch.setattr(references, "SQLModel", SimpleNamespace(metadata=tables))
+    paths = {
+        **_read("/boxes/{code}", "string"),
+        **_read("/lids/{lid_id}", "integer"),
+        **_read("/shelves/{shelf_id}", "integer"),
+        **_read("/others/{other_id}", "integer"),
+    }
+    add_hints({"paths": paths})
+    of = {path: each["get"]["responses"]["200"]["content"] for path, each in paths.items()}
+    found = {
+        path: {name: each.get("x-ref") for name, each in fields(it["a/b"]["schema"]).items()}
+        for path, it in of.items()
+    }
+    lid = {"table": "lids", "path": "/lids/{lid_id}"}
+    shelf = {"table": "shelves", "path": "/shelves/{shelf_id}"}
+    # A box's path takes its key, which another row does not refer to.
+    assert found["/lids/{lid_id}"] == {"parent_id": lid, "box_code": {"table": "boxes"}}
+    assert found["/shelves/{shelf_id}"] == {"parent_id": shelf, "box_code": {"table": "boxes"}}
+    assert found["/others/{other_id}"] == {"parent_id": None, "box_code": {"table": "boxes"}}
+
+
+def _read(path, key):
+    named = {"parent_id": {"type": "integer"}, "box_code": {"type": "string"}}
+    answer = {"content": {"a/b": {"schema": {"properties": named}}}}
+    parameter = {"in": "path", "name": "key", "schema": {"type": key}}
+    return {path: {"get": {"parameters": [parameter], "responses": {"200": answer}}}}
+
+
+def test_what_has_no_id_is_no_row_and_no_row_is_called_by_its_id(fields):
+    assert not any("x-label" in each for each in fields("TotalPublic").values())
+    assert [name for name, each in fields("CountryPublic").items() if "x-label" in each] == ["name"]
+
+
 def test_a_row_is_called_by_its_first_text_that_is_always_there(fields):
     labels = [name for name, each in fields("ReceiptPublic").items() if each.get("x-label")]
     assert labels == ["number"]
@@ -224,6 +282,7 @@ def test_what_a_slice_says_itself_stays(fields):
     assert [name for name, each in stamp.items() if "x-label" in each] == ["name"]
     assert stamp["owner_id"]["x-ref"] == {"table": "clerks"}
     assert "x-ref" not in stamp["article_id"]
+    assert stamp["state"]["x-enum-varnames"] == ["SECOND", "THIRD"]
 
 
 def test_a_file_is_one_to_tools_of_either_version_of_openapi(fields):
