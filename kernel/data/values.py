@@ -65,6 +65,9 @@ RowId = Annotated[int, Field(ge=1, le=BIGINT_MAX), BeforeValidator(_number)]
 
 DIGITS = r"-?[0-9]{1,10}(\.[0-9]{1,2})?"
 MOST = 9_999_999_999.99
+# Of OpenAPI's registry of formats; a float of a client's own would be inexact.
+AS_TEXT = {"type": "string", "format": "decimal", "pattern": f"^{DIGITS}$"}
+EXACT = "An exact number with two decimals, such as money: text in answers, and never a float."
 Amount = Annotated[
     Decimal,
     _like(DIGITS, "12.50"),
@@ -74,12 +77,13 @@ Amount = Annotated[
         {
             "anyOf": [
                 {"type": "number", "minimum": -MOST, "maximum": MOST, "multipleOf": 0.01},
-                {"type": "string", "pattern": f"^{DIGITS}$"},
-            ]
+                AS_TEXT,
+            ],
+            "description": EXACT,
         },
         mode="validation",
     ),
-    WithJsonSchema({"type": "string", "pattern": f"^{DIGITS}$"}, mode="serialization"),
+    WithJsonSchema(AS_TEXT | {"description": EXACT}, mode="serialization"),
 ]
 """An exact number with two decimals: `Field(max_digits=12, decimal_places=2)`. Answers have it as
 text, because a JSON number is inexact to most readers."""
