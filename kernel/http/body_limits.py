@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fastapi.routing import iter_route_contexts
+from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse
 from starlette.routing import BaseRoute, Match
 from starlette.types import Message, Scope
@@ -26,6 +27,17 @@ def limit_of(app: Any, scope: Scope, default: int) -> int:
     if "app_root_path" in scope:  # the request has come to a mounted app already
         asked["root_path"] = scope["app_root_path"]
     return max(default, _find_limit(getattr(app, "routes", ()), asked))
+
+
+def limit_beyond(size: int, app: Any, scope: Scope, default: int) -> int:
+    """What holds for a request whose body has more bytes than the default.
+
+    Raises:
+        HTTPException: a 413, since it has more than that, too.
+    """
+    if size > (limit := limit_of(app, scope, default)):
+        raise HTTPException(413, TOO_LARGE)
+    return limit
 
 
 def _find_limit(routes: Iterable[BaseRoute], asked: Scope) -> int:

@@ -8,14 +8,13 @@ from collections.abc import Awaitable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from kernel.context import RequestContext
 from kernel.http.access import refusal_of, timing
 from kernel.http.access_log import log_request, note_error
-from kernel.http.body_limits import TOO_LARGE, is_refusal, limit_of
+from kernel.http.body_limits import TOO_LARGE, is_refusal, limit_beyond
 from kernel.http.deadlines import cut_off
 from kernel.http.drain import DISCONNECT, is_event_stream
 from kernel.http.paths import route_of
@@ -142,9 +141,8 @@ class Exchange:
             self.deadline.progress()
         self.received += len(message.get("body", b""))
         if self.received > self.max_body_bytes:
-            self.max_body_bytes = limit_of(self.context.app, self.scope, self.max_body_bytes)
-            if self.received > self.max_body_bytes:
-                raise HTTPException(413, TOO_LARGE)
+            limit, app = self.max_body_bytes, self.context.app
+            self.max_body_bytes = limit_beyond(self.received, app, self.scope, limit)
         return message
 
     async def send(self, message: Message) -> None:

@@ -1,4 +1,4 @@
-"""How much a body may hold: the service's limit, or that of a router, an inclusion, an operation."""
+"""How much a body may hold: the service's limit, or a higher one of a router or an operation."""
 
 import asyncio
 from typing import Annotated
