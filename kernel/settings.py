@@ -75,6 +75,7 @@ class Settings(SliceSettings, env_prefix="APP_"):
     signup_open: bool | None = None
     cors_origins: Origins | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["console", "json"] | None = None
     metrics_token: Secret | None = None
     pool_size: Annotated[PositiveInt, Field(le=1000)] = 10
     max_overflow: Annotated[int, Field(ge=0, le=1000)] = 10

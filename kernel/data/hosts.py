@@ -15,7 +15,7 @@ import asyncpg
 from kernel.data.sqlstate import is_disconnect
 from kernel.database_urls import hosts_of, split_hosts, target_of, with_target
 from kernel.driver_errors import DRIVER_ERRORS
-from kernel.logs import summarize
+from kernel.tracebacks import summarize
 from kernel.reminders import Reminders
 
 # How long a server that could not be reached is tried behind the others.

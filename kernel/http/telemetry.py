@@ -22,7 +22,7 @@ from opentelemetry import trace
 from opentelemetry.trace import ProxyTracerProvider, SpanKind, StatusCode
 
 from kernel.context import RequestContext
-from kernel.logs import STATEMENT_MAX_CHARACTERS
+from kernel.tracebacks import STATEMENT_MAX_CHARACTERS
 from kernel.reminders import Reminders
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")

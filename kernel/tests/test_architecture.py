@@ -47,6 +47,8 @@ GROUND = {
         "setting_errors",
         "setting_types",
         "settings",
+        "terminal",
+        "tracebacks",
     ),
 }
 # Beside the layers, and no part of what runs in production.
