@@ -34,7 +34,7 @@ FIRST_WORD = re.compile(r"^(?:Traceback \(most recent call last\):|[A-Za-z_][\w.
 
 
 def message_of(record: logging.LogRecord, *, full: bool) -> str:
-    """The record's message; of a traceback that is one, as uvicorn's of a start that has failed, the
+    """The record's message; of a traceback, as uvicorn's of a start that has failed, the
     values go unless it is to be `full`."""
     message = record.getMessage()
     return without_values(message) if TRACEBACK in message and not full else message

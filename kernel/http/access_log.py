@@ -7,8 +7,8 @@ from typing import Any
 from kernel.context import RequestContext, current_context
 from kernel.driver_errors import driver_error
 from kernel.errors import ServiceError
-from kernel.tracebacks import STATEMENT_MAX_CHARACTERS
 from kernel.metrics import Cost, count_request
+from kernel.tracebacks import STATEMENT_MAX_CHARACTERS
 
 logger = logging.getLogger("kernel.http.middleware")  # which its line has always had
 statements = logging.getLogger("kernel.statements")
