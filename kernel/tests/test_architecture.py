@@ -45,6 +45,7 @@ GROUND = {
         "safeguards",
         "samples",
         "setting_errors",
+        "setting_files",
         "setting_types",
         "settings",
         "terminal",
