@@ -198,11 +198,11 @@ def load_settings() -> Settings:
     Raises:
         SystemExit: with uvicorn's status for a failed start.
     """
-    kinds = [Settings, *slice_settings()]
-    file = EnvFile(ROOT / ".env", kinds)
+    others = slice_settings()
+    file = EnvFile(ROOT / ".env", [Settings, *others])
     lines = [*file.mistakes()]
     settings = _read(Settings, file, lines)
-    of_slices = [_read(kind, file, lines) for kind in kinds[1:]]
+    of_slices = [_read(kind, file, lines) for kind in others]
     if lines or settings is None:
         sys.stderr.write("".join(dict.fromkeys(lines)))
         raise SystemExit(STARTUP_FAILURE)

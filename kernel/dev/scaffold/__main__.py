@@ -18,6 +18,7 @@ from kernel.dev.scaffold.commands import merge, new, remove
 from kernel.dev.scaffold.contract import read_contract, write_contract
 from kernel.dev.scaffold.survey import Refusal
 from kernel.dev.scaffold.tree import Contents, apply, changes, contents, diff, draft_of
+from kernel.errors import CannotStart
 
 ROOT = Path(__file__).parents[3]
 NEXT = """
@@ -134,7 +135,7 @@ def main() -> None:
         signal.signal(each, stop)
     try:
         sys.stdout.write(run(sys.argv[1:]))
-    except (Refusal, OSError) as reason:
+    except (Refusal, CannotStart, OSError) as reason:
         sys.stderr.write(f"{reason}\n")
         sys.exit(2)
     except KeyboardInterrupt:
