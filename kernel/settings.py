@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from kernel.safeguards import open_ends
 from kernel.setting_errors import mistakes_of
+from kernel.setting_files import EnvFile
 from kernel.setting_types import (
     Origins,
     PostgresUrl,
@@ -75,6 +76,7 @@ class Settings(SliceSettings, env_prefix="APP_"):
     signup_open: bool | None = None
     cors_origins: Origins | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["console", "json"] | None = None
     metrics_token: Secret | None = None
     pool_size: Annotated[PositiveInt, Field(le=1000)] = 10
     max_overflow: Annotated[int, Field(ge=0, le=1000)] = 10
@@ -196,18 +198,20 @@ def load_settings() -> Settings:
     Raises:
         SystemExit: with uvicorn's status for a failed start.
     """
-    lines: list[str] = []
-    settings = _read(Settings, lines)
-    of_slices = [_read(kind, lines) for kind in slice_settings()]
+    others = slice_settings()
+    file = EnvFile(ROOT / ".env", [Settings, *others])
+    lines = [*file.mistakes()]
+    settings = _read(Settings, file, lines)
+    of_slices = [_read(kind, file, lines) for kind in others]
     if lines or settings is None:
-        sys.stderr.write("".join(lines))
+        sys.stderr.write("".join(dict.fromkeys(lines)))
         raise SystemExit(STARTUP_FAILURE)
     return settings.having(*filter(None, of_slices))
 
 
-def _read(kind: type[S], lines: list[str]) -> S | None:
+def _read(kind: type[S], file: EnvFile, lines: list[str]) -> S | None:
     try:
         return kind()
-    except (ValidationError, SettingsError, UnicodeDecodeError) as error:
-        lines += mistakes_of(kind, error)
+    except (ValidationError, SettingsError, UnicodeDecodeError, OSError) as error:
+        lines += file.located(mistakes_of(kind, error))
     return None

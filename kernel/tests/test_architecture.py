@@ -45,8 +45,11 @@ GROUND = {
         "safeguards",
         "samples",
         "setting_errors",
+        "setting_files",
         "setting_types",
         "settings",
+        "terminal",
+        "tracebacks",
     ),
 }
 # Beside the layers, and no part of what runs in production.
