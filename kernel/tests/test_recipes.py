@@ -26,7 +26,7 @@ MAX_LINES = 300
 MAX_ALONE = 3
 OPERATIONS = "new_operations.json"
 # What the copy runs of the walks: those over operations that the pages have added, and the rules.
-CHOOSE = """
+CHOOSE = """\
 import json
 from pathlib import Path
 
