@@ -1,10 +1,11 @@
 """The rules for slices, run over the tests' own, and each of them on what it has to see."""
 
 import copy
+from contextlib import nullcontext as does_not_raise
 from typing import Annotated, Any
 
 import pytest
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, WebSocket
 from sqlmodel import Field, SQLModel
 
 from features.users.models import User
@@ -12,6 +13,7 @@ from kernel.data.models import Input
 from kernel.data.paging import Page
 from kernel.data.values import Document
 from kernel.http.dependencies import Session
+from kernel.http.router import Router
 from kernel.testing.rules import *  # noqa: F403
 from kernel.testing.rules import (
     assembled_sql,
@@ -148,6 +150,9 @@ def test_another_length_is_seen():
 # What has no answer, and a router that is not the kernel's.
 
 
+PEELINGS = ("kernel.tests.peelings",)
+
+
 def plain_walk():
     router, app = APIRouter(), FastAPI()
 
@@ -160,7 +165,7 @@ def plain_walk():
     for endpoint in (order, orders):
         endpoint.__module__ = "kernel.tests.peelings.router"
     app.include_router(router)
-    return Walk(lambda _: app, ("kernel.tests.peelings",))
+    return Walk(lambda _: app, PEELINGS)
 
 
 def test_nothing_is_an_answer_that_needs_no_description():
@@ -170,6 +175,22 @@ def test_nothing_is_an_answer_that_needs_no_description():
 def test_a_router_of_fastapis_own_is_seen():
     with pytest.raises(AssertionError, match="/orders is of FastAPI's own APIRouter"):
         test_every_slice_has_the_kernels_router(plain_walk())
+
+
+def test_a_websocket_of_the_kernels_router_is_one():
+    async def orders() -> None: ...
+    async def live(socket: WebSocket) -> None: ...
+
+    orders.__module__ = live.__module__ = "kernel.tests.peelings.router"
+    refused = pytest.raises(AssertionError, match="/live is of FastAPI's own APIRouter")
+    for router, expected in ((Router(), does_not_raise()), (APIRouter(), refused)):
+        app, own = FastAPI(), Router()
+        own.add_api_route("/orders", orders)
+        router.add_api_websocket_route("/live", live)
+        app.include_router(own)
+        app.include_router(router)
+        with expected:
+            test_every_slice_has_the_kernels_router(Walk(lambda _, app=app: app, PEELINGS))
 
 
 def test_a_slice_that_is_not_mounted_is_seen():
