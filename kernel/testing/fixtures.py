@@ -205,7 +205,7 @@ async def sign_up(
     async def sign_up(name: str, role: str = "member", **columns: Any) -> Caller:
         caller = _caller(app)
         callers.append(caller)
-        caller.email = f"{name.lower().replace(' ', '.')}@example.com"
+        caller.role, caller.email = role, f"{name.lower().replace(' ', '.')}@example.com"
         further = {
             column: value(name) if callable(value) else value
             for column, value in (account_columns | columns).items()
