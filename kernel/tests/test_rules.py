@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, WebSocket
+from pydantic import ConfigDict
 from sqlmodel import Field, SQLModel
 
 from features.users.models import User
@@ -94,6 +95,20 @@ def test_a_mistaken_signature_is_seen(method, endpoint, mistake):
     router.add_api_route("", endpoint, methods=[method])
     app.include_router(router, prefix="/x")
     assert f"/x {mistake}" in mistakes(app)
+
+
+class Foreign(Loose):
+    model_config = ConfigDict(extra="ignore")
+
+
+async def takes_what_others_define(data: Foreign) -> None: ...
+
+
+def test_a_body_that_others_define_may_let_unknown_fields_pass():
+    router, app = APIRouter(), FastAPI()
+    router.post("/x")(takes_what_others_define)
+    app.include_router(router)
+    assert mistakes(app) == []
 
 
 @pytest.mark.parametrize(
