@@ -31,6 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import declared_attr
 from sqlmodel import Field, SQLModel
 
+from kernel.data.bounds import Bounds
 from kernel.data.trimming import VISIBLE, Trimmed, trimming
 from kernel.fast.rows import BARE
 
@@ -180,7 +181,7 @@ Text = Annotated[str, AfterValidator(storable), STORABLE]
 
 Line = Annotated[
     str,
-    StringConstraints(min_length=1),
+    Bounds(min_length=1),
     AfterValidator(_not_blank),
     AfterValidator(storable),
     Trimmed(),

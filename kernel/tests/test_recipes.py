@@ -24,9 +24,10 @@ BLOCK = re.compile(r"^```(python|diff) (\S+)\n(.*?)^```$", re.DOTALL | re.MULTIL
 TEST = re.compile(r"^(?:async )?def test_", re.MULTILINE)
 MAX_LINES = 330
 MAX_ALONE = 3
+MAX_SHOWN = 3000  # characters of a failure
 OPERATIONS = "new_operations.json"
 # What the copy runs of the walks: those over operations that the pages have added, and the rules.
-CHOOSE = """
+CHOOSE = """\
 import json
 from pathlib import Path
 
@@ -147,7 +148,7 @@ def run(copy: Copy, pages: list[str]) -> dict[str, str]:
         page = page_of(name, pages)
         passed |= {page}
         if failure:
-            failed[page] = f"{failed.get(page, '')}\n{name}\n{failure}"
+            failed[page] = f"{failed.get(page, '')}\n{name}\n{failure[-MAX_SHOWN:]}"
     failed |= {page: "no test ran" for page in pages if page not in passed}
     if not failed and done.status:
         failed["all pages"] = done.output[-9000:]
