@@ -152,7 +152,7 @@ def unlike(models: Iterable[type]) -> list[str]:
 def kind(column: Column[Any]) -> str:
     """The type of the column, or of what is in it if that is an array."""
     element = getattr(column.type, "item_type", column.type)
-    return element.compile(dialect=postgresql.dialect())  # type: ignore[no-any-return, no-untyped-call]  # SQLAlchemy's
+    return element.compile(dialect=postgresql.dialect())  # type: ignore[no-untyped-call]  # SQLAlchemy's
 
 
 def is_table(model: type) -> bool:
