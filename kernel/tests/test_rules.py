@@ -2,11 +2,12 @@
 
 import copy
 from contextlib import nullcontext as does_not_raise
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, WebSocket
-from pydantic import ConfigDict
+from pydantic import ConfigDict, StringConstraints
+from sqlalchemy import ARRAY, MetaData, String
 from sqlmodel import Field, SQLModel
 
 from features.users.models import User
@@ -160,6 +161,26 @@ class MeEndless(Input):
 
 def test_another_length_is_seen():
     assert unlike([User, UserShort, MeEndless]) == ["UserShort.full_name", "MeEndless.full_name"]
+
+
+class Crate(SQLModel, table=True):
+    metadata: ClassVar[MetaData] = MetaData()  # no migration is to make it
+    __tablename__ = "crates"
+
+    id: int = Field(primary_key=True)
+    labels: list[str] = Field(sa_type=ARRAY(String(9)))
+
+
+class CrateCreate(Input):
+    labels: list[Annotated[str, StringConstraints(max_length=9)]]
+
+
+class CrateUpdate(Input):
+    labels: list[Annotated[str, StringConstraints(max_length=10)]]
+
+
+def test_the_texts_of_an_array_are_as_long_in_a_body_as_in_its_column():
+    assert unlike([Crate, CrateCreate, CrateUpdate]) == ["CrateUpdate.labels"]
 
 
 # What has no answer, and a router that is not the kernel's.
