@@ -92,6 +92,9 @@ def one_of(name: str, choices: Any) -> CheckConstraint:
 class Dto(SQLModel):
     """Fields that are no table's row: pydantic makes them, without what an ORM needs of a row."""
 
+    # SQLModel's own type has not all of pydantic's keys, such as `alias_generator`.
+    model_config = ConfigDict()  # type: ignore[assignment]
+
     def __new__(cls, *_: Any, **__: Any) -> Self:
         return object.__new__(cls)
 
@@ -107,7 +110,7 @@ BARE.add(Dto.__new__)
 class Input(Dto):
     """The base of every body: an unknown field is a mistake, not something to drop silently."""
 
-    model_config = ConfigDict(extra="forbid")  # type: ignore[assignment]
+    model_config = ConfigDict(extra="forbid")
 
     @model_validator(mode="before")
     @classmethod

@@ -72,8 +72,10 @@ class _Comparison:
         for name in before.get("headers", {}).keys() - after.get("headers", {}).keys():
             yield f"{place}: header {name}: gone"
         for kind, content in before.get("content", {}).items():
-            schema = after.get("content", {}).get(kind, {}).get("schema", {})
-            yield from self._schema(place, content["schema"], schema, sent=False)
+            described = after.get("content", {}).get(kind, {})
+            # A stream of events describes each of them (OpenAPI 3.2, §4.14.4).
+            for name in content.keys() & {"schema", "itemSchema"}:
+                yield from self._schema(place, content[name], described.get(name, {}), sent=False)
 
     def _schema(self, place: str, old: Schema, new: Schema, *, sent: bool) -> Iterator[str]:
         old, new = self._resolved(self._old, old), self._resolved(self._new, new)
@@ -94,8 +96,8 @@ class _Comparison:
         before, after = set(old.get("required", ())), set(new.get("required", ()))
         for name in after - before if sent else before - after:
             yield f"{place}.{name}: {'required' if sent else 'may be missing'}"
-        if "items" in old and "items" in new:
-            yield from self._schema(f"{place}[]", old["items"], new["items"], sent=sent)
+        for name in old.keys() & new.keys() & {"items", "contentSchema"}:
+            yield from self._schema(f"{place}[]", old[name], new[name], sent=sent)
 
     def _resolved(self, document: Schema, schema: Schema) -> Schema:
         """The schema without references, and that of `X | None` as X's."""
