@@ -73,9 +73,12 @@ class _Comparison:
             yield f"{place}: header {name}: gone"
         for kind, content in before.get("content", {}).items():
             described = after.get("content", {}).get(kind, {})
-            # A stream of events describes each of them (OpenAPI 3.2, §4.14.4).
-            for name in content.keys() & {"schema", "itemSchema"}:
-                yield from self._schema(place, content[name], described.get(name, {}), sent=False)
+            # A stream of events describes each of them (OpenAPI 3.2, §4.14.4), by another name as
+            # long as the document is of 3.1.
+            for names in (("schema",), ("itemSchema", "x-itemSchema")):
+                old_part, new_part = (_first(each, names) for each in (content, described))
+                if old_part:
+                    yield from self._schema(place, old_part, new_part, sent=False)
 
     def _schema(self, place: str, old: Schema, new: Schema, *, sent: bool) -> Iterator[str]:
         old, new = self._resolved(self._old, old), self._resolved(self._new, new)
@@ -118,6 +121,10 @@ def _kinds(schema: Schema) -> set[str]:
     parts = [schema, *schema.get("anyOf", ())]
     kinds = {each["type"] for each in parts if "type" in each}
     return kinds | ({"null"} if schema.get("nullable") else set())
+
+
+def _first(content: Schema, names: tuple[str, ...]) -> Schema:
+    return next((content[name] for name in names if name in content), {})
 
 
 def _values(place: str, old: Schema, new: Schema) -> Iterator[str]:
