@@ -32,7 +32,8 @@ from sqlalchemy.orm import declared_attr
 from sqlmodel import Field, SQLModel
 
 from kernel.data.bounds import Bounds
-from kernel.data.trimming import VISIBLE, Trimmed, trimming
+from kernel.data.lines import VISIBLE
+from kernel.data.trimming import Trimmed, trimming
 from kernel.fast.rows import BARE
 
 # Migrations name constraints, so the names have to be the same everywhere; this is set before any

@@ -5,7 +5,6 @@ reads a request wraps each of them, in lists, unions or models, as pydantic's sc
 comes last, because a length is that of what was sent, or no client could check it.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from functools import cache
@@ -22,17 +21,13 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
+from kernel.data.lines import LINE, LINE_PATTERN, STORED_LINE
+
 MARK, STORED, SENT = "kernel.trimmed", "stored", "sent"
 FUNCTIONS = {"function-before", "function-wrap", "function-after"}
 BY_NAME = {"fields", "choices"}  # of names that a team chooses, such as `type`
 NO_VALIDATION = {"metadata", "default", "serialization"}
 REPEATED = "{name} contains itself: in a body, a model can do that whose lines are to be trimmed"
-BLANK = r"[\s\x1c-\x1f\x85\ufeff]"  # \s in Python and in ECMAScript differ
-VISIBLE = r"[^\s\x00\x1c-\x1f\x85\ufeff]"
-WITHIN = r"[^\x00\n-\r\x1c-\x1e\x85\u2028\u2029]"
-LINE = re.compile(f"{BLANK}*{VISIBLE}({WITHIN}*{VISIBLE})?{BLANK}*")
-LINE_PATTERN = f"^{LINE.pattern}$"
-STORED_LINE = rf"[^\x00]*{VISIBLE}[^\x00]*"
 TWO_LINES = "two_lines"
 numbers = count(1)
 

@@ -134,8 +134,8 @@ def test_what_breaks_a_reader_of_events_is_told():
     del item["id"]
     told = ["GET /events: 200.data[]: may be string", "GET /events: 200.id: gone"]
     assert broken(app.openapi(), new) == told
-    events = content["text/event-stream"]
-    events["x-itemSchema"] = events.pop("itemSchema")
+    stream = content["text/event-stream"]
+    stream["x-itemSchema"] = stream.pop("itemSchema")
     assert broken(app.openapi(), new) == told
 
 

@@ -28,8 +28,9 @@ from pydantic import (
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import TypedDict
 
+from kernel.data.lines import LINE, STORED_LINE
 from kernel.data.models import Dto, Email, Input, Line, Text
-from kernel.data.trimming import LINE, STORED_LINE, Trims
+from kernel.data.trimming import Trims
 from kernel.data.values import Amount, Day, Document, RowId, Timestamp, Whole
 from kernel.http.dependencies import Session
 from kernel.http.router import Router
