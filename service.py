@@ -5,6 +5,7 @@ from fastapi import FastAPI
 from features.auth import router as auth
 from features.health import router as health
 from features.items import router as items
+from features.jobs import router as jobs
 from features.keys import router as keys
 from features.metrics import router as metrics
 from features.users import router as users
@@ -22,6 +23,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(auth.router)
     app.include_router(health.router)
     app.include_router(items.router)
+    app.include_router(jobs.router)
     app.include_router(keys.router)
     app.include_router(metrics.router)
     app.include_router(users.router)

@@ -1,8 +1,8 @@
-from .data.commands import ask_for_password as ask_for_password
 from .data.commands import command_session as command_session
 from .data.filters import Filter as Filter
 from .data.independent import open_connection as open_connection
 from .data.independent import open_session as open_session
+from .data.jobs import Job as Job
 from .data.models import Dto as Dto
 from .data.models import Email as Email
 from .data.models import Input as Input
@@ -57,13 +57,12 @@ from .identity.callers import CredentialScheme as CredentialScheme
 from .identity.callers import CurrentUser as CurrentUser
 from .identity.callers import Person as Person
 from .identity.callers import Viewer as Viewer
-from .identity.callers import bearer_scheme as bearer_scheme
-from .identity.callers import header_scheme as header_scheme
 from .identity.callers import require as require
 from .identity.events import security_event as security_event
 from .identity.passwords import Password as Password
 from .identity.passwords import PasswordVault as PasswordVault
 from .identity.principal import Principal as Principal
+from .jobs.tasks import task as task
 from .samples import Sample as Sample
 from .settings import Settings as Settings
 from .settings import SliceSettings as SliceSettings

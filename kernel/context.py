@@ -114,6 +114,19 @@ enter_context = _context.set
 leave_context = _context.reset
 
 
+@contextmanager
+def jobs_context(app: Any, request_id: str | None = None) -> Iterator[RequestContext]:
+    """The context of jobs, of which a request may have enqueued one. They are one caller, who has
+    half of a pool's connections at most."""
+    context = RequestContext(app, client="jobs")
+    context.request_id = request_id or context.request_id
+    token = enter_context(context)
+    try:
+        yield context
+    finally:
+        leave_context(token)
+
+
 def current_context() -> RequestContext | None:
     """The request under way, or None outside of one (at start, in an operator's command)."""
     return _context.get()

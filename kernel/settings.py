@@ -94,6 +94,7 @@ class Settings(SliceSettings, env_prefix="APP_"):
     slow_request: Seconds = 1.0
     rate_limit: RateLimit | None = None
     redis_url: RedisUrl | None = None
+    jobs: Literal["on", "off", "only"] = "on"
 
     _of_slices: dict[type[SliceSettings], SliceSettings] = PrivateAttr(default_factory=dict)
 

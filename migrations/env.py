@@ -80,6 +80,7 @@ def configure(**options: Any) -> None:
     for models in sorted((ROOT / "features").rglob("models.py")):
         import_module(".".join(models.relative_to(ROOT).with_suffix("").parts))
     import_module("kernel.data.idempotency_keys")
+    import_module("kernel.data.jobs")
     context.configure(
         target_metadata=SQLModel.metadata,
         render_item=render_item,

@@ -11,9 +11,7 @@ from kernel import Dto, Input, Public, Secret, Table, Text
 users = table(
     "users",
     column("id", BigInteger),
-    column("email", String),
-    column("password_hash", String),
-    column("role", String),
+    *(column(name, String) for name in ("email", "password_hash", "role")),
     column("is_active", Boolean),
 )
 

@@ -13,6 +13,7 @@ from features.auth.handlers.access import authenticate_token
 from features.auth.handlers.issue import TokenIssuer, make_issuer
 from features.auth.models import RefreshTokenInput, SignInPublic, TokenPublic
 from kernel import (
+    CredentialScheme,
     Id,
     Page,
     Paging,
@@ -20,7 +21,6 @@ from kernel import (
     Router,
     Service,
     Session,
-    bearer_scheme,
     error_response,
     opened,
     resources_of,
@@ -37,7 +37,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 router = Router(prefix="/auth", tags=["auth"], lifespan=_lifespan)
-BEARER = bearer_scheme("create_token", authenticate_token)
+BEARER = CredentialScheme.bearer("create_token", authenticate_token)
 Issuer = Annotated[TokenIssuer, Depends(opened(TokenIssuer))]
 
 

@@ -3,6 +3,7 @@
 from features.keys import handlers
 from features.keys.models import KeyCreate, KeyCreated, KeyPublic
 from kernel import (
+    CredentialScheme,
     CurrentUser,
     Id,
     Page,
@@ -12,11 +13,10 @@ from kernel import (
     Router,
     Service,
     Session,
-    header_scheme,
 )
 
 router = Router(prefix="/keys", tags=["keys"])
-API_KEY = header_scheme("X-API-Key", handlers.authenticate_key)
+API_KEY = CredentialScheme.header("X-API-Key", handlers.authenticate_key)
 
 
 @router.post("", status_code=201)

@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 async def create(email: str, name: str, role: "Role") -> str:
     """Make an account with the password that is typed, or read from standard input."""
     from features.users.models import User, UserCreate  # noqa: PLC0415
-    from kernel import PasswordVault, ask_for_password, command_session  # noqa: PLC0415
+    from kernel import PasswordVault, command_session  # noqa: PLC0415
 
-    account = {"email": email, "full_name": name, "password": ask_for_password()}
+    account = {"email": email, "full_name": name, "password": PasswordVault.ask()}
     data = UserCreate.model_validate(account)
     password_hash = await PasswordVault().hash(data.password)
     async with command_session() as session:

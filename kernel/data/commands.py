@@ -3,7 +3,6 @@
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from getpass import getpass
 from types import ModuleType
 
 from kernel.data.independent import session_of
@@ -34,21 +33,6 @@ async def database_of(settings: Settings) -> AsyncIterator[str]:
         return
     async with development().embedded_database() as url:
         yield url
-
-
-def ask_for_password() -> str:
-    """What is typed twice without an echo or, where nobody types, the first line of standard input.
-    Never an argument: other users of the machine see those, and so does the shell's history.
-
-    Raises:
-        SystemExit: the two differ.
-    """
-    if not sys.stdin.isatty():
-        return sys.stdin.readline().rstrip("\r\n")
-    password = getpass("Password: ")
-    if getpass("Again: ") != password:
-        sys.exit("the two passwords differ")
-    return password
 
 
 @asynccontextmanager

@@ -8,8 +8,9 @@ commits it and it ends there; `open_session()` gives one for work beside a reque
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from datetime import datetime
 from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 import asyncpg
 from pydantic import BaseModel
@@ -34,6 +35,16 @@ from kernel.fast.statements import bind, plan_of
 
 M = TypeVar("M", bound=BaseModel)
 P = ParamSpec("P")
+
+
+class Enqueueable(Protocol):
+    """A task, of which this layer knows no more."""
+
+    def insert(
+        self, arguments: dict[str, Any], run_at: datetime | None, key: str | None, *, replace: bool
+    ) -> tuple[str, list[Any]]: ...
+
+    def wake(self) -> None: ...
 
 
 class WriteSession(AsyncSession, Rows):
@@ -88,6 +99,30 @@ class WriteSession(AsyncSession, Rows):
             statement = insert_statement(table, model).values(keyed)
             records = await execute(raw, await self.unit.join(), statement, {})
         return read(model, records)[0]
+
+    async def enqueue(
+        self,
+        task: Enqueueable,
+        /,
+        *,
+        run_at: datetime | None = None,
+        key: str | None = None,
+        replace: bool = False,
+        **arguments: Any,
+    ) -> int | None:
+        """Have the task run once this transaction is committed, or at `run_at`; the job's id.
+
+        Of the task's jobs with one `key` there is one until it has ended: with `replace` it begins
+        anew with these arguments, or else it stays as it is, which None tells.
+
+        Raises:
+            TypeError: an argument is none of the task's, or of the wrong type.
+        """
+        sql, values = task.insert(arguments, run_at, key, replace=replace)
+        jobs = await (await self._begin()).run(sql, *values)
+        if run_at is None:
+            self.after_commit(task.wake)
+        return jobs[0]["id"] if jobs else None
 
     async def touch(self, row: Table | type[Table], key: Any = None) -> None:
         """Count a change of a row whose children have changed: its version goes up by one, and

@@ -97,7 +97,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     resources = resources_of(app)
     settings = resources.settings
     _configure_logging(settings)
-    if settings.env != "dev" and PROTOCOL not in sys.modules:
+    if settings.env != "dev" and PROTOCOL not in sys.modules and settings.jobs != "only":
         logger.warning(BARE)
     if SHARING.problem:
         logger.warning(SHARING.problem)
@@ -156,6 +156,7 @@ def _throttle(resources: Resources) -> Throttle:
         key=hashlib.sha256(b"throttle" + secret.encode()).digest(),
         most_failures=settings.sign_in_failures,
         window=timedelta(seconds=settings.sign_in_window),
+        has_worker=settings.jobs != "off",
     )
 
 

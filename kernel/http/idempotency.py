@@ -19,8 +19,9 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from kernel.context import HEADER_NAMES, current_context
-from kernel.data.idempotency_keys import STORED, SWEEP, TAKE, IdempotencyKey
-from kernel.data.resources import resources_of
+from kernel.data.idempotency_keys import STORED, SWEEP, SWEPT_AT_ONCE, TAKE, IdempotencyKey
+from kernel.data.independent import open_session
+from kernel.data.resources import Resources, resources_of
 from kernel.data.violations import TRY_AGAIN
 from kernel.errors import BadRequest, Conflict, Unprocessable
 from kernel.http.attempts import Replay
@@ -30,6 +31,7 @@ from kernel.http.operation import Operation
 from kernel.http.rehearsals import is_rehearsal
 from kernel.identity.callers import has_credential
 from kernel.identity.principal import Principal
+from kernel.jobs.tasks import task
 
 NOT_KEPT = "this was done before; its answer held a secret or a cookie, or was a stream: not kept"
 # An answer that is given again has its own.
@@ -52,6 +54,7 @@ class KeyedRequest:
     digest: bytes
     fingerprints: tuple[bytes, ...]
     retention: timedelta
+    has_worker: bool
 
 
 def read_key(request: Request) -> str:
@@ -100,6 +103,7 @@ def of_caller(sent: SentKey, request: Request, principal: Principal) -> KeyedReq
         # With a secret, because a body may hold a password that a plain hash would let one guess.
         fingerprints=tuple(hmac.digest(key, sent.content, "sha256") for key in resources.mac_keys),
         retention=timedelta(seconds=resources.settings.idempotency_retention),
+        has_worker=resources.settings.jobs != "off",
     )
 
 
@@ -122,8 +126,8 @@ async def claim(session: AsyncSession, keyed: KeyedRequest) -> Response | None:
     if taken.first() is None:
         stored = await connection.execute(STORED, {"digest": keyed.digest})
         return _replay(stored.first(), keyed)
-    # One key in 256 cleans up after 256 others, so that no scheduler has to.
-    if keyed.digest[0] == 0:
+    # Where no job does, one key in 256 cleans up after 256 others.
+    if keyed.digest[0] == 0 and not keyed.has_worker:
         await connection.execute(SWEEP, {"retention": keyed.retention})
     return None
 
@@ -151,6 +155,16 @@ def may_be_repeated(response: Response, route: Operation) -> bool:
         return False
     is_plain = type(response).__call__ is Response.__call__
     return is_plain and all(name.lower() != b"set-cookie" for name, _ in response.raw_headers)
+
+
+@task(external=True, every="1m")
+async def sweep_idempotency_keys(resources: Resources) -> None:
+    """Take away those that have been kept for as long as they should."""
+    retention, swept = timedelta(seconds=resources.settings.idempotency_retention), SWEPT_AT_ONCE
+    while swept == SWEPT_AT_ONCE:
+        async with open_session() as session:
+            connection = await session.connection()
+            swept = (await connection.execute(SWEEP, {"retention": retention})).rowcount
 
 
 async def keep(

@@ -20,6 +20,7 @@ from kernel.http.clients import client_of
 from kernel.http.deadlines import Deadlines
 from kernel.http.drain import Drain
 from kernel.http.exchange import Exchange
+from kernel.http.lifespans import serve_lifespan
 from kernel.http.surroundings import Surroundings
 from kernel.http.telemetry import note_span
 from kernel.http.websockets import SocketExchange
@@ -58,7 +59,8 @@ class RequestMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await self._around.app(scope, receive, self._without_traceback(send))
+            send = self._without_traceback(send)
+            await serve_lifespan(self._around.app, scope["app"], scope, receive, send)
             return
         context = RequestContext(scope.get("app"), client=client_of(scope))
         headers = dict(scope.get("headers", ()))

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 from fastapi import Depends
 from fastapi.security import APIKeyCookie, APIKeyHeader, OAuth2PasswordBearer
@@ -30,33 +30,32 @@ class CredentialScheme:
     read: Callable[[HTTPConnection], Sequence[str]]
     authenticate: Authenticator
 
+    @classmethod
+    def bearer(cls, token_url: str, authenticate: Authenticator) -> Self:
+        """`Authorization: Bearer …` (RFC 6750); OpenAPI's clients get theirs at `token_url`, which
+        may be the name of an operation, and is then where that is mounted."""
+        return cls(OAuth2PasswordBearer(token_url), _bearer_tokens, authenticate)
+
+    @classmethod
+    def header(cls, header: str, authenticate: Authenticator) -> Self:
+        """A key in a header of its own, such as `X-API-Key`."""
+        name = header.lower().encode()
+
+        def read(connection: HTTPConnection) -> Sequence[str]:
+            if name not in connection.scope[HEADER_NAMES]:
+                return ()
+            values = connection.headers.getlist(header)
+            # An empty one is none, but of two, another reader may take the other one.
+            return values if len(values) > 1 else [value for value in values if value]
+
+        return cls(APIKeyHeader(name=header, scheme_name=header), read, authenticate)
+
 
 @dataclass(frozen=True)
 class Credentials:
     """The schemes that a service takes."""
 
     schemes: tuple[CredentialScheme, ...]
-
-
-def bearer_scheme(token_url: str, authenticate: Authenticator) -> CredentialScheme:
-    """`Authorization: Bearer …` (RFC 6750); OpenAPI's clients get theirs at `token_url`, which may
-    be the name of an operation, and is then where that is mounted."""
-    return CredentialScheme(OAuth2PasswordBearer(token_url), _bearer_tokens, authenticate)
-
-
-def header_scheme(header: str, authenticate: Authenticator) -> CredentialScheme:
-    """A key in a header of its own, such as `X-API-Key`."""
-    name = header.lower().encode()
-
-    def read(connection: HTTPConnection) -> Sequence[str]:
-        if name not in connection.scope[HEADER_NAMES]:
-            return ()
-        values = connection.headers.getlist(header)
-        # An empty one is none, but of two, another reader may take the other one.
-        return values if len(values) > 1 else [value for value in values if value]
-
-    security = APIKeyHeader(name=header, scheme_name=header)
-    return CredentialScheme(security, read, authenticate)
 
 
 def _bearer_tokens(connection: HTTPConnection) -> Sequence[str]:

@@ -1,9 +1,11 @@
 """Password hashes: argon2id with at least OWASP's parameters, in threads, a few at a time."""
 
 import secrets
+import sys
 from base64 import b64encode
 from collections.abc import Callable
 from functools import cache
+from getpass import getpass
 from pathlib import Path
 from typing import Annotated, TypeVar
 from unicodedata import normalize
@@ -77,6 +79,22 @@ class PasswordVault:
     def is_outdated(self, password_hash: str) -> bool:
         """Whether the parameters have risen since this hash was made."""
         return self._hasher.check_needs_rehash(password_hash)
+
+    @staticmethod
+    def ask() -> str:
+        """What is typed twice without an echo or, where nobody types, the first line of standard
+        input. Never an argument: other users of the machine see those, and so does the shell's
+        history.
+
+        Raises:
+            SystemExit: the two differ.
+        """
+        if not sys.stdin.isatty():
+            return sys.stdin.readline().rstrip("\r\n")
+        password = getpass("Password: ")
+        if getpass("Again: ") != password:
+            sys.exit("the two passwords differ")
+        return password
 
     def load(self) -> Load:
         """How many hashes may run at once, how many run, and how many wait."""

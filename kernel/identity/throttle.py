@@ -16,9 +16,11 @@ from typing import Any
 
 from kernel.context import current_context, network_of
 from kernel.data.independent import open_session
-from kernel.data.password_attempts import ADMIT, SETTLE, SUBJECTS, SWEEP
+from kernel.data.password_attempts import ADMIT, SETTLE, SUBJECTS, SWEEP, SWEPT_AT_ONCE
+from kernel.data.resources import Resources
 from kernel.errors import TooManyRequests
 from kernel.identity.events import security_event
+from kernel.jobs.tasks import task
 
 # So many failures more may an account have from all addresses, and an address with all accounts.
 WIDER = 10
@@ -33,8 +35,10 @@ class Throttle:
     alone, so no stranger can lock its owner out.
     """
 
-    def __init__(self, key: bytes, *, most_failures: int, window: timedelta) -> None:
-        self._key = key
+    def __init__(
+        self, key: bytes, *, most_failures: int, window: timedelta, has_worker: bool = False
+    ) -> None:
+        self._key, self._has_worker = key, has_worker
         self._most_failures = most_failures
         self._window = window
 
@@ -73,7 +77,7 @@ class Throttle:
         for attempt in range(WAITS + 1):
             async with open_session() as independent_session:
                 rows = await independent_session.fetch(ADMIT, **subjects, window=self._window)
-                if pair[0] == 0:
+                if pair[0] == 0 and not self._has_worker:
                     await independent_session.fetch(SWEEP, window=self._window)
                 wait, is_full = self._judge(rows, pair)
                 if wait is None and not is_full:
@@ -101,3 +105,13 @@ class Throttle:
 
     def _digest(self, subject: str) -> bytes:
         return hmac.digest(self._key, subject.encode(), hashlib.sha256)
+
+
+@task(external=True, every="1m")
+async def sweep_password_attempts(resources: Resources) -> None:
+    """Take away what is over, and of which nothing has to be known any more."""
+    window, swept = timedelta(seconds=resources.settings.sign_in_window), SWEPT_AT_ONCE
+    while swept == SWEPT_AT_ONCE:
+        async with open_session() as session:
+            connection = await session.connection()
+            swept = (await connection.execute(SWEEP, {"window": window})).rowcount

@@ -8,6 +8,7 @@ pytest_plugins = [
     "kernel.testing.switches",
     "kernel.testing.suite",
     "kernel.testing.fixtures",
+    "kernel.testing.jobs",
     "kernel.testing.instruments",
     "kernel.testing.walking",
     "kernel.testing.matrix",

@@ -96,7 +96,9 @@ async def database_url(database: Database) -> AsyncIterator[str]:
 
 @pytest.fixture(scope="session")
 def settings(database_url: str) -> Settings:
-    settings = Settings(_env_file=None, database_url=database_url, jwt_secret="test" * 8)
+    settings = Settings(
+        _env_file=None, database_url=database_url, jwt_secret="test" * 8, jobs="off"
+    )
     return settings.having(*[kind() for kind in slice_settings()])
 
 

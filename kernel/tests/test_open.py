@@ -31,7 +31,6 @@ from kernel import (
     Viewer,
     build_app,
     error_response,
-    header_scheme,
     opened,
     require,
     resources_of,
@@ -362,7 +361,10 @@ async def _nobody(resources, rows, credential):
 
 
 def test_schemes_have_names_of_their_own(settings):
-    one, other = header_scheme("X-One", _nobody), header_scheme("X-Other", _nobody)
+    one, other = (
+        CredentialScheme.header("X-One", _nobody),
+        CredentialScheme.header("X-Other", _nobody),
+    )
     app = build_app(settings, name="Keys", version="1", credentials=[one, other])
     assert [*app.openapi()["components"]["securitySchemes"]] == ["X-One", "X-Other"]
     with pytest.raises(ValueError, match="two credential schemes have one name"):

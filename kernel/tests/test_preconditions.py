@@ -34,7 +34,6 @@ from kernel import (
     Router,
     Session,
     Viewer,
-    header_scheme,
     open_session,
     resources_of,
 )
@@ -930,7 +929,7 @@ async def test_a_row_that_is_only_looked_at_must_not_change_meanwhile(caller, pl
 @pytest.mark.parametrize("way", ["by_orm", "by_bulk", "by_fetch", "by_fetch_of_loaded"])
 async def test_the_callers_own_account_is_not_the_row(caller, alice, sql, authenticate, way):
     resources = resources_of(caller.app)
-    scheme = header_scheme("X-Own", authenticate)
+    scheme = CredentialScheme.header("X-Own", authenticate)
     resources._own[Credentials] = Credentials((scheme,))
     headers = {"X-Own": str(alice.user_id), "Authorization": ""}
     await sql.execute("UPDATE users SET full_name = 'x'; UPDATE users SET full_name = 'y'")

@@ -16,8 +16,7 @@ CLAIMS = ["iss", "aud", "sub", "sid", "iat", "exp"]
 LONGEST_LIFE = 86_400
 LEEWAY = 30  # seconds by which the clocks of two instances may differ
 CACHED = 10_000
-USER_ID = re.compile("[1-9][0-9]{0,17}")
-HEX = re.compile("[0-9a-f]{32}")
+USER_ID, HEX = re.compile("[1-9][0-9]{0,17}"), re.compile("[0-9a-f]{32}")
 IS_LIVE = (col(SignIn.spent_at).is_(None), col(SignIn.expires_at) > func.now(), users.c.is_active)
 CALLER = (
     select(users.c.id, users.c.role)
@@ -35,8 +34,7 @@ class TokenSigner:
     """
 
     def __init__(self, service: str, secrets: list[str], lifetime: int) -> None:
-        self._service, self._secrets = service, secrets
-        self.lifetime = lifetime
+        self._service, self._secrets, self.lifetime = service, secrets, lifetime
         # Verifying costs 100 µs; a token that was good stays so until it expires.
         self._verified: OrderedDict[bytes, tuple[int, UUID, int]] = OrderedDict()
 

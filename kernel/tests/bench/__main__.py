@@ -5,7 +5,8 @@ layout in turn, on one database and under the same load, and compares what a req
 process that answers it, at a few connections and at many. `growth` asks what the service's requests
 cost as rows, slices and connections grow, `workers` what a second worker brings, `watched` what
 metrics, traces and a limit for each caller cost. `panels` draws docs/metrics.png: what Prometheus
-sees of a service in which things go wrong.
+sees of a service in which things go wrong. `jobs` counts jobs a second, beside pgqueuer's, and asks
+what they cost the requests beside them.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from kernel.settings import ROOT
 from kernel.tests.bench.comparison import compare
 from kernel.tests.bench.growth import grow, scale
+from kernel.tests.bench.jobs import measure
 from kernel.tests.bench.panels import picture
 from kernel.tests.bench.stage import OTHER_CPUS, Failed, Load, postgres
 from kernel.tests.bench.watched import watch
@@ -37,6 +39,8 @@ async def main(given: Namespace) -> None:
             await watch(url, folder, loads[0], given.rounds)
         elif given.what == "panels":
             await picture(url, folder)
+        elif given.what == "jobs":
+            await measure(url, folder)
         else:
             await compare(url, folder, loads, given.rounds, given.only)
 
@@ -49,7 +53,7 @@ def arguments() -> Namespace:
         "what",
         nargs="?",
         default="compare",
-        choices=("compare", "growth", "workers", "watched", "panels"),
+        choices=("compare", "growth", "workers", "watched", "panels", "jobs"),
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3, help="of each measurement")

@@ -4,6 +4,7 @@ from kernel.tests.faults import (  # noqa: F401  # each enters its own
     backups,
     crowds,
     deploys,
+    jobs,
     keep_alive,
     outages,
     pgbouncer,

@@ -1,0 +1,51 @@
+"""The worker, apart from the web:
+
+uv run python -m features.jobs work    run jobs until SIGTERM, then end within APP_DRAIN seconds
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+from contextlib import suppress
+from importlib import import_module
+from pkgutil import resolve_name
+from typing import Any
+
+Application = Any  # ASGI's
+
+
+async def work(app: Application) -> None:
+    """Keep the app's lifespan open until a signal comes, as a server would, but serve nothing."""
+    told, heard, stop = asyncio.Queue[Any](), asyncio.Queue[Any](), asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
+    lifespan = asyncio.create_task(app(scope, told.get, heard.put))
+    await told.put({"type": "lifespan.startup"})
+    if (await heard.get())["type"] == "lifespan.startup.complete":
+        await stop.wait()
+        await told.put({"type": "lifespan.shutdown"})
+    await lifespan
+
+
+def main() -> None:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="python -m features.jobs", description=__doc__, formatter_class=raw
+    )
+    parser.add_argument("command", choices=["work"])
+    parser.add_argument("--app", default="service:app", help="as uvicorn names it")
+    os.environ["APP_JOBS"] = "only"
+    sys.path.insert(0, "")
+    app = resolve_name(parser.parse_args().app)
+    make_loop = None
+    with suppress(ImportError):  # it is not for every system
+        make_loop = import_module("uvloop").new_event_loop
+    with asyncio.Runner(loop_factory=make_loop) as runner:
+        runner.run(work(app))
+
+
+if __name__ == "__main__":
+    main()

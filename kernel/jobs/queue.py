@@ -1,0 +1,58 @@
+"""What a process takes out of the table of jobs, and what schedules put there."""
+
+import logging
+import random
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from kernel.data.independent import session_of
+from kernel.data.jobs import TAKE, TAKE_TURNS, TICK, Job
+from kernel.data.resources import HasState, resources_of
+from kernel.jobs.runs import LEASE_SECONDS, Run
+from kernel.jobs.tasks import TASKS, Task
+
+logger = logging.getLogger(__name__)
+
+
+async def take(
+    app: HasState, tasks: Sequence[Task[Any]], most: int, clock: datetime | None = None
+) -> list[Run]:
+    """Take so many jobs of the tasks that are due; a test's clock may be ahead."""
+    tasks, lease = random.sample(tasks, len(tasks)), uuid4()
+    names, limits = [each.name for each in tasks], [each.concurrency for each in tasks]
+    seconds = [each.timeout + LEASE_SECONDS for each in tasks]
+    async with session_of(resources_of(app).writer) as session:
+        raw = await session.unit.begin()
+        if any(limits):
+            await raw.run(TAKE_TURNS)
+        rows = await raw.run(TAKE, clock, names, limits, seconds, most, lease)
+    values = [dict(row) for row in rows]
+    runs = [Run(app, each.pop("waited"), Job(**each), clock) for each in values]
+    return sorted(runs, key=lambda run: run.job.id)
+
+
+class Ticks:
+    """The ticks that one process has seen to."""
+
+    def __init__(self, app: HasState) -> None:
+        self._app, self._seen = app, dict[str, datetime]()
+
+    async def make(self, clock: datetime | None = None) -> None:
+        """Enqueue what is due by its schedule; a test's clock may be ahead."""
+        now = clock or datetime.now(UTC)
+        for task in TASKS.values():
+            if task.schedule is None:
+                continue
+            tick = task.schedule.latest(now)
+            if tick == self._seen.get(task.name):
+                continue
+            async with session_of(resources_of(self._app).writer) as session:
+                (made,) = await (await session.unit.begin()).run(TICK, clock, task.name, tick)
+            if made["is_due"]:
+                self._seen[task.name] = tick
+            before = made["before"] if made["is_made"] else None
+            if before and task.schedule.latest(tick - timedelta(microseconds=1)) > before:
+                fields = {"task": task.name, "last": before, "newest": tick}
+                logger.warning("ticks were missed: the newest runs", extra={"fields": fields})

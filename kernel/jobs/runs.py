@@ -1,0 +1,146 @@
+"""One run of a job: its function, its end, and what is told of it."""
+
+import asyncio
+import logging
+import math
+import random
+import time
+import traceback
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from kernel.context import RequestContext, jobs_context
+from kernel.data.independent import run_callbacks, session_of
+from kernel.data.jobs import END, END_TICK, FAIL, GIVE_BACK, Job, JobFailed
+from kernel.data.resources import HasState, Resources, resources_of
+from kernel.data.session import WriteSession
+from kernel.driver_errors import DRIVER_ERRORS, PoolTimeout
+from kernel.errors import ServiceError
+from kernel.jobs.tasks import TASKS, Task
+from kernel.metrics import Family
+from kernel.tracebacks import summarize
+
+MOST_ATTEMPTS = 25
+# Whoever runs a job has so many seconds more than its timeout to say what became of it.
+LEASE_SECONDS = 15.0
+RUNS = Family("jobs_runs_total", "Runs that have ended.", ("task", "outcome"))
+logger = logging.getLogger(__name__)
+
+
+class LeaseLost(Exception):
+    """Somebody else has the job, or it has been discarded: what was done for it is undone."""
+
+
+@dataclass(eq=False)
+class Run:
+    """A job that this process has taken. `clock` is a test's, if that is ahead of the database."""
+
+    app: HasState
+    waited: timedelta
+    job: Job
+    clock: datetime | None = None
+    taken: float = field(default_factory=time.monotonic)
+    error: BaseException | None = None
+    has_ended: bool = False
+
+    @property
+    def task(self) -> Task[Any]:
+        return TASKS[self.job.task]
+
+    @property
+    def lease_seconds(self) -> float:
+        """For how long it is surely nobody else's."""
+        return self.task.timeout + LEASE_SECONDS - (time.monotonic() - self.taken)
+
+    async def run(self) -> None:
+        """Run it, and see to it that this is known."""
+        with jobs_context(self.app, self.job.request_id) as context:
+            started, level = time.perf_counter(), logging.INFO
+            try:
+                outcome = await self._perform(context)
+            except LeaseLost:
+                outcome, level = "lost", logging.WARNING
+            except (Exception, asyncio.CancelledError) as error:
+                if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+                    raise
+                self.error, level = error, logging.WARNING
+                outcome = await self._fail(error)
+            self.has_ended = True
+            RUNS.add(1, self.job.task, outcome)
+            job, ms = self.job, round((time.perf_counter() - started) * 1000, 1)
+            told = {"task": job.task, "job": job.id, "attempt": job.attempts, "outcome": outcome}
+            told |= {"duration_ms": ms, "waited_ms": round(self.waited.total_seconds() * 1000, 1)}
+            logger.log(level, "job", exc_info=self.error, extra={"fields": told})
+
+    async def give_back(self) -> None:
+        """Let somebody else run it, as if nobody had taken it."""
+        await self._write(GIVE_BACK)
+
+    async def _perform(self, context: RequestContext) -> str:
+        task, resources = self.task, resources_of(self.app)
+        session = WriteSession(resources.writer.unit_of_work())
+        context.unit = session.unit
+        ours = {Job: self.job, Resources: resources, WriteSession: session}
+        given = {name: ours[kind] for name, kind in task.arguments.given.items()}
+        arguments = task.arguments.load(self.job.arguments)
+        try:
+            async with asyncio.timeout(task.timeout):
+                await task.function(**given, **arguments)
+                if not task.external:
+                    await self._end(session)
+                    await session.finish()
+        finally:
+            context.unit = None
+            await session.end()
+        if task.external:
+            await self._persist(self._end_by_itself)
+        await run_callbacks(session.unit.committed)
+        return "done"
+
+    async def _end(self, session: WriteSession) -> None:
+        raw = await session.unit.begin()
+        end = END if self.job.tick is None else END_TICK
+        if not await raw.run(end, self.job.id, self.job.lease):
+            raise LeaseLost
+
+    async def _end_by_itself(self) -> None:
+        async with session_of(resources_of(self.app).writer) as session:
+            await self._end(session)
+
+    async def _fail(self, error: BaseException) -> str:
+        is_last = isinstance(error, JobFailed) or self.job.attempts >= MOST_ATTEMPTS
+        jitter = random.uniform(0.75, 1.25)  # noqa: S311  # not a secret
+        seconds = 0.0 if is_last else jitter * math.exp(min(10, self.job.attempts))
+        told = f"{summarize(error)} at {_place_of(error)}"
+        values = ("failed" if is_last else "waiting", self.clock, seconds, told)
+        await self._persist(lambda: self._write(FAIL, *values))
+        return "failed" if is_last else "retry"
+
+    async def _write(self, sql: str, *values: Any) -> None:
+        async with session_of(resources_of(self.app).writer) as session:
+            await (await session.unit.begin()).run(sql, self.job.id, self.job.lease, *values)
+
+    async def _persist(self, write: Callable[[], Awaitable[None]]) -> None:
+        """Say what became of the job, as long as it is this process's to say."""
+        while True:
+            try:
+                return await write()
+            except (*DRIVER_ERRORS, ServiceError, PoolTimeout):
+                if self.lease_seconds < 1:
+                    raise
+            await asyncio.sleep(1)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
+def _place_of(error: BaseException) -> str:
+    """Where the error was raised, in the service's own code if that is in its traceback."""
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = ([each for each in frames if "/features/" in each.filename] or frames)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"

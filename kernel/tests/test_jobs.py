@@ -1,0 +1,638 @@
+"""Work after the commit: what is enqueued, what runs, and what is done once."""
+
+import asyncio
+from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
+from typing import Annotated, Any
+
+import httpx
+import pytest
+import time_machine
+from pydantic import BaseModel, Field, SecretStr
+from sqlalchemy import text
+
+from kernel.data.independent import open_session
+from kernel.data.jobs import TAKE_TURNS, Job
+from kernel.data.models import Dto
+from kernel.data.resources import Resources, resources_of
+from kernel.data.schedules import make_schedule
+from kernel.data.session import WriteSession
+from kernel.http.dependencies import Session
+from kernel.http.job_gauges import NOBODYS, Gauges
+from kernel.http.router import Router
+from kernel.identity.callers import CurrentUser
+from kernel.jobs.queue import Ticks, take
+from kernel.jobs.tasks import TASKS, task
+from kernel.jobs.worker import Worker, working
+from kernel.testing.jobs import Jobs
+from kernel.tests.peelings.models import Peeling, PeelingPublic
+from kernel.tests.processes import until
+
+SECRET = "a secret"
+ON = {"jobs": "on"}
+HOUR = timedelta(hours=1)
+ROW = "SELECT state, attempts, lease, error, run_at FROM jobs WHERE id = $1"
+done: list[Any] = []
+here = asyncio.Event()
+router = Router(prefix="/chores")
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Shape(BaseModel):
+    size: int
+
+
+class Circle(Shape):
+    radius: int
+
+
+class Told(Dto):
+    id: int | None
+
+
+@task
+async def peel(session: WriteSession, owner_id: int, title: str = "plain") -> None:
+    await session.insert(Peeling, PeelingPublic, title=title, owner_id=owner_id)
+    done.append(title)
+    if title == "fails":
+        raise LookupError(SECRET)
+    if title == "gives up":
+        raise Job.Failed("no knife")
+    if title == "commits":
+        await session.commit()
+    if title == "beside":
+        async with open_session() as other:
+            await other.insert(Peeling, PeelingPublic, title="other", owner_id=owner_id)
+    session.after_commit(done.append, "committed")
+
+
+@task(external=True)
+async def call(job: Job, resources: Resources, what: str = "") -> None:
+    done.append((job.id, job.attempts, what, resources.writer.in_use()))
+    if what == "fails":
+        raise LookupError(SECRET)
+
+
+@task(timeout=0.05)
+async def sleep(session: Session) -> None:
+    await asyncio.sleep(5)
+
+
+@task(external=True, concurrency=2)
+async def wait_here(job: Job) -> None:
+    done.append(job.id)
+    await here.wait()
+
+
+@task
+async def linger(session: WriteSession) -> None:
+    await session.fetch(text("SELECT 1"))
+    done.append(1)
+    await here.wait()
+
+
+@task
+async def hold(
+    colour: Colour = Colour.RED,
+    at: datetime | None = None,
+    price: Decimal | float = 0,
+    data: bytes = b"",
+    secret: SecretStr | None = None,
+    shape: Shape | None = None,
+    words: frozenset[str] = frozenset(),
+    size: Annotated[int, Field(ge=0)] = 0,
+) -> None:
+    done.append([colour, at, price, data, words, size])
+
+
+@task(every="1h")
+async def strike(session: WriteSession) -> None:
+    done.append("dong")
+
+
+@router.post("")
+async def enqueue_chore(session: Session, me: CurrentUser, title: str = "plain") -> Told:
+    return Told(id=await session.enqueue(peel, owner_id=me.id, title=title))
+
+
+@router.post("/mistakes")
+async def enqueue_wrongly(session: Session, secret: str, me: CurrentUser) -> Told:
+    return Told(id=await session.enqueue(peel, owner_id=secret))
+
+
+@router.post("/failures")
+async def fail_behind(session: Session, me: CurrentUser) -> Told:
+    await session.enqueue(peel, owner_id=me.id)
+    raise RuntimeError
+
+
+@pytest.fixture(autouse=True)
+def nothing_done():
+    done.clear()
+    here.clear()
+
+
+@pytest.fixture
+async def chores(mount, alice, sql):
+    async with mount(router) as client:
+        client.headers.update(alice.headers)
+        client.user_id = alice.user_id
+        yield client
+
+
+@pytest.fixture
+def enqueue(app):
+    async def enqueue(*args, **options):
+        async with open_session(app) as session:
+            return await session.enqueue(*args, **options)
+
+    return enqueue
+
+
+@asynccontextmanager
+async def running(app):
+    """Its worker, which no app has in tests by itself."""
+    resources = resources_of(app)
+    before, resources.settings = resources.settings, resources.settings.model_copy(update=ON)
+    try:
+        async with working(app):
+            yield
+    finally:
+        resources.settings = before
+
+
+def has_done(count):
+    async def has_done():
+        return len(done) >= count
+
+    return has_done
+
+
+async def state(sql, job_id):
+    row = await sql.fetchrow(ROW, job_id)
+    return row and tuple(row)[:2]
+
+
+# Enqueued.
+
+
+async def test_a_job_runs_after_the_commit_and_is_gone(app, sql, jobs, alice):
+    async with open_session(app) as session:
+        await session.enqueue(peel, owner_id=alice.user_id)
+        called = await session.enqueue(call, what="now")
+        assert await jobs.drain() == []
+    assert await jobs.drain() == ["kernel.peel", "kernel.call"]
+    assert done == ["plain", "committed", (called, 1, "now", 0)]
+    assert await sql.fetchval("SELECT count(*) FROM jobs") == 0
+
+
+async def test_a_request_that_fails_enqueues_nothing(chores, sql):
+    assert (await chores.post("/chores/failures")).status_code == 500
+    assert await sql.fetchval("SELECT count(*) FROM jobs") == 0
+
+
+async def test_a_dry_run_enqueues_nothing_and_a_replay_nothing_more(chores, sql, jobs):
+    dry = await chores.post("/chores", headers={"Prefer": "tx=rollback"})
+    assert (dry.status_code, await sql.fetchval("SELECT count(*) FROM jobs")) == (200, 0)
+    keyed = {"Idempotency-Key": "a-key"}
+    first, again = [await chores.post("/chores", headers=keyed) for _ in range(2)]
+    assert first.json() == again.json()
+    assert await sql.fetchval("SELECT count(*) FROM jobs") == 1
+    assert await sql.fetchval("SELECT request_id FROM jobs") == first.headers["x-request-id"]
+
+
+async def test_to_enqueue_takes_one_round_trip(chores):
+    timing = (await chores.post("/chores")).headers["server-timing"]
+    assert 'desc="2 queries"' in timing  # the caller, and the job
+
+
+async def test_a_wrong_argument_is_our_own_mistake_and_tells_no_value(chores, log):
+    answer = await chores.post("/chores/mistakes", params={"secret": "hunter2"})
+    assert answer.status_code == 500
+    (line,) = [each for each in log.lines("ERROR") if "exception" in each]
+    assert "kernel.peel: owner_id: int_parsing" in line["exception"]
+    assert "hunter2" not in str(log.lines())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({}, "owner_id: missing"),
+        ({"owner_id": 1, "name": 2}, "name: extra_forbidden"),
+        ({"owner_id": None}, "owner_id: int_type"),
+        ({"owner_id": 1, "title": "\ud800"}, "kernel.peel"),
+        ({"owner_id": 1, "run_at": datetime(2026, 1, 1)}, "run_at"),  # noqa: DTZ001
+    ],
+)
+async def test_what_the_task_does_not_take_is_refused(app, arguments, words):
+    async with open_session(app) as session:
+        with pytest.raises(TypeError, match=words):
+            await session.enqueue(peel, **arguments)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"secret": SecretStr("x")},
+        {"price": float("nan")},
+        {"price": float("inf")},
+        {"shape": Circle(size=1, radius=2)},
+        {"data": b"\xff"},
+        {"size": -1},
+    ],
+)
+async def test_what_would_not_be_the_same_after_json_is_refused(app, arguments):
+    async with open_session(app) as session:
+        with pytest.raises(TypeError, match=f"JSON|{next(iter(arguments))}"):
+            await session.enqueue(hold, **arguments)
+
+
+async def test_what_json_can_hold_comes_back_as_it_was(enqueue, jobs):
+    values = [Colour.RED, datetime.now(UTC), Decimal("1.10"), b"a\0b", frozenset("ab"), 2**70]
+    names = ("colour", "at", "price", "data", "words", "size")
+    await enqueue(hold, **dict(zip(names, values, strict=True)))
+    await jobs.drain()
+    assert done == [values]
+
+
+async def test_of_a_key_there_is_one_job_and_it_is_kept_or_replaced(enqueue, jobs, sql, alice):
+    first = await enqueue(peel, owner_id=alice.user_id, title="one", key="k")
+    assert await enqueue(peel, owner_id=alice.user_id, title="two", key="k") is None
+    assert await enqueue(call, what="other task", key="k") is not None
+    assert await enqueue(peel, owner_id=alice.user_id, title="3", key="k", replace=True) == first
+    await jobs.drain()
+    assert [each for each in done if isinstance(each, str)] == ["3", "committed"]
+    assert await enqueue(peel, owner_id=alice.user_id, key="k") is not None
+
+
+async def test_who_replaces_a_job_that_runs_has_it_run_anew_and_its_work_undone(
+    app, enqueue, jobs, alice, sql
+):
+    await enqueue(peel, owner_id=alice.user_id, title="old", key="k")
+    (run,) = await take(app, [peel], 1)
+    await enqueue(peel, owner_id=alice.user_id, title="new", key="k", replace=True)
+    await run.run()
+    assert await sql.fetchval("SELECT count(*) FROM peelings") == 0
+    await jobs.drain()
+    assert await sql.fetchval("SELECT string_agg(title, ' ') FROM peelings") == "new"
+
+
+async def test_a_job_waits_for_its_time(enqueue, jobs):
+    await enqueue(hold, run_at=datetime.now(UTC) + HOUR)
+    assert await jobs.drain() == []
+    with time_machine.travel(datetime.now(UTC) + HOUR):
+        assert await jobs.drain() == ["kernel.hold"]
+
+
+# Run.
+
+
+async def test_a_failed_run_leaves_nothing_and_is_tried_again_later(enqueue, jobs, sql, alice, log):
+    failing = await enqueue(peel, owner_id=alice.user_id, title="fails")
+    with pytest.raises(LookupError):
+        await jobs.drain()
+    assert await sql.fetchval("SELECT count(*) FROM peelings") == 0
+    _, _, lease, error, run_at = await sql.fetchrow(ROW, failing)
+    assert (await state(sql, failing), lease) == (("waiting", 1), None)
+    assert error.startswith("LookupError at test_jobs.py:")
+    assert error.endswith("in peel")
+    assert SECRET not in error + str(log.lines())
+    assert timedelta(seconds=1.5) < run_at - datetime.now(UTC) < timedelta(seconds=3.5)  # e
+    assert "committed" not in done
+
+
+async def test_a_job_fails_for_good_after_25_attempts_and_is_kept(enqueue, jobs, sql, alice):
+    failing = await enqueue(call, what="fails")
+    clock = datetime.now(UTC)
+    for attempt in range(1, 26):
+        assert await jobs.drain(raises=False) == ["kernel.call"]
+        assert done[-1][:2] == (failing, attempt)
+        clock += timedelta(hours=8)
+        jobs.clock = clock
+    assert await state(sql, failing) == ("failed", 25)
+    assert await jobs.drain() == []
+
+
+async def test_a_task_may_say_that_it_is_in_vain(enqueue, jobs, sql, alice):
+    failing = await enqueue(peel, owner_id=alice.user_id, title="gives up")
+    await jobs.drain(raises=False)
+    assert await state(sql, failing) == ("failed", 1)
+    assert "no knife" in (await sql.fetchrow(ROW, failing))["error"]
+
+
+async def test_a_task_that_takes_too_long_has_failed(enqueue, jobs, sql):
+    late = await enqueue(sleep)
+    await jobs.drain(raises=False)
+    assert await state(sql, late) == ("waiting", 1)
+    assert "TimeoutError" in (await sql.fetchrow(ROW, late))["error"]
+
+
+async def test_a_task_does_not_commit_by_itself(enqueue, jobs, sql, alice):
+    await enqueue(peel, owner_id=alice.user_id, title="commits")
+    with pytest.raises(RuntimeError, match="commits"):
+        await jobs.drain()
+    assert await sql.fetchval("SELECT count(*) FROM peelings") == 0
+
+
+async def test_a_task_may_open_a_session_beside_its_own(enqueue, jobs, sql, alice):
+    await enqueue(peel, owner_id=alice.user_id, title="beside")
+    await jobs.drain()
+    assert await sql.fetchval("SELECT count(*) FROM peelings") == 2
+
+
+async def test_whoever_has_lost_the_lease_changes_nothing(app, enqueue, sql, alice, log, jobs):
+    await enqueue(peel, owner_id=alice.user_id)
+    (slow,) = await take(app, [peel], 1)
+    (quick,) = await take(app, [peel], 1, clock=datetime.now(UTC) + HOUR)
+    assert await take(app, [peel], 1) == []
+    await quick.run()
+    await slow.run()
+    assert await sql.fetchval("SELECT count(*) FROM peelings") == 1
+    assert [line["outcome"] for line in log.lines() if line["message"] == "job"] == ["done", "lost"]
+
+
+async def test_a_line_of_a_run_has_the_id_of_the_request(chores, log):
+    answer = await chores.post("/chores")
+    await Jobs(chores.app).drain()
+    (line,) = [each for each in log.lines() if each["message"] == "job"]
+    assert line["request_id"] == answer.headers["x-request-id"]
+    assert {name: line[name] for name in ("task", "attempt", "outcome")} == {
+        "task": "kernel.peel",
+        "attempt": 1,
+        "outcome": "done",
+    }
+
+
+async def test_a_job_of_a_task_that_this_code_has_not_waits_and_is_told(app, jobs, sql, log):
+    await sql.execute("INSERT INTO jobs (task, arguments) VALUES ('later.task', '{}')")
+    assert await jobs.drain() == []
+    await Gauges(app).count()
+    (line,) = [each for each in log.lines("WARNING") if each["message"] == NOBODYS]
+    assert (line["task"], line["waiting"]) == ("later.task", 1)
+
+
+async def test_a_limit_holds_though_two_take_at_once(app, enqueue, sql):
+    for _ in range(6):
+        await enqueue(wait_here)
+    taken = await asyncio.gather(*[take(app, [wait_here], 5) for _ in range(4)])
+    assert sum(map(len, taken)) == 2
+    with suppress(Exception):
+        here.set()
+    await asyncio.gather(*[run.run() for runs in taken for run in runs])
+    assert len(await take(app, [wait_here], 5)) == 2
+
+
+async def test_who_looks_how_many_run_waits_for_who_looks(app, enqueue, sql):
+    await enqueue(wait_here)
+    async with sql.transaction():
+        await sql.execute(TAKE_TURNS)
+        taking = asyncio.create_task(take(app, [wait_here], 5))
+        await asyncio.wait([taking], timeout=0.2)
+        assert not taking.done()
+    assert len(await taking) == 1
+
+
+async def test_a_job_that_somebody_holds_keeps_no_other_one_waiting(app, enqueue, sql):
+    held, free = [await enqueue(hold) for _ in range(2)]
+    async with sql.transaction():
+        await sql.execute("SELECT FROM jobs WHERE id = $1 FOR UPDATE", held)
+        assert [run.job.id for run in await take(app, [hold], 5)] == [free]
+
+
+# By a schedule.
+
+
+@pytest.mark.parametrize(
+    ("every", "cron", "newest", "before"),
+    [
+        ("1h", None, "2026-11-26T13:00:00", "2026-11-26T12:00:00"),
+        ("90s", None, "2026-11-26T13:34:30", "2026-11-26T13:33:00"),
+        ("1w", None, "2026-11-26T00:00:00", "2026-11-19T00:00:00"),
+        (None, "0 3 * * *", "2026-11-26T03:00:00", "2026-11-25T03:00:00"),
+        (None, "*/5 * * * *", "2026-11-26T13:35:00", "2026-11-26T13:30:00"),
+        (None, "0 0 29 2 *", "2024-02-29T00:00:00", "2020-02-29T00:00:00"),
+        (None, "30 35 13 * * *", "2026-11-26T13:35:30", "2026-11-25T13:35:30"),
+    ],
+)
+def test_the_newest_tick_is_not_after_now(every, cron, newest, before):
+    schedule = make_schedule(every, cron)
+    now = datetime(2026, 11, 26, 13, 35, 30, 5, tzinfo=UTC)
+    tick = schedule.latest(now)
+    assert tick == datetime.fromisoformat(f"{newest}+00:00") == schedule.latest(tick)
+    assert schedule.latest(tick - timedelta(microseconds=1)) == datetime.fromisoformat(
+        f"{before}+00:00"
+    )
+
+
+@pytest.mark.parametrize(
+    ("every", "cron"),
+    [("1", None), ("0h", None), ("h", None), ("1.5h", None), ("-1h", None), ("1 h", None)]
+    + [(None, text) for text in ("", "* * *", "61 * * * *", "0 3 30 2 *", "x")]
+    + [("1h", "* * * * *")],
+)
+def test_a_schedule_that_is_none_is_refused(every, cron):
+    with pytest.raises(ValueError, match=r"every=|cron="):
+        make_schedule(every, cron)
+
+
+async def test_the_first_tick_is_not_run_and_each_other_one_once(app, jobs, sql):
+    strikes = "SELECT count(*) FROM jobs WHERE task = 'kernel.strike'"
+    start = datetime.now(UTC) + 24 * HOUR
+    for hours in (0, 1, 2):
+        jobs.clock = start + hours * HOUR
+        for makers in ([Ticks(app), Ticks(app)], [Ticks(app)]):
+            await asyncio.gather(*[each.make(jobs.clock) for each in makers])
+        await jobs.drain()
+        assert done.count("dong") == hours
+    assert await sql.fetchval(strikes) == 3
+
+
+async def test_of_missed_ticks_the_newest_runs_and_that_is_told(app, jobs, log):
+    jobs.clock = datetime.now(UTC) + 24 * HOUR
+    await jobs.tick()
+    jobs.clock += 5 * HOUR
+    await jobs.tick()
+    assert done == ["dong"]
+    lines = [each for each in log.lines("WARNING") if "missed" in each["message"]]
+    assert "kernel.strike" in [each["task"] for each in lines]
+
+
+async def test_a_tick_that_has_not_run_makes_room_for_the_next_one(app, sql, jobs):
+    clock = datetime.now(UTC) + 24 * HOUR
+    for hours in range(4):
+        await Ticks(app).make(clock + hours * HOUR)
+    states = "SELECT array_agg(state ORDER BY tick) FROM jobs WHERE task = 'kernel.strike'"
+    assert await sql.fetchval(states) == ["done", "done", "done", "waiting"]
+
+
+async def test_a_clock_that_is_ahead_makes_no_tick(app, sql, monkeypatch):
+    ticks = Ticks(app)
+    with time_machine.travel(datetime.now(UTC) + 24 * HOUR):
+        await ticks.make()
+        await ticks.make()
+    assert await sql.fetchval("SELECT count(*) FROM jobs WHERE tick > now()") == 0
+    assert ticks._seen == {}
+
+
+# The worker.
+
+
+async def test_a_worker_wakes_when_a_job_is_committed(app, enqueue, monkeypatch):
+    monkeypatch.setattr("kernel.jobs.worker.POLL_SECONDS", 60)
+    async with running(app):
+        await asyncio.sleep(0.2)
+        await enqueue(call)
+        await until(has_done(1), seconds=10)
+
+
+async def test_the_end_costs_no_attempt(app, sql, enqueue):
+    waiting = [await enqueue(wait_here) for _ in range(2)]
+    async with running(app):
+        await until(has_done(2), seconds=5)
+    assert [await state(sql, each) for each in waiting] == [("waiting", 0)] * 2
+    here.set()
+
+
+async def test_four_jobs_at_once_hold_a_connection_though_more_are_taken(app, sql, enqueue):
+    for _ in range(9):
+        await enqueue(linger)
+    worker = Worker(app, 4)
+    worker._lanes[0]._seconds = 0.001  # as they took before
+    await until(has_done(4), seconds=5)
+    await asyncio.sleep(0.1)
+    assert (len(done), resources_of(app).writer.in_use()) == (4, 4)
+    assert await sql.fetchval("SELECT count(*) FROM jobs WHERE state = 'running'") == 9
+    await worker.close()
+    assert await sql.fetchval("SELECT max(attempts) FROM jobs WHERE tick IS NULL") == 0
+
+
+async def test_who_is_told_to_end_takes_no_more(app, enqueue, monkeypatch):
+    monkeypatch.setattr(resources_of(app), "is_draining", True)
+    async with running(app):
+        await enqueue(call)
+        await asyncio.sleep(0.2)
+    assert done == []
+
+
+async def test_jobs_run_while_the_slices_are_open(create_app, settings, enqueue, sql):
+    """A slice's lifespan begins behind the app's own, and ends before it."""
+
+    @asynccontextmanager
+    async def lifespan(_):
+        done.append("open")
+        yield
+        done.append(await sql.fetchval(ROW, waiting))
+
+    app = create_app(settings.model_copy(update=ON))
+    app.include_router(Router(prefix="/slice", lifespan=lifespan))
+    told, heard = asyncio.Queue(), asyncio.Queue()
+    serving = asyncio.create_task(app({"type": "lifespan", "state": {}}, told.get, heard.put))
+    await told.put({"type": "lifespan.startup"})
+    assert (await heard.get())["type"] == "lifespan.startup.complete"
+    await enqueue(call, what="now")
+    waiting = await enqueue(wait_here)
+    await until(has_done(3), seconds=5)
+    await told.put({"type": "lifespan.shutdown"})
+    await serving
+    assert (done[0], done[-1], len(done)) == ("open", "waiting", 4)
+    assert waiting in done
+
+
+# Decorated.
+
+
+async def anything(value: object = None) -> None: ...
+
+
+async def positional(value: int, /) -> None: ...
+
+
+async def several(*values: int) -> None: ...
+
+
+async def untyped(value) -> None: ...
+
+
+async def reserved(key: str) -> None: ...
+
+
+async def with_client(client: httpx.AsyncClient) -> None: ...
+
+
+async def with_session(session: WriteSession) -> None: ...
+
+
+async def with_need(value: int) -> None: ...
+
+
+def plain() -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "options", "words"),
+    [
+        (positional, {}, "value should have a name"),
+        (several, {}, "values should have a name"),
+        (untyped, {}, "value should have a name and a type"),
+        (reserved, {}, "be none of key, replace, run_at"),
+        (with_client, {}, "a type that no JSON has"),
+        (plain, {}, "no async function"),
+        (with_session, {"external": True}, "open_session"),
+        (with_need, {"every": "1h"}, "gives no arguments"),
+        (anything, {"timeout": 0}, "positive"),
+        (anything, {"concurrency": 0}, "positive"),
+        (anything, {"every": "1h", "cron": "* * * * *"}, "one schedule"),
+        (anything, {"retries": 3}, "retries"),
+    ],
+)
+def test_what_can_be_no_task_is_refused(function, options, words):
+    before = {**TASKS}
+    with pytest.raises((TypeError, ValueError), match=words):
+        task(**options)(function)
+    assert before == TASKS
+
+
+def test_two_tasks_of_a_slice_have_two_names():
+    async def peel() -> None: ...
+
+    peel.__qualname__ = "peel"
+    peel.__module__ = "kernel.elsewhere"
+    with pytest.raises(ValueError, match="two tasks are called"):
+        task(peel)
+
+
+def test_a_task_is_named_by_its_slice_and_simply_runs_when_it_is_called():
+    async def add(one: int, two: int = 2) -> None:
+        done.append(one + two)
+
+    add.__module__ = "features.users.handlers.welcome"
+    made = task(add)
+    assert made.name == "users.add"
+    assert TASKS.pop("users.add") is made
+    asyncio.run(made(1, two=3))
+    assert done == [4]
+
+
+# What the kernel's own jobs do.
+
+
+async def test_what_is_kept_for_a_while_is_swept(app, sql, jobs, alice):
+    await sql.execute("""
+        INSERT INTO idempotency_keys (digest, fingerprint, created_at)
+        SELECT int4send(n), '', now() - interval '1 day' FROM generate_series(1, 1500) n
+    """)
+    await sql.execute("""
+        INSERT INTO sign_in_attempts (digest, since)
+        SELECT int4send(n), now() - interval '1 day' FROM generate_series(1, 1500) n
+    """)
+    await sql.execute("INSERT INTO idempotency_keys VALUES ('new', '')")
+    for minutes in (1, 2):
+        jobs.clock = datetime.now(UTC) + timedelta(minutes=minutes)
+        await jobs.tick()
+    assert await sql.fetchval("SELECT array_agg(digest) FROM idempotency_keys") == [b"new"]
+    assert await sql.fetchval("SELECT count(*) FROM sign_in_attempts") == 0
