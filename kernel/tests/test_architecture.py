@@ -40,6 +40,7 @@ LAYERS = ("ground", "fast", "data", "jobs", "identity", "http")
 GROUND = {
     *("context", "database_urls", "driver_errors", "errors", "exposition", "logs", "metric_files"),
     *(
+        "identity_settings",
         "metrics",
         "reminders",
         "safeguards",
