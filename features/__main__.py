@@ -1,4 +1,4 @@
-"""The developers' commands: `python -m features new|remove|contract|merge|psql|reset`."""
+"""The developers' commands: `python -m features new|remove|contract|merge|psql|reset|seed`."""
 
 from kernel.dev.scaffold.__main__ import main
 

@@ -21,11 +21,12 @@ PRINCIPAL = "kernel.principal"
 class RequestContext:
     """One request: the app that it came to, its id, what it has cost so far (durations in seconds;
     `slowest_statement` is without values), how often its unit of work was begun, what its failure
-    was, who it is for, from which address, the path of its operation as that is mounted, the `Link`
-    that the answer has, whether it was seen to hold a secret, the unit of work under way, for whom
-    it counts among those in flight, until when its answer has to begin, whether its work is
-    committed, or may be, and no key keeps it from being done again, and of the rate limit, if there
-    is one: a digest of its credential, for whom it counts, and fields that tell what is left."""
+    was, who it is for, from which address, the path of its operation as that is mounted, or its own
+    if there is none, the `Link` that the answer has, whether it was seen to hold a secret, the unit
+    of work under way, for whom it counts among those in flight, until when its answer has to begin,
+    whether its work is committed, or may be, and no key keeps it from being done again, and of the
+    rate limit, if there is one: a digest of its credential, for whom it counts, and fields that
+    tell what is left."""
 
     app: Any = None
     request_id: str = field(default_factory=lambda: os.urandom(16).hex())
@@ -40,6 +41,7 @@ class RequestContext:
     user_id: int | None = None
     client: str | None = None
     route: str | None = None
+    unmatched_path: str | None = None
     link: str | None = None
     holds_secret: bool = False
     unit: Any = None

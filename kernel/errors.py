@@ -24,6 +24,10 @@ def title_of(status: int) -> str:
     return TITLES.get(status, "Error")
 
 
+class CannotStart(RuntimeError):
+    """The service, or a command, cannot start; the message says why and what to do."""
+
+
 class ServiceError(Exception):
     """An answer other than success; `extras` become further members of its body.
 

@@ -1,42 +1,23 @@
-"""Logs as JSON, one line for each record, uvicorn's own included, with the request's id on it."""
+"""Logs: one line for each record, uvicorn's own included, with the request's id on it.
+
+As JSON, or for people who read them on a terminal.
+"""
 
 import json
 import logging
-import re
+import os
 import sys
-import traceback
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Literal, TextIO
 
-from asyncpg import PostgresError
-from asyncpg.exceptions import ClientConfigurationError
 from pydantic_core import PydanticSerializationError, to_json
-from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, StatementError
 
 from kernel.context import current_context
-from kernel.driver_errors import PoolTimeout, driver_error, is_unsendable, sqlstate, statement_of
-from kernel.errors import ServiceError
+from kernel.terminal import ConsoleFormatter, shows_colours
+from kernel.tracebacks import describe, message_of
 
-# Their messages speak of code. Those of other errors may hold values: a key, a row, a password.
-SAFE_TO_LOG = (
-    ServiceError, AssertionError, AttributeError, ImportError, NameError, RuntimeError, TypeError,
-    InvalidRequestError, PoolTimeout, ClientConfigurationError,
-)  # fmt: skip
-# So do the messages of these classes of SQLSTATE: connections, transactions, statements, limits,
-# and a division by zero.
-SAFE_SQLSTATES = (
-    *("08", "22012", "25", "26", "28", "34", "3D", "40", "42501", "42703", "42704", "42803"),
-    *("42804", "42883", "42P", "53", "55", "57", "XX"),
-)
-# The statement's; what else is called a syntax error is a value's, as a tsquery's.
-SYNTAX_ERROR = "syntax error at "
-# DETAIL of these has the whole row.
-ROW_SQLSTATES = ("23502", "23514")
-STATEMENT_MAX_CHARACTERS = 2000
+LogFormat = Literal["console", "json"]
 OF_WEBSOCKETS = ('"WebSocket %s"', "without completing handshake")
-TRACEBACK = "Traceback (most recent call last):"
-# The name of an error, in front of its message.
-FIRST_WORD = re.compile(r"^(?:Traceback \(most recent call last\):|[A-Za-z_][\w.]*(?=:|$))")
 
 
 def _encode(line: dict[str, object]) -> str:
@@ -64,7 +45,7 @@ class JsonFormatter(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "message": self._message(record),
+            "message": message_of(record, full=self.full),
             "request_id": context and context.request_id,
         }
         if context and context.trace:
@@ -74,62 +55,22 @@ class JsonFormatter(logging.Formatter):
             line["exception"] = describe(record.exc_info[1], full=self.full)
         return _encode(line)
 
-    def _message(self, record: logging.LogRecord) -> str:
-        message = record.getMessage()
-        # uvicorn's, of a start that has failed.
-        return without_values(message) if TRACEBACK in message and not self.full else message
+
+def formatter_for(
+    stream: TextIO, form: LogFormat | None, *, full: bool = False
+) -> logging.Formatter:
+    """The one of this form or, if none is chosen, what suits the stream: for people on a terminal,
+    JSON in a pipe or a file."""
+    if (form or ("console" if stream.isatty() else "json")) == "json":
+        return JsonFormatter(full=full)
+    return ConsoleFormatter(full=full, colours=shows_colours(stream))
 
 
-def without_values(text: str) -> str:
-    """The traceback of an error, as another program has formatted it, without its messages."""
-    lines = text.splitlines()
-    known = [line for line in lines if line[:1] == " " or FIRST_WORD.match(line)]
-    return "\n".join(line if line[0] == " " else FIRST_WORD.findall(line)[0] for line in known)
-
-
-def describe(error: BaseException, *, full: bool = False) -> str:
-    """The chain of an error's types, places and statements; unless it is to be `full`, without
-    values that it was about."""
-    chain, seen = [], set[int]()
-    link: BaseException | None = error
-    refused: object = None
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        # What is told of a value that SQLAlchemy could not process has the value in it.
-        is_told = full or link is not refused or isinstance(link, InvalidRequestError)
-        words = summarize(link, full=full) if is_told else type(link).__qualname__
-        chain.append("".join(traceback.format_tb(link.__traceback__)) + words)
-        refused = link.orig if isinstance(link, StatementError) else None
-        if isinstance(link, BaseExceptionGroup):
-            chain += [describe(part, full=full) for part in link.exceptions]
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
-    if statement := statement_of(error):
-        chain.insert(0, f"statement: {statement[:STATEMENT_MAX_CHARACTERS]}")
-    return "\n".join(reversed(chain))
-
-
-def summarize(error: BaseException, *, full: bool = False) -> str:
-    """An error in one line."""
-    name, driver = type(error).__qualname__, driver_error(error)
-    mistakes = getattr(error, "errors", None)
-    if callable(mistakes) and type(error).__module__.startswith(("pydantic_core", "fastapi")):
-        # Never the input: it may be the whole body, password and all.
-        told = [{part: each[part] for part in ("loc", "type", "msg")} for each in mistakes()]
-        return f"{name}: {told}" if full else name
-    code = sqlstate(error)
-    if isinstance(error, SAFE_TO_LOG) and not isinstance(error, PendingRollbackError):
-        return f"{name}: {error}"
-    if full and driver is error and code not in ROW_SQLSTATES:
-        return f"{name}: {error}"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{name}: {error.strerror}"
-    details = ("table_name", "column_name", "constraint_name")
-    known = [getattr(driver, detail, None) for detail in details]
-    place = re.search(r"query argument \$\d+", str(driver)) if is_unsendable(driver) else None
-    text = " ".join(str(word) for word in (name, code, *known, place and place[0]) if word)
-    message = str(driver.args[0]) if driver.args and isinstance(driver, PostgresError) else ""
-    is_safe = code.startswith(SAFE_SQLSTATES) or message.startswith(SYNTAX_ERROR)
-    return f"{text}: {message}" if message and is_safe else text
+def parents_formatter() -> logging.Formatter:
+    """That of uvicorn's parent process, which reads no settings; deploy/logging.json names it."""
+    chosen = os.environ.get("APP_LOG_FORMAT")
+    forms: dict[str | None, LogFormat] = {"console": "console", "json": "json"}
+    return formatter_for(sys.stderr, forms.get(chosen))
 
 
 class _Lines(logging.StreamHandler[TextIO]):
@@ -147,8 +88,8 @@ def _is_news(record: logging.LogRecord) -> bool:
     return not any(words in str(record.msg) for words in OF_WEBSOCKETS)
 
 
-def configure_logging(level: str, *, full: bool = False) -> None:
-    """Send every logger's records to standard error through `JsonFormatter`.
+def configure_logging(level: str, *, form: LogFormat | None = None, full: bool = False) -> None:
+    """Send every logger's records to standard error, in the form or in the one that suits it.
 
     The service's own loggers and uvicorn's speak from `level` on, libraries from WARNING on: some
     of them log headers, statements and bodies at DEBUG.
@@ -157,7 +98,7 @@ def configure_logging(level: str, *, full: bool = False) -> None:
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = _Lines(sys.stderr)
     handler.set_name(__name__)
-    handler.setFormatter(JsonFormatter(full=full))
+    handler.setFormatter(formatter_for(sys.stderr, form, full=full))
     root = logging.getLogger()
     root.handlers = [each for each in root.handlers if each.name != __name__]
     root.addHandler(handler)

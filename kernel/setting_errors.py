@@ -8,18 +8,20 @@ from pydantic_settings import BaseSettings, SettingsError
 
 
 def mistakes_of(
-    kind: type[BaseSettings], error: ValidationError | SettingsError | UnicodeDecodeError
+    kind: type[BaseSettings], error: ValidationError | SettingsError | UnicodeDecodeError | OSError
 ) -> Iterator[str]:
     """A line for each mistake."""
     if isinstance(error, ValidationError):
         for mistake in error.errors(include_url=False, include_context=False, include_input=False):
             name = _variable(kind, *mistake["loc"])
-            yield f"{name}{mistake['msg'].removeprefix('Value error, ')}\n"
+            yield f"{name}{mistake['msg'].removeprefix('Value error, ')}"
     elif isinstance(error, SettingsError):
         field = re.search(r'field "(\w+)"', str(error))
-        yield f"{_variable(kind, field[1] if field else '.env')}should be JSON\n"
+        yield f"{_variable(kind, field[1] if field else '.env')}should be JSON"
+    elif isinstance(error, OSError):
+        yield f".env: cannot be read: {error.strerror}"
     else:
-        yield ".env: should be UTF-8\n"
+        yield ".env: should be UTF-8"
 
 
 def _variable(kind: type[BaseSettings], *place: int | str) -> str:

@@ -111,3 +111,8 @@ Origins = Annotated[
 RateLimit = Annotated[str, AfterValidator(_rate)]
 RedisUrl = Annotated[SecretStr, AfterValidator(_redis_url)]
 Seconds = Annotated[PositiveFloat, Field(le=3600)]
+
+
+def reveal(secret: SecretStr | None) -> str | None:
+    """The text of a secret that is set."""
+    return None if secret is None else secret.get_secret_value()

@@ -11,15 +11,16 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     PrivateAttr,
-    SecretStr,
     ValidationError,
     model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
+from kernel.identity_settings import IdentitySettings
 from kernel.mail_settings import MailSettings
 from kernel.safeguards import open_ends
 from kernel.setting_errors import mistakes_of
+from kernel.setting_files import EnvFile
 from kernel.setting_types import (
     Origins,
     PostgresUrl,
@@ -28,16 +29,13 @@ from kernel.setting_types import (
     RedisUrl,
     Seconds,
     Secret,
+    reveal,
 )
 
 # uvicorn's own exit status for an app that cannot start: with `--workers`, the parent then stops
 # instead of starting the same worker again and again.
 STARTUP_FAILURE = 3
 ROOT = Path(__file__).parents[1]
-
-
-def _reveal(secret: SecretStr | None) -> str | None:
-    return None if secret is None else secret.get_secret_value()
 
 
 NOT_READ = "{} was not read at the start: it belongs into the settings.py of a slice"
@@ -61,21 +59,16 @@ class SliceSettings(BaseSettings):
     )
 
 
-class Settings(MailSettings, SliceSettings, env_prefix="APP_"):
-    """The service's settings; README.md lists them with their meaning. Times are in seconds."""
+class Settings(IdentitySettings, MailSettings, SliceSettings, env_prefix="APP_"):
+    """The service's settings: docs/settings.md has their meaning. Times are in seconds."""
 
     env: Literal["dev", "staging", "prod"] = "dev"
     database_url: PrimaryUrl | None = None
     read_database_url: PostgresUrl | None = None
-    jwt_secret: Secret | None = None
-    jwt_old_secret: Secret | None = None
-    jwt_lifetime: Annotated[PositiveInt, Field(le=86_400)] = 900
-    refresh_lifetime: Annotated[PositiveInt, Field(le=365 * 86_400)] = 30 * 86_400
-    sign_in_failures: Annotated[PositiveInt, Field(le=1_000_000)] = 10
-    sign_in_window: Annotated[PositiveInt, Field(le=86_400)] = 300
     signup_open: bool | None = None
     cors_origins: Origins | None = None
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["console", "json"] | None = None
     metrics_token: Secret | None = None
     pool_size: Annotated[PositiveInt, Field(le=1000)] = 10
     max_overflow: Annotated[int, Field(ge=0, le=1000)] = 10
@@ -116,27 +109,17 @@ class Settings(MailSettings, SliceSettings, env_prefix="APP_"):
     @property
     def primary_url(self) -> str | None:
         """Where reads and writes go, or None for the embedded database."""
-        return _reveal(self.database_url)
+        return reveal(self.database_url)
 
     @property
     def replica_url(self) -> str | None:
         """Where reads go, if not to the primary."""
-        return _reveal(self.read_database_url)
-
-    @property
-    def signing_secret(self) -> str | None:
-        """The key of access tokens, or None for one that is made and kept in dev."""
-        return _reveal(self.jwt_secret)
-
-    @property
-    def old_signing_secret(self) -> str | None:
-        """The key that was in use before, whose tokens are still good."""
-        return _reveal(self.jwt_old_secret)
+        return reveal(self.read_database_url)
 
     @property
     def shared_counters_url(self) -> str | None:
         """The Redis in which all replicas count, or None for each process by itself."""
-        return _reveal(self.redis_url)
+        return reveal(self.redis_url)
 
     @property
     def sign_up_is_open(self) -> bool:
@@ -166,7 +149,7 @@ class Settings(MailSettings, SliceSettings, env_prefix="APP_"):
 
     def _texts(self, *names: str) -> dict[str, str]:
         """The values of those that are set, by their variables."""
-        values = {f"APP_{name.upper()}": _reveal(getattr(self, name)) for name in names}
+        values = {f"APP_{name.upper()}": reveal(getattr(self, name)) for name in names}
         return {name: value for name, value in values.items() if value is not None}
 
 
@@ -198,18 +181,20 @@ def load_settings() -> Settings:
     Raises:
         SystemExit: with uvicorn's status for a failed start.
     """
-    lines: list[str] = []
-    settings = _read(Settings, lines)
-    of_slices = [_read(kind, lines) for kind in slice_settings()]
+    others = slice_settings()
+    file = EnvFile(ROOT / ".env", [Settings, *others])
+    lines = [*file.mistakes()]
+    settings = _read(Settings, file, lines)
+    of_slices = [_read(kind, file, lines) for kind in others]
     if lines or settings is None:
-        sys.stderr.write("".join(lines))
+        sys.stderr.write("".join(dict.fromkeys(lines)))
         raise SystemExit(STARTUP_FAILURE)
     return settings.having(*filter(None, of_slices))
 
 
-def _read(kind: type[S], lines: list[str]) -> S | None:
+def _read(kind: type[S], file: EnvFile, lines: list[str]) -> S | None:
     try:
         return kind()
-    except (ValidationError, SettingsError, UnicodeDecodeError) as error:
-        lines += mistakes_of(kind, error)
+    except (ValidationError, SettingsError, UnicodeDecodeError, OSError) as error:
+        lines += file.located(mistakes_of(kind, error))
     return None

@@ -20,10 +20,18 @@ from sqlmodel import AutoString, SQLModel, UTCDateTime
 
 from kernel.data.commands import development
 from kernel.data.hosts import servers_of
-from kernel.data.schema import CONNECT_SECONDS, BrokenHistory, new_revision_id
+from kernel.data.migration_errors import explain
+from kernel.data.schema import (
+    CONNECT_SECONDS,
+    VERSIONS,
+    BrokenHistory,
+    find_heads,
+    new_revision_id,
+)
 from kernel.data.sqlstate import LOCK_NOT_AVAILABLE
 from kernel.driver_errors import sqlstate
-from kernel.settings import ROOT, load_settings
+from kernel.errors import CannotStart
+from kernel.settings import ROOT, Settings, load_settings
 
 with suppress(ModuleNotFoundError):  # not in the image, where no migration is written
     import_module("kernel.dev.check_constraints")
@@ -115,9 +123,9 @@ async def migrate_database(url: str) -> None:
 
 
 @contextmanager
-def target() -> Iterator[str]:
+def target(settings: Settings | None) -> Iterator[str]:
     """The caller's URL, or the configured one, or the embedded database's."""
-    given = context.config.attributes.get("url") or load_settings().primary_url
+    given = settings.primary_url if settings else context.config.attributes["url"]
     if given:
         yield given
         return
@@ -125,9 +133,23 @@ def target() -> Iterator[str]:
         yield url
 
 
+def run_online() -> None:
+    """Migrate; what stops that is one line for whoever has typed the command."""
+    settings = None if context.config.attributes.get("url") else load_settings()
+    try:
+        find_heads(VERSIONS)  # whether they can be read at all
+        with target(settings) as database_url:
+            asyncio.run(migrate_database(database_url))
+    except Exception as error:
+        if settings is None or settings.log_level == "DEBUG":
+            raise
+        told = isinstance(error, CannotStart)
+        line = str(error) if told else explain(error, full=settings.env == "dev")
+        raise CommandError(line) from error
+
+
 if context.is_offline_mode():
     configure(url="postgresql://", literal_binds=True)
     run_migrations()
 else:
-    with target() as database_url:
-        asyncio.run(migrate_database(database_url))
+    run_online()

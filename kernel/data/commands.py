@@ -8,6 +8,7 @@ from types import ModuleType
 from kernel.data.independent import session_of
 from kernel.data.session import WriteSession
 from kernel.data.writer import open_writer
+from kernel.errors import CannotStart
 from kernel.settings import Settings, load_settings
 
 
@@ -15,12 +16,12 @@ def development() -> ModuleType:
     """What a bare machine has instead of a configured database and secret.
 
     Raises:
-        RuntimeError: it is not installed, as in the image.
+        CannotStart: it is not installed, as in the image.
     """
     try:
         from kernel.dev import defaults  # noqa: PLC0415  # an import of what may not be there
     except ModuleNotFoundError:
-        raise RuntimeError("no PostgreSQL comes with this: set APP_DATABASE_URL") from None
+        raise CannotStart("no PostgreSQL comes with this: set APP_DATABASE_URL") from None
     return defaults
 
 
@@ -40,15 +41,19 @@ async def command_session() -> AsyncIterator[WriteSession]:
     the end of the block, and its connection has the command's name.
 
     Raises:
-        SystemExit: the settings are not valid; a line for each mistake.
+        SystemExit: the settings are not valid, or the embedded database cannot be had; a line for
+            each mistake.
         Unavailable: the database cannot be reached.
     """
     settings = load_settings()
     spec = sys.modules["__main__"].__spec__
     name = spec.parent if spec and spec.parent else "command"
-    async with (
-        database_of(settings) as url,
-        open_writer(url, settings, name) as writer,
-        session_of(writer) as session,
-    ):
-        yield session
+    try:
+        async with (
+            database_of(settings) as url,
+            open_writer(url, settings, name) as writer,
+            session_of(writer) as session,
+        ):
+            yield session
+    except CannotStart as reason:
+        sys.exit(str(reason))

@@ -15,8 +15,8 @@ import asyncpg
 from kernel.data.sqlstate import is_disconnect
 from kernel.database_urls import hosts_of, split_hosts, target_of, with_target
 from kernel.driver_errors import DRIVER_ERRORS
-from kernel.logs import summarize
 from kernel.reminders import Reminders
+from kernel.tracebacks import summarize
 
 # How long a server that could not be reached is tried behind the others.
 AWAY_SECONDS = 30.0

@@ -31,7 +31,9 @@ from sqlalchemy import (
 from sqlalchemy.orm import declared_attr
 from sqlmodel import Field, SQLModel
 
-from kernel.data.trimming import VISIBLE, Trimmed, trimming
+from kernel.data.bounds import Bounds
+from kernel.data.lines import VISIBLE
+from kernel.data.trimming import Trimmed, trimming
 from kernel.fast.rows import BARE
 
 # Migrations name constraints, so the names have to be the same everywhere; this is set before any
@@ -91,6 +93,9 @@ def one_of(name: str, choices: Any) -> CheckConstraint:
 class Dto(SQLModel):
     """Fields that are no table's row: pydantic makes them, without what an ORM needs of a row."""
 
+    # SQLModel's own type has not all of pydantic's keys, such as `alias_generator`.
+    model_config = ConfigDict()  # type: ignore[assignment]
+
     def __new__(cls, *_: Any, **__: Any) -> Self:
         return object.__new__(cls)
 
@@ -106,7 +111,7 @@ BARE.add(Dto.__new__)
 class Input(Dto):
     """The base of every body: an unknown field is a mistake, not something to drop silently."""
 
-    model_config = ConfigDict(extra="forbid")  # type: ignore[assignment]
+    model_config = ConfigDict(extra="forbid")
 
     @model_validator(mode="before")
     @classmethod
@@ -177,7 +182,7 @@ Text = Annotated[str, AfterValidator(storable), STORABLE]
 
 Line = Annotated[
     str,
-    StringConstraints(min_length=1),
+    Bounds(min_length=1),
     AfterValidator(_not_blank),
     AfterValidator(storable),
     Trimmed(),

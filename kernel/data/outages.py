@@ -12,9 +12,9 @@ from kernel.data.sqlstate import (
 from kernel.database_urls import hosts_of
 from kernel.driver_errors import PoolTimeout, ShareTimeout, driver_error, sqlstate
 from kernel.errors import DatabaseUnavailable
-from kernel.logs import summarize
 from kernel.metrics import OUTAGE, REFUSALS
 from kernel.reminders import Reminders
+from kernel.tracebacks import summarize
 
 logger = logging.getLogger(__name__)
 

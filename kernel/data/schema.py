@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Self
 import asyncpg
 
 from kernel.data.hosts import servers_of
+from kernel.data.migration_errors import explain
+from kernel.errors import CannotStart
 from kernel.settings import ROOT, STARTUP_FAILURE
 
 if TYPE_CHECKING:
@@ -28,7 +30,7 @@ CONNECT_SECONDS = 10
 ALPHABET = string.ascii_lowercase + string.digits
 
 
-class BrokenHistory(Exception):
+class BrokenHistory(CannotStart):
     """The migrations do not lead to one newest revision; the message says what to do."""
 
     @classmethod
@@ -45,7 +47,7 @@ def head_revision() -> str:
     nothing to upgrade.
 
     Raises:
-        BrokenHistory: there is not exactly one, or two files have the same id.
+        BrokenHistory: there is not exactly one, or a file does not belong to them.
     """
     heads = find_heads(VERSIONS)
     if len(heads) != 1:
@@ -56,34 +58,59 @@ def head_revision() -> str:
 @cache
 def known_revisions() -> frozenset[str]:
     """Those of this code's migrations."""
-    return frozenset(_read_history(VERSIONS)[0])
+    return frozenset(_read_history(VERSIONS))
 
 
 def find_heads(versions: Path) -> set[str]:
     """The revisions in a folder that no other one there follows.
 
     Raises:
-        BrokenHistory: two files have the same id.
+        BrokenHistory: a file cannot be read, has no id or that of another one, or follows one that
+            is not there, or itself.
     """
-    revisions, followed = _read_history(versions)
-    return revisions - followed
+    followed = _read_history(versions)
+    heads = followed.keys() - {each for before in followed.values() for each in before}
+    reached, left = set[str](), [*heads]
+    while left:
+        reached.add(revision := left.pop())
+        left += followed[revision] - reached
+    if circle := followed.keys() - reached:
+        raise BrokenHistory(
+            f"the migrations {', '.join(sorted(circle))} follow each other in a circle"
+        )
+    return heads
 
 
-def _read_history(versions: Path) -> tuple[set[str], set[str]]:
-    """The revisions in a folder, and those that another one follows."""
+def _read_history(versions: Path) -> dict[str, set[str]]:
+    """The revisions in a folder, and those that each of them follows."""
     files: dict[str, str] = {}
-    followed: set[str] = set()
+    followed: dict[str, set[str]] = {}
     for path in sorted(versions.glob("*.py")):
-        assigned = {word: IDS.findall(value) for word, value in REVISION.findall(path.read_text())}
-        followed.update(assigned.get("down_revision", ()))
-        for revision in assigned.get("revision", ()):
-            if revision in files:
-                raise BrokenHistory(
-                    f"{files[revision]} and {path.name} have the same revision id {revision}: give"
-                    " another one to the file that no database has applied"
-                )
-            files[revision] = path.name
-    return {*files}, followed
+        assigned = {word: IDS.findall(value) for word, value in REVISION.findall(_text_of(path))}
+        (revision, *_) = assigned.get("revision") or [""]
+        if not revision:
+            raise BrokenHistory(f'migrations/versions/{path.name} has no revision = "…"')
+        if revision in files:
+            raise BrokenHistory(
+                f"{files[revision]} and {path.name} have the same revision id {revision}: give"
+                " another one to the file that no database has applied"
+            )
+        files[revision] = path.name
+        followed[revision] = {*assigned.get("down_revision", ())}
+    for revision, before in followed.items():
+        if unknown := before - followed.keys():
+            raise BrokenHistory(
+                f"migrations/versions/{files[revision]} follows {', '.join(sorted(unknown))},"
+                " which no file has: correct its down_revision"
+            )
+    return followed
+
+
+def _text_of(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise BrokenHistory(f"migrations/versions/{path.name} should be UTF-8") from None
 
 
 def require_one_head() -> None:
@@ -109,12 +136,19 @@ def new_revision_id() -> str:
 
 
 async def upgrade_schema(url: str) -> None:
-    """Apply what is missing. Of processes that do so at once, one works and the others wait."""
+    """Apply what is missing. Of processes that do so at once, one works and the others wait.
+
+    Raises:
+        BrokenHistory: a migration cannot be read, or has failed.
+    """
     if await _current_revisions(url) == {head_revision()}:
         return
     from alembic import command  # noqa: PLC0415  # see head_revision
 
-    await asyncio.to_thread(command.upgrade, migration_config(url), "head")
+    try:
+        await asyncio.to_thread(command.upgrade, migration_config(url), "head")
+    except Exception as error:
+        raise BrokenHistory(explain(error, full=True)) from error
 
 
 def migration_config(url: str) -> "Config":

@@ -5,7 +5,6 @@ reads a request wraps each of them, in lists, unions or models, as pydantic's sc
 comes last, because a length is that of what was sent, or no client could check it.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from functools import cache
@@ -22,16 +21,13 @@ from pydantic import (
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError, core_schema
 
+from kernel.data.lines import LINE, LINE_PATTERN, STORED_LINE
+
 MARK, STORED, SENT = "kernel.trimmed", "stored", "sent"
 FUNCTIONS = {"function-before", "function-wrap", "function-after"}
+BY_NAME = {"fields", "choices"}  # of names that a team chooses, such as `type`
 NO_VALIDATION = {"metadata", "default", "serialization"}
 REPEATED = "{name} contains itself: in a body, a model can do that whose lines are to be trimmed"
-BLANK = r"[\s\x1c-\x1f\x85\ufeff]"  # \s in Python and in ECMAScript differ
-VISIBLE = r"[^\s\x00\x1c-\x1f\x85\ufeff]"
-WITHIN = r"[^\x00\n-\r\x1c-\x1e\x85\u2028\u2029]"
-LINE = re.compile(f"{BLANK}*{VISIBLE}({WITHIN}*{VISIBLE})?{BLANK}*")
-LINE_PATTERN = f"^{LINE.pattern}$"
-STORED_LINE = rf"[^\x00]*{VISIBLE}[^\x00]*"
 TWO_LINES = "two_lines"
 numbers = count(1)
 
@@ -103,8 +99,14 @@ class _Walk:
             return self._defined(part)
         if _is_trimmed(part):
             return core_schema.no_info_after_validator_function(_strip, _as_sent(part))
-        new = {k: v if k in NO_VALIDATION else self.part(v) for k, v in part.items()}
-        return part if all(new[name] is part[name] for name in part) else new
+        return _changed(part, {name: self._child(name, each) for name, each in part.items()})
+
+    def _child(self, name: str, child: Any) -> Any:
+        if name in NO_VALIDATION:
+            return child
+        if name in BY_NAME and isinstance(child, dict):
+            return _changed(child, {own: self.part(each) for own, each in child.items()})
+        return self.part(child)
 
     def _defined(self, part: Any) -> Any:
         """What a name stands for: the name where there is nothing to do, or else a copy."""
@@ -129,6 +131,10 @@ class _Walk:
         if name in self._repeated:
             raise Untrimmable(REPEATED.format(name=name.partition(":")[0]))
         return new | {"ref": f"{name}-{next(numbers)}"}
+
+
+def _changed(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    return old if all(new[name] is old[name] for name in old) else new
 
 
 def _is_of_class(part: Any) -> bool:

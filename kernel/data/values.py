@@ -6,8 +6,9 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, WithJsonSchema
 
+from kernel.data.bounds import Bounds
 from kernel.data.models import BIGINT_MAX, storable
 
 
@@ -43,7 +44,7 @@ Timestamp = Annotated[
 
 Day = Annotated[
     date,
-    Field(lt=date(9000, 1, 1)),  # asyncpg takes the last day of 9999 for infinity
+    Bounds(lt=date(9000, 1, 1)),  # asyncpg takes the last day of 9999 for infinity
     _like("[0-9]{4}-[0-9]{2}-[0-9]{2}", "2030-12-31"),
 ]
 """A date without a time."""
@@ -57,14 +58,17 @@ def _number(given: object) -> object:
     return given
 
 
-Whole = Annotated[int, Field(ge=-(2**31), le=2**31 - 1), BeforeValidator(_number)]
+Whole = Annotated[int, Bounds(ge=-(2**31), le=2**31 - 1), BeforeValidator(_number)]
 """A whole number that an integer column holds."""
 
-RowId = Annotated[int, Field(ge=1, le=BIGINT_MAX), BeforeValidator(_number)]
+RowId = Annotated[int, Bounds(ge=1, le=BIGINT_MAX), BeforeValidator(_number)]
 """The id of a row that the body refers to. Give it the table: `Field(foreign_key=…)`."""
 
 DIGITS = r"-?[0-9]{1,10}(\.[0-9]{1,2})?"
 MOST = 9_999_999_999.99
+# Of OpenAPI's registry of formats; a float of a client's own would be inexact.
+AS_TEXT = {"type": "string", "format": "decimal", "pattern": f"^{DIGITS}$"}
+EXACT = "An exact number with two decimals, such as money: text in answers, and never a float."
 Amount = Annotated[
     Decimal,
     _like(DIGITS, "12.50"),
@@ -74,12 +78,13 @@ Amount = Annotated[
         {
             "anyOf": [
                 {"type": "number", "minimum": -MOST, "maximum": MOST, "multipleOf": 0.01},
-                {"type": "string", "pattern": f"^{DIGITS}$"},
-            ]
+                AS_TEXT,
+            ],
+            "description": EXACT,
         },
         mode="validation",
     ),
-    WithJsonSchema({"type": "string", "pattern": f"^{DIGITS}$"}, mode="serialization"),
+    WithJsonSchema(AS_TEXT | {"description": EXACT}, mode="serialization"),
 ]
 """An exact number with two decimals: `Field(max_digits=12, decimal_places=2)`. Answers have it as
 text, because a JSON number is inexact to most readers."""

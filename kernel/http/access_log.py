@@ -7,10 +7,24 @@ from typing import Any
 from kernel.context import RequestContext, current_context
 from kernel.driver_errors import driver_error
 from kernel.errors import ServiceError
-from kernel.logs import STATEMENT_MAX_CHARACTERS
 from kernel.metrics import Cost, count_request
+from kernel.tracebacks import STATEMENT_MAX_CHARACTERS
 
 logger = logging.getLogger("kernel.http.middleware")  # which its line has always had
+statements = logging.getLogger("kernel.statements")
+
+
+def log_statements(context: RequestContext) -> None:
+    """Log each statement of the request at DEBUG: its text, which has no values."""
+    further = context.on_statement
+
+    def log_statement(statement: str, seconds: float, error: str | None) -> None:
+        told = {"ms": round(seconds * 1e3, 1), "error": error, "sql": " ".join(statement.split())}
+        statements.debug("statement", extra={"fields": told})
+        if further:
+            further(statement, seconds, error)
+
+    context.on_statement = log_statement
 
 
 def note_error(error: BaseException) -> None:

@@ -31,6 +31,7 @@ from kernel.http.mail_page import open_mail
 from kernel.http.middleware import RequestMiddleware
 from kernel.http.openapi import operation_id
 from kernel.http.telemetry import OFF, exporting, telemetry_config
+from kernel.http.welcome import welcome
 from kernel.identity.callers import Credentials, CredentialScheme
 from kernel.identity.passwords import PasswordVault
 from kernel.identity.rate_limit import RateLimiter, rate_limiter
@@ -42,9 +43,6 @@ from kernel.settings import Settings, load_settings
 # uvicorn imports what it serves with, and nothing else does.
 PROTOCOL = "kernel.http.server"
 BARE = f"nothing limits slow and oversized requests: start uvicorn with --http {PROTOCOL}:Protocol"
-WELCOME = (
-    "the API's page is at /docs, its database at the prompt of: uv run python -m features psql"
-)
 logger = logging.getLogger(__name__)
 
 
@@ -118,7 +116,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         open_mail(app)
         if settings.env == "dev":
             lead_to_docs(app)
-            logger.info(WELCOME)
+            logger.info(welcome(resources))
         await stack.enter_async_context(sampled(resources))
         # What lives as long as the process need not be searched for garbage again and again.
         gc.freeze()
@@ -188,4 +186,5 @@ def app_on_demand(create_app: Callable[[Settings], FastAPI]) -> Callable[[str], 
 
 
 def _configure_logging(settings: Settings) -> None:
-    configure_logging(settings.log_level, full=settings.env == "dev")
+    is_dev = settings.env == "dev"
+    configure_logging(settings.log_level, form=settings.log_format, full=is_dev)

@@ -21,16 +21,21 @@ _reminders = Reminders()
 class Deadline:
     """One request's, by `time.perf_counter`; its task is cancelled once when it is over.
 
-    Time in which the client's body is waited for does not count.
+    Time in which the client's body is waited for does not count, and each piece of a body that goes
+    on gives the service its seconds anew: an upload takes as long as it makes progress.
     """
 
-    __slots__ = ("_cancelling", "_paused_at", "_task", "began", "is_over", "seconds")
+    __slots__ = (
+        *("_cancelling", "_paused_at", "_progressed", "_task"),
+        *("began", "is_over", "seconds"),
+    )
 
     def __init__(self, started: float, seconds: float) -> None:
         self._task = cast("asyncio.Task[Any]", asyncio.current_task())  # what calls applications
         self._cancelling = self._task.cancelling()
         self.began, self.seconds = started, seconds
         self._paused_at: float | None = None
+        self._progressed = started
         self.is_over = False
 
     def pause(self) -> None:
@@ -41,9 +46,13 @@ class Deadline:
             self.began += time.perf_counter() - self._paused_at
             self._paused_at = None
 
+    def progress(self) -> None:
+        self._progressed = time.perf_counter()
+
     def check(self, now: float) -> bool:
         """Cancel the request if it is time to; whether it is."""
-        if now - self.began < self.seconds or self._paused_at is not None:
+        counts_from = max(self.began, self._progressed)
+        if now - counts_from < self.seconds or self._paused_at is not None:
             return False
         self.is_over = True
         self._task.cancel()

@@ -6,8 +6,8 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
+from kernel.data.lines import LINE_PATTERN
 from kernel.data.models import TEXT_PATTERN
-from kernel.data.trimming import LINE_PATTERN
 
 # Any words fit these; a page would make up letters and signs that fit.
 OF_ANY_WORDS = {TEXT_PATTERN, LINE_PATTERN}

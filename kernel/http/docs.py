@@ -14,6 +14,7 @@ from fastapi.routing import iter_route_contexts
 from fastapi.staticfiles import StaticFiles
 
 from kernel.http.descriptions import add_examples, describe_tags
+from kernel.http.hints import add_hints
 from kernel.http.openapi import CALLER, REQUIRED
 from kernel.http.problems import PROBLEM_DETAILS
 from kernel.identity.callers import CredentialScheme
@@ -46,6 +47,7 @@ def describe_api(app: FastAPI, schemes: Sequence[CredentialScheme]) -> None:
             components["securitySchemes"] = described
             _add_error_forms(app, schemas := components.setdefault("schemas", {}))
             add_examples(schemas)
+            add_hints(document)
             document.setdefault("tags", describe_tags(app))
             for operations in document["paths"].values():
                 for operation in operations.values():

@@ -59,6 +59,11 @@ class Drain:
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
 
+    @property
+    def server(self) -> Any:
+        """uvicorn's server, if this is its process."""
+        return next((getattr(each, "__self__", None) for each in self._handlers.values()), None)
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         seconds = self._resources.settings.drain_seconds
         is_first, self._resources.is_draining = not self._resources.is_draining, True

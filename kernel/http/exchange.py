@@ -8,13 +8,13 @@ from collections.abc import Awaitable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from kernel.context import RequestContext
 from kernel.http.access import refusal_of, timing
 from kernel.http.access_log import log_request, note_error
+from kernel.http.body_limits import TOO_LARGE, is_refusal, limit_beyond
 from kernel.http.deadlines import cut_off
 from kernel.http.drain import DISCONNECT, is_event_stream
 from kernel.http.paths import route_of
@@ -44,7 +44,8 @@ class Exchange:
         self.scope = {**scope, "method": "GET"} if self.method == "HEAD" else scope
         self._receive, self._send = receive, send
         self.received = self.status = 0
-        self.has_body = self.is_ended = False
+        self.max_body_bytes = around.max_body_bytes
+        self.has_body = self.is_ended = self.is_refused = False
         self.headers: list[tuple[bytes, bytes]] = []
         self.begun = 0.0  # when the answer began
 
@@ -53,7 +54,10 @@ class Exchange:
         STATE.under_way += 1
         try:
             await self.serve(headers)
-            if self.is_ended:
+            if self.is_refused:
+                self.is_refused = False
+                await self.refuse(413, TOO_LARGE)
+            elif self.is_ended:
                 await self._send({"type": "http.response.body", "body": b""})
         except OverLimit as error:
             await self.refuse(429, error.message, error.headers)
@@ -133,12 +137,18 @@ class Exchange:
         finally:
             self.deadline.go_on()
         self.has_body = not message.get("more_body")
+        if not self.has_body:
+            self.deadline.progress()
         self.received += len(message.get("body", b""))
-        if self.received > self.around.max_body_bytes:
-            raise HTTPException(413, "the body is too large")
+        if self.received > self.max_body_bytes:
+            limit, app = self.max_body_bytes, self.context.app
+            self.max_body_bytes = limit_beyond(self.received, app, self.scope, limit)
         return message
 
     async def send(self, message: Message) -> None:
+        if self.is_refused or (message["type"] == "http.response.start" and is_refusal(message)):
+            self.is_refused = True  # and answered in the one form, when the framework is through
+            return
         if message["type"] == "http.response.start":
             self.status, self.begun = message["status"], time.perf_counter()
             self.around.deadlines.end(self.deadline)

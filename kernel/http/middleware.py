@@ -6,12 +6,15 @@ and loses the request's id on a crash.
 
 import asyncio
 import re
+import sys
 from collections.abc import Sequence
 
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from kernel.context import HEADER_NAMES, RequestContext, enter_context, leave_context
 from kernel.data.resources import Resources
+from kernel.errors import CannotStart
+from kernel.http.access_log import log_statements
 from kernel.http.answer_headers import AnswerHeaders
 from kernel.http.clients import client_of
 from kernel.http.deadlines import Deadlines
@@ -41,6 +44,7 @@ class RequestMiddleware:
         is_traced: bool = False,
     ) -> None:
         settings, self._is_traced = resources.settings, is_traced
+        self._is_debugging = settings.log_level == "DEBUG"
         self._around = Surroundings(
             app=app,
             resources=resources,
@@ -54,25 +58,40 @@ class RequestMiddleware:
         )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            send = self._without_traceback(send)
+            await serve_lifespan(self._around.app, scope["app"], scope, receive, send)
+            return
         context = RequestContext(scope.get("app"), client=client_of(scope))
         headers = dict(scope.get("headers", ()))
         scope[HEADER_NAMES] = headers.keys()
         given = headers.get(b"x-request-id")
         if given and REQUEST_ID.fullmatch(given):
             context.request_id = given.decode()
-        if self._is_traced and scope["type"] != "lifespan":
+        if self._is_traced:
             note_span(context, scope)
+        if self._is_debugging:
+            log_statements(context)
         around, token = self._around, enter_context(context)
         try:
             if scope["type"] == "http":
                 await Exchange(around, context, scope, receive, send).run(headers)
-            elif scope["type"] == "websocket":
+            else:
                 exchange = SocketExchange(around.app, context, scope, receive, send)
                 await exchange.run(around.limiter, headers)
-            else:
-                await serve_lifespan(around.app, scope["app"], scope, receive, send)
         except asyncio.CancelledError:
             if scope["type"] != "websocket" or not around.drain.is_over:
                 raise  # by uvicorn, when it waits no longer
         finally:
             leave_context(token)
+
+    def _without_traceback(self, send: Send) -> Send:
+        """What tells of a start that cannot be in one line; the rest is told at DEBUG."""
+
+        async def send_plainly(message: Message) -> None:
+            error = sys.exception()
+            if isinstance(error, CannotStart) and not self._is_debugging:
+                message = {**message, "message": str(error)}
+            await send(message)
+
+        return send_plainly

@@ -7,6 +7,7 @@ from typing import Any
 import httpx
 from fastapi import Response
 from fastapi.routing import APIRoute
+from pydantic import TypeAdapter
 
 from kernel.errors import title_of
 from kernel.http.dependencies import opened
@@ -53,21 +54,51 @@ def operation_id(route: APIRoute) -> str:
     return route.name
 
 
-def error_response(status: int, form: ErrorForm = PROBLEM_DETAILS) -> dict[str, Any]:
-    """An operation's declaration of one more error: `responses={402: error_response(402)}`."""
-    return {"description": title_of(status), **form.content}
+def error_response(
+    status: int, form: ErrorForm = PROBLEM_DETAILS, **members: Any
+) -> dict[str, Any]:
+    """An operation's declaration of one more error: `responses={402: error_response(402)}`.
+
+    `members` are the types of what its exception tells besides, its `extras` (RFC 9457 §3.2):
+    `error_response(409, left=int)` for `raise OutOfStock("…", left=2)`.
+    """
+    answer = {"description": title_of(status), **form.content}
+    if members and form is PROBLEM_DETAILS:
+        (content,) = answer["content"].values()
+        content["schema"] = {"allOf": [content["schema"], _object_of(members)]}
+    return answer
+
+
+def _object_of(members: Mapping[str, Any]) -> dict[str, Any]:
+    schemas = {
+        name: TypeAdapter(kind).json_schema(mode="serialization") for name, kind in members.items()
+    }
+    if others := [name for name, schema in schemas.items() if "$defs" in schema]:
+        raise TypeError(f"{others[0]}: a member of an error is of a type without schemas of others")
+    return {"type": "object", "properties": schemas, "required": [*schemas]}
 
 
 def in_form(
     responses: Mapping[int | str, dict[str, Any]], form: ErrorForm
 ) -> dict[int | str, dict[str, Any]]:
-    """The operation's own declarations; those of `error_response` in the form of its router."""
+    """The operation's own declarations; those of `error_response` in the form of its router, which
+    says itself what becomes of further members."""
     return {
-        status: error_response(int(status), form)
-        if str(status).isdecimal() and answer == error_response(int(status))
-        else answer
+        status: answer
+        if form is PROBLEM_DETAILS or not _is_declared(str(status), answer)
+        else error_response(int(status), form)
         for status, answer in responses.items()
     }
+
+
+def _is_declared(status: str, answer: dict[str, Any]) -> bool:
+    """Whether `error_response` has made it."""
+    if not status.isdecimal():
+        return False
+    plain = error_response(int(status))
+    content = answer.get("content", {}).get(PROBLEM_DETAILS.media_type, {})
+    first, *_ = content.get("schema", {}).get("allOf", (None,))
+    return answer == plain or first == plain["content"][PROBLEM_DETAILS.media_type]["schema"]
 
 
 def declared_errors(route: APIRoute) -> dict[int | str, dict[str, Any]]:

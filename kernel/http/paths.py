@@ -31,6 +31,8 @@ def route_of(scope: Scope, context: RequestContext) -> str | None:
         places = (getattr(mounted, "starlette_route", None), mounted, scope["route"])
         paths = [getattr(place, "path_format", None) for place in places]
         context.route = next(filter(None, paths), None)
+    if context.route is None:
+        context.unmatched_path = scope["path"]
     return context.route
 
 

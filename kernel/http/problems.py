@@ -50,7 +50,7 @@ class Problem(BaseModel):
     title: str
     detail: str
     request_id: str
-    errors: list[Mistake] | None = None
+    errors: list[Mistake] = []
 
 
 @dataclass(frozen=True)

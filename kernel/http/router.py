@@ -170,6 +170,12 @@ class Router(APIRouter):
 
         return add
 
+    def get(self, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
+        return self.api_route(path, methods=["GET"], **options)
+
+    def head(self, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
+        return self.api_route(path, methods=["HEAD"], **options)
+
     def post(self, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
         return self.api_route(path, methods=["POST"], **options)
 

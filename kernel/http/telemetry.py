@@ -22,8 +22,8 @@ from opentelemetry import trace
 from opentelemetry.trace import ProxyTracerProvider, SpanKind, StatusCode
 
 from kernel.context import RequestContext
-from kernel.logs import STATEMENT_MAX_CHARACTERS
 from kernel.reminders import Reminders
+from kernel.tracebacks import STATEMENT_MAX_CHARACTERS
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")

@@ -20,8 +20,8 @@ from kernel.data.session import WriteSession
 from kernel.driver_errors import DRIVER_ERRORS, PoolTimeout
 from kernel.errors import ServiceError
 from kernel.jobs.tasks import TASKS, Task
-from kernel.logs import summarize
 from kernel.metrics import Family
+from kernel.tracebacks import summarize
 
 MOST_ATTEMPTS = 25
 # Whoever runs a job has so many seconds more than its timeout to say what became of it.

@@ -11,8 +11,8 @@ from kernel.data.resources import HasState, resources_of
 from kernel.jobs.queue import Ticks, take
 from kernel.jobs.runs import LEASE_SECONDS, Run
 from kernel.jobs.tasks import TASKS, wakers
-from kernel.logs import summarize
 from kernel.reminders import Reminders
+from kernel.tracebacks import summarize
 
 POLL_SECONDS, PATIENCE_SECONDS = 1.0, 10.0
 # Beside requests: so many jobs at once hold a connection, and so many external ones run.

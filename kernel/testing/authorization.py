@@ -94,6 +94,15 @@ def outcomes(operation: Operation, hook: str = "RULES") -> Outcomes:
     return OUTCOMES[rule] | own
 
 
+def role_for(operation: Operation) -> str:
+    """The role that the walks call the operation with: admin, or a further one if no admin may."""
+    rule = operation.hook("RULES")
+    if not isinstance(rule, dict) or rule.get("admin") != 403:
+        return "admin"
+    further = [kind for kind, outcome in rule.items() if outcome == 2 and kind not in OPEN]
+    return further[0] if further else "admin"
+
+
 def outside_dev(operation: Operation) -> bool:
     return operation.hook("RULES_OUTSIDE_DEV") is not None
 

@@ -147,7 +147,7 @@ async def test_a_key_belongs_to_its_caller_method_path_and_body(
             problem = answer.json()
             is_told = "Idempotency-Key" in problem["message"] and "errors" not in problem
             assert is_told, told(request, answer, expected)
-    another = Sampler(sampler.caller.app, await sign_up("Another", "admin"))
+    another = await sampler.as_another(sign_up)
     theirs = await another.send(await another.prepare(operation), Idempotency_Key="a-key")
     is_theirs = "idempotent-replayed" not in theirs.headers
     assert is_theirs, told(request, theirs, "no replay of somebody else's answer")

@@ -16,6 +16,7 @@ class Caller(httpx.AsyncClient):
     app: FastAPI
     user_id: int
     email: str
+    role: str
 
     def socket(
         self, url: str, headers: dict[str, str] | None = None, *, can_answer: bool = True

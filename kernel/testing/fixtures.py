@@ -115,9 +115,9 @@ async def app(running_app: FastAPI, sql: "Connection[Any]") -> FastAPI:
 
 
 @pytest.fixture
-async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+async def client(app: FastAPI) -> AsyncIterator[Caller]:
     """A client that is not signed in."""
-    async with Caller(transport=_transport(app), base_url="http://test") as client:
+    async with _caller(app) as client:
         yield client
 
 
@@ -127,12 +127,9 @@ def serve(settings: Settings, create_app: CreateApp, sql: "Connection[Any]") -> 
     with others of slices: `serve(MailSettings(port=1), env="prod")`."""
 
     @asynccontextmanager
-    async def serve(*of_slices: SliceSettings, **changes: Any) -> AsyncIterator[httpx.AsyncClient]:
+    async def serve(*of_slices: SliceSettings, **changes: Any) -> AsyncIterator[Caller]:
         app = create_app(settings.model_copy(update=changes).having(*of_slices))
-        async with (
-            app.router.lifespan_context(app),
-            httpx.AsyncClient(transport=_transport(app), base_url="http://test") as client,
-        ):
+        async with app.router.lifespan_context(app), _caller(app) as client:
             yield client
 
     return serve
@@ -149,11 +146,7 @@ def mount(settings: Settings, create_app: CreateApp, sql: "Connection[Any]") -> 
     ) -> AsyncIterator[Caller]:
         app = create_app(settings.model_copy(update=changes).having(*of_slices))
         app.include_router(router)
-        async with (
-            app.router.lifespan_context(app),
-            Caller(transport=_transport(app), base_url="http://test") as client,
-        ):
-            client.app = app
+        async with app.router.lifespan_context(app), _caller(app) as client:
             yield client
 
     return mount
@@ -210,9 +203,9 @@ async def sign_up(
     callers: list[Caller] = []
 
     async def sign_up(name: str, role: str = "member", **columns: Any) -> Caller:
-        caller = Caller(transport=_transport(app), base_url="http://test")
+        caller = _caller(app)
         callers.append(caller)
-        caller.app, caller.email = app, f"{name.lower().replace(' ', '.')}@example.com"
+        caller.role, caller.email = role, f"{name.lower().replace(' ', '.')}@example.com"
         further = {
             column: value(name) if callable(value) else value
             for column, value in (account_columns | columns).items()
@@ -244,8 +237,11 @@ async def admin(sign_up: SignUp) -> Caller:
     return await sign_up("Admin", "admin")
 
 
-def _transport(app: FastAPI) -> httpx.ASGITransport:
-    return httpx.ASGITransport(app, raise_app_exceptions=False)
+def _caller(app: FastAPI) -> Caller:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    caller = Caller(transport=transport, base_url="http://test")
+    caller.app = app
+    return caller
 
 
 async def _insert(sql: "Connection[Any]", table: str, row: dict[str, Any]) -> Any:

@@ -8,6 +8,7 @@ import pytest
 from fastapi import FastAPI
 
 from kernel.testing import upstreams as elsewhere
+from kernel.testing.authorization import role_for
 from kernel.testing.callers import Caller
 from kernel.testing.fixtures import Connection, SignUp
 from kernel.testing.hooks import all_hooks
@@ -64,9 +65,16 @@ def walk(request: pytest.FixtureRequest) -> Walk:
 
 
 @pytest.fixture
-async def sampler(app: FastAPI, sign_up: SignUp, upstreams: Upstreams) -> Sampler:
-    """Calls operations with valid requests, as an admin."""
-    return Sampler(app, await sign_up("Sampler", "admin"))
+async def sampler(
+    request: pytest.FixtureRequest, app: FastAPI, sign_up: SignUp, upstreams: Upstreams
+) -> Sampler:
+    """Calls operations with valid requests, as an admin; what admins may not do, as the role of
+    the service's own that may."""
+    parameters = getattr(request.node, "callspec", None)
+    operation = parameters and parameters.params.get("operation")
+    role = role_for(operation) if operation else "admin"
+    caller = await sign_up("Sampler", role)
+    return Sampler(app, caller, caller if role == "admin" else await sign_up("Admin", "admin"))
 
 
 @pytest.fixture

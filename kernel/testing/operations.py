@@ -10,10 +10,10 @@ from typing import Any
 
 from fastapi import FastAPI
 from sqlalchemy import Index, Table, UniqueConstraint
-from sqlmodel import SQLModel
 
 from kernel.http.bodies import FORMS, JSON
 from kernel.http.openapi import GENERAL, VERSION
+from kernel.http.references import table_of, targets
 from kernel.testing.hooks import Hooks, endpoints, hooks_of
 from kernel.testing.schemas import Field, Place, Schema, Schemas
 
@@ -141,9 +141,7 @@ class Operation:
     @property
     def table(self) -> Table | None:
         """The table that the path is about: the last of its words that is the name of one."""
-        tables = SQLModel.metadata.tables
-        words = [word.replace("-", "_") for word in self.path.split("/")]
-        return next((tables[word] for word in reversed(words) if word in tables), None)
+        return table_of(self.path)
 
     @cached_property
     def references(self) -> dict[Field, str]:
@@ -154,11 +152,8 @@ class Operation:
     def _target(self, of: Field) -> str | None:
         is_element = isinstance(of.path[-1], int) and len(of.path) > 1
         name = str(of.path[-2]).removesuffix("s") if is_element else of.name
-        own = [] if self.table is None or name not in self.table.c else [self.table]
-        tables = own or SQLModel.metadata.tables.values()
-        columns = [each.c[name] for each in tables if name in each.c]
-        targets = {key.column.table.name for column in columns for key in column.foreign_keys}
-        return targets.pop() if len(targets) == 1 else None
+        tables = {column.table.name for column in targets(name, self.table)}
+        return tables.pop() if len(tables) == 1 else None
 
     @property
     def has_twins(self) -> bool:

@@ -137,7 +137,7 @@ async def test_only_the_same_bytes_are_not_modified(
     request = await sampler.prepare(operation)
     read = await sampler.send(request)
     tag = read.headers["etag"]
-    another = Sampler(sampler.caller.app, await sign_up("Another", "admin"))
+    another = await sampler.as_another(sign_up)
     for change in ("SELECT 1", CHANGE_ALL):
         await sql.execute(change)
         for asker in (sampler, another):

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 
 from kernel.samples import Sample
 from kernel.testing.callers import Caller
+from kernel.testing.fixtures import SignUp
 from kernel.testing.hooks import all_hooks, settle
 from kernel.testing.operations import Operation, operations
 from kernel.testing.requests import Request, advice_on_keys, describe, fail, holds
@@ -30,6 +31,10 @@ class Sampler:
         self._keys: dict[str, Any] = {}
         for hooks in reversed(all_hooks(app)):
             self._keys |= hooks.get("KEYS")
+
+    async def as_another(self, sign_up: SignUp) -> "Sampler":
+        """One that calls as somebody else of the same role."""
+        return Sampler(self.caller.app, await sign_up("Another", self.caller.role), self._admin)
 
     # Requests.
 

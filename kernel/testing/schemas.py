@@ -138,7 +138,7 @@ def scalar(schema: Schema, number: int, *, is_change: bool) -> Any:
         return schema["const"]
     if "enum" in schema:
         return schema["enum"][-is_change]
-    kind = schema.get("format") or schema.get("contentMediaType") or schema.get("type")
+    kind = schema.get("contentMediaType") or schema.get("format") or schema.get("type")
     values: dict[str | None, Any] = {
         "email": f"sample{number}@example.com",
         "password": PASSWORD,

@@ -55,7 +55,8 @@ def bodies(route: RouteContext) -> Iterator[str]:
         if not models:
             yield "takes a body that is no model"
         for model in models:
-            if model.model_config.get("extra") != "forbid":
+            # Whoever takes what others define says so; who says nothing has forgotten it.
+            if model.model_config.get("extra") not in ("forbid", "ignore"):
                 yield f"lets unknown fields of {model.__name__} pass"
             for name, field in model.model_fields.items():
                 if is_document(field):
@@ -149,7 +150,9 @@ def unlike(models: Iterable[type]) -> list[str]:
 
 
 def kind(column: Column[Any]) -> str:
-    return column.type.compile(dialect=postgresql.dialect())  # type: ignore[no-untyped-call]  # SQLAlchemy's
+    """The type of the column, or of what is in it if that is an array."""
+    element = getattr(column.type, "item_type", column.type)
+    return element.compile(dialect=postgresql.dialect())  # type: ignore[no-untyped-call]  # SQLAlchemy's
 
 
 def is_table(model: type) -> bool:

@@ -52,6 +52,12 @@ class Socket:
         data: str | bytes | None = message.get("text")
         return message["bytes"] if data is None else data
 
+    async def closed(self) -> tuple[int, str]:
+        """The code and the reason with which the service closes the socket, after its messages."""
+        while (message := await self.next())["type"] != "websocket.close":
+            pass
+        return message.get("code", 1000), message.get("reason") or ""
+
     async def close(self, code: int = 1000) -> None:
         await self.to_service.put({"type": "websocket.disconnect", "code": code})
 

@@ -29,23 +29,18 @@ def is_change(operation: Operation) -> bool:
 
 @pytest.fixture
 def current_tag(sampler: Sampler, sql: "Connection[Any]") -> CurrentTag:
-    """The ETag of the row that a request names: what a GET of its path says, or the version of the
-    newest row of the table in front of the last key, or that of any new row."""
+    """The ETag of the row that a request names: what a GET of its path says, or of its path up to
+    the last key, or the version of the newest row of the table in front of that key, or that of
+    any new row."""
 
     async def current_tag(request: Request) -> str:
-        operation = request.operation
-        get = sampler.operations.get(("GET", operation.path))
-        if get and get.answer_has_version:
-            answer = await sampler.caller.get(request.path)
-            if "etag" not in answer.headers:
-                advice = operation.advise("BEFORE", "lambda caller, url: ...")
-                pytest.fail(
-                    f"{operation.title}: GET {request.path} answered {describe(answer)}\nExpected:"
-                    f" the row and its ETag. If it has to be made first, {advice}",
-                    pytrace=False,
-                )
-            return str(answer.headers["etag"])
-        word = operation.path.rpartition("{")[0].rstrip("/").rpartition("/")[2]
+        path, url = request.operation.path, request.path
+        depth = path.rpartition("}")[0].count("/") + 1  # how many segments the row's own path has
+        for own, its_url in ((path, url), (_cut(path, depth), _cut(url, depth))):
+            get = sampler.operations.get(("GET", own))
+            if get and get.answer_has_version:
+                return await _read_tag(sampler, request.operation, its_url)
+        word = path.rpartition("{")[0].rstrip("/").rpartition("/")[2]
         table = SQLModel.metadata.tables.get(word.replace("-", "_"))
         if table is None or "version" not in table.c:
             return '"1"'
@@ -53,6 +48,22 @@ def current_tag(sampler: Sampler, sql: "Connection[Any]") -> CurrentTag:
         return f'"{await sql.fetchval(newest)}"'
 
     return current_tag
+
+
+def _cut(path: str, depth: int) -> str:
+    return "/".join(path.split("/")[:depth])
+
+
+async def _read_tag(sampler: Sampler, operation: Operation, url: str) -> str:
+    answer = await sampler.caller.get(url)
+    if "etag" not in answer.headers:
+        advice = operation.advise("BEFORE", "lambda caller, url: ...")
+        pytest.fail(
+            f"{operation.title}: GET {url} answered {describe(answer)}\nExpected: the row and its"
+            f" ETag. If it has to be made first, {advice}",
+            pytrace=False,
+        )
+    return answer.headers["etag"]
 
 
 @every(names_row)

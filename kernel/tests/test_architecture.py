@@ -43,14 +43,18 @@ LAYERS = ("ground", "fast", "data", "jobs", "mail", "identity", "http")
 GROUND = {
     *("context", "database_urls", "driver_errors", "errors", "exposition", "logs", "metric_files"),
     *(
+        "identity_settings",
         "metrics",
         "reminders",
         "mail_settings",
         "safeguards",
         "samples",
         "setting_errors",
+        "setting_files",
         "setting_types",
         "settings",
+        "terminal",
+        "tracebacks",
     ),
 }
 # Beside the layers, and no part of what runs in production.

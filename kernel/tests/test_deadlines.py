@@ -201,6 +201,16 @@ async def test_a_router_or_an_operation_may_have_another_time(ask, method, place
         assert took < 5
 
 
+@pytest.mark.parametrize("method", ["get", "head", "post", "put", "patch", "delete"])
+def test_an_operation_of_each_method_may_have_another_time(method):
+    async def report() -> None: ...
+
+    router = Router()
+    getattr(router, method)("/report", timeout=60, retries=0)(report)
+    [route] = router.routes
+    assert (route.timeout, route.retries) == (60, 0)
+
+
 @pytest.mark.parametrize("seconds", [0, -1, math.nan])
 def test_no_time_at_all_is_refused(seconds):
     with pytest.raises(ValueError, match="above 0"):

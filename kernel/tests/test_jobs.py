@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field, SecretStr
 from sqlalchemy import text
 
 from kernel.data.independent import open_session
-from kernel.data.jobs import Job
+from kernel.data.jobs import TAKE_TURNS, Job
 from kernel.data.models import Dto
 from kernel.data.resources import Resources, resources_of
 from kernel.data.schedules import make_schedule
@@ -25,7 +25,7 @@ from kernel.http.router import Router
 from kernel.identity.callers import CurrentUser
 from kernel.jobs.queue import Ticks, take
 from kernel.jobs.tasks import TASKS, task
-from kernel.jobs.worker import working
+from kernel.jobs.worker import Worker, working
 from kernel.testing.jobs import Jobs
 from kernel.tests.peelings.models import Peeling, PeelingPublic
 from kernel.tests.processes import until
@@ -387,6 +387,23 @@ async def test_a_limit_holds_though_two_take_at_once(app, enqueue, sql):
     assert len(await take(app, [wait_here], 5)) == 2
 
 
+async def test_who_looks_how_many_run_waits_for_who_looks(app, enqueue, sql):
+    await enqueue(wait_here)
+    async with sql.transaction():
+        await sql.execute(TAKE_TURNS)
+        taking = asyncio.create_task(take(app, [wait_here], 5))
+        await asyncio.wait([taking], timeout=0.2)
+        assert not taking.done()
+    assert len(await taking) == 1
+
+
+async def test_a_job_that_somebody_holds_keeps_no_other_one_waiting(app, enqueue, sql):
+    held, free = [await enqueue(hold) for _ in range(2)]
+    async with sql.transaction():
+        await sql.execute("SELECT FROM jobs WHERE id = $1 FOR UPDATE", held)
+        assert [run.job.id for run in await take(app, [hold], 5)] == [free]
+
+
 # By a schedule.
 
 
@@ -465,14 +482,12 @@ async def test_a_clock_that_is_ahead_makes_no_tick(app, sql, monkeypatch):
 # The worker.
 
 
-async def test_a_worker_wakes_when_a_job_is_committed(app, sql, enqueue):
+async def test_a_worker_wakes_when_a_job_is_committed(app, enqueue, monkeypatch):
+    monkeypatch.setattr("kernel.jobs.worker.POLL_SECONDS", 60)
     async with running(app):
-        await asyncio.sleep(0.1)
-        before = asyncio.get_running_loop().time()
+        await asyncio.sleep(0.2)
         await enqueue(call)
-        await until(has_done(1), seconds=5)
-        assert asyncio.get_running_loop().time() - before < 0.5
-    assert await sql.fetchval("SELECT count(*) FROM jobs WHERE tick IS NULL") == 0
+        await until(has_done(1), seconds=10)
 
 
 async def test_the_end_costs_no_attempt(app, sql, enqueue):
@@ -483,13 +498,16 @@ async def test_the_end_costs_no_attempt(app, sql, enqueue):
     here.set()
 
 
-async def test_four_jobs_at_once_hold_a_connection(app, sql, enqueue):
+async def test_four_jobs_at_once_hold_a_connection_though_more_are_taken(app, sql, enqueue):
     for _ in range(9):
         await enqueue(linger)
-    async with running(app):
-        await until(has_done(4), seconds=5)
-        await asyncio.sleep(0.1)
-        assert (len(done), resources_of(app).writer.in_use()) == (4, 4)
+    worker = Worker(app, 4)
+    worker._lanes[0]._seconds = 0.001  # as they took before
+    await until(has_done(4), seconds=5)
+    await asyncio.sleep(0.1)
+    assert (len(done), resources_of(app).writer.in_use()) == (4, 4)
+    assert await sql.fetchval("SELECT count(*) FROM jobs WHERE state = 'running'") == 9
+    await worker.close()
     assert await sql.fetchval("SELECT max(attempts) FROM jobs WHERE tick IS NULL") == 0
 
 
@@ -501,14 +519,14 @@ async def test_who_is_told_to_end_takes_no_more(app, enqueue, monkeypatch):
     assert done == []
 
 
-async def test_jobs_run_while_the_slices_are_open(create_app, settings, enqueue):
+async def test_jobs_run_while_the_slices_are_open(create_app, settings, enqueue, sql):
     """A slice's lifespan begins behind the app's own, and ends before it."""
 
     @asynccontextmanager
     async def lifespan(_):
         done.append("open")
         yield
-        done.append("closed")
+        done.append(await sql.fetchval(ROW, waiting))
 
     app = create_app(settings.model_copy(update=ON))
     app.include_router(Router(prefix="/slice", lifespan=lifespan))
@@ -521,7 +539,7 @@ async def test_jobs_run_while_the_slices_are_open(create_app, settings, enqueue)
     await until(has_done(3), seconds=5)
     await told.put({"type": "lifespan.shutdown"})
     await serving
-    assert (done[0], done[-1], len(done)) == ("open", "closed", 4)
+    assert (done[0], done[-1], len(done)) == ("open", "waiting", 4)
     assert waiting in done
 
 

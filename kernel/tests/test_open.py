@@ -220,6 +220,10 @@ class Errors(BaseModel):
     errors: dict[str, list[str]]
 
 
+class Tree(BaseModel):
+    branches: list["Tree"]
+
+
 def in_house_form(failure: Failure):
     mistakes = {str(each["loc"][-1]): [each["msg"]] for each in failure.extras.get("errors", ())}
     return {"errors": mistakes or {"body": [failure.message]}}
@@ -415,6 +419,39 @@ async def test_an_errors_extras_are_what_json_can_be_made_of(mount):
         "2030-01-02T00:00:00Z",
         "1.50",
     )
+
+
+def shelf(**options):
+    router = Router(prefix="/shelf", tags=["shelf"], **options)
+
+    @router.post("", responses={409: error_response(409, left=int, until=datetime | None)})
+    async def take() -> Who:
+        raise Conflict("two are left", left=2, until=None)
+
+    return router
+
+
+async def test_further_members_of_an_error_are_described(mount):
+    async with mount(shelf()) as client:
+        told = (await client.post("/shelf")).json()
+        document = client.app.openapi()
+    answer = document["paths"]["/shelf"]["post"]["responses"]["409"]
+    problem, more = answer["content"]["application/problem+json"]["schema"]["allOf"]
+    assert problem == {"$ref": "#/components/schemas/Problem"}
+    assert (told["left"], told["until"]) == (2, None)
+    assert more["properties"]["left"] == {"type": "integer"}
+    assert more["required"] == ["left", "until"]
+
+
+async def test_another_form_says_itself_what_becomes_of_further_members(mount):
+    async with mount(shelf(errors=ErrorForm(Errors, in_house_form))) as client:
+        answer = client.app.openapi()["paths"]["/shelf"]["post"]["responses"]["409"]
+    assert answer == error_response(409, ErrorForm(Errors, in_house_form))
+
+
+def test_a_member_whose_schema_needs_others_is_refused():
+    with pytest.raises(TypeError, match="failure: a member of an error"):
+        error_response(409, failure=list[Errors] | dict[str, Tree])
 
 
 async def test_a_scheme_that_reads_a_text_is_told_so(basic, log):

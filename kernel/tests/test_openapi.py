@@ -1,10 +1,15 @@
 """What breaks a client is told, and what only adds is not."""
 
 import copy
+from collections.abc import AsyncIterator
 
 import pytest
+from fastapi import FastAPI
+from fastapi.sse import EventSourceResponse
 
+from kernel.data.values import RowId
 from kernel.dev.scaffold.breaks import broken
+from kernel.http.router import Router
 
 BODY = {
     "type": "object",
@@ -111,6 +116,27 @@ def changed(place, value):
 def test_a_change_that_breaks_a_client_is_told(place, value, told):
     lines = broken(DOCUMENT, changed(place, value))
     assert f"POST /things: {told}" in lines
+
+
+def test_what_breaks_a_reader_of_events_is_told():
+    router, app = Router(), FastAPI()
+
+    @router.get("/events", response_class=EventSourceResponse)
+    async def events() -> AsyncIterator[RowId]:
+        yield 1
+
+    app.include_router(router)
+    new = copy.deepcopy(app.openapi())
+    assert broken(app.openapi(), new) == []
+    content = new["paths"]["/events"]["get"]["responses"]["200"]["content"]
+    item = content["text/event-stream"]["itemSchema"]["properties"]
+    item["data"]["contentSchema"]["type"] = "string"
+    del item["id"]
+    told = ["GET /events: 200.data[]: may be string", "GET /events: 200.id: gone"]
+    assert broken(app.openapi(), new) == told
+    stream = content["text/event-stream"]
+    stream["x-itemSchema"] = stream.pop("itemSchema")
+    assert broken(app.openapi(), new) == told
 
 
 @pytest.mark.parametrize(

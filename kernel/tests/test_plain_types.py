@@ -29,6 +29,7 @@ from sqlmodel import AutoString, UTCDateTime
 
 from kernel.fast.plain_types import POSTGRES, VALUES, value_class
 from kernel.fast.statements import plan_of
+from kernel.testing.switches import off
 from kernel.tests.statement_tables import Backwards, State
 from kernel.tests.test_statements import on_the_long_way, outcome
 
@@ -126,8 +127,10 @@ async def test_a_value_of_whatever_class_meets_the_same_on_each_way(app, kind):
     for value in HOSTILE:
         values = {"value": value}
         long = await on_the_long_way(reader.fetch, statement, values)
-        for _ in range(2):
-            assert await outcome(reader.fetch, statement, values) == long, value
+        with off():
+            for _ in range(2):
+                assert await outcome(reader.fetch, statement, values) == long, value
         assert len(long) != 3 or "x" * 100 not in long[2]
-    assert (plan_of(statement) is None) == (value_class(kind) is None)
+    with off():
+        assert (plan_of(statement) is None) == (value_class(kind) is None)
     assert reader.in_use() == 0

@@ -474,7 +474,7 @@ async def test_who_keeps_half_of_the_connections_gets_no_more_and_nobody_else_no
     if way == "long":
         monkeypatch.setattr("kernel.fast.routing.OFF", {"plan"})
     router, method = holding(), "GET" if path == "/cases/read" else "POST"
-    few = {"pool_size": 2, "max_overflow": 2, "pool_timeout": 0.5}
+    few = {"pool_size": 2, "max_overflow": 2, "pool_timeout": 0.5, "slow_request": 60}
     async with mount(router, **few) as client, AsyncExitStack() as clients:
 
         async def ask(who, address, method, path, **content):

@@ -67,8 +67,10 @@ SYMBOLS = [
             *("iter_route_contexts", "RouteContext", "original_route", "_route_context"),
             *("original_router", "_routes_version", "_extract_endpoint_context"),
             *("effective_route_context", "starlette_route", "route", "fastapi"),
+            "include_context",
         ),
         (
+            "kernel/http/body_limits.py",
             *("kernel/fast/plan.py", "kernel/fast/planning.py", "kernel/fast/routing.py"),
             *("kernel/http/docs.py", "kernel/http/paths.py", "kernel/http/problems.py"),
             *("kernel/http/descriptions.py", "kernel/http/router.py"),
@@ -76,6 +78,7 @@ SYMBOLS = [
         "an operation as it is mounted, with the options of the routers around it; what is mounted",
         (
             *(PLANNED, COUNTED),
+            "test_body_limits.py::test_a_limit_of_its_own_is_higher_than_the_services",
             "test_metrics.py::test_a_router_that_is_mounted_twice_has_two_routes",
             "test_routing.py::test_a_route_that_is_added_before_another_is_found",
         ),
@@ -155,11 +158,12 @@ SYMBOLS = [
         ),
     ),
     Row(
-        "starlette.routing.BaseRoute.matches",
-        ("matches", "Match", "BaseRoute"),
-        ("kernel/fast/routing.py", "kernel/http/exceptions.py"),
-        "which methods a path has, for Allow; which routes are in the way of others",
+        "starlette.routing.BaseRoute.matches, and what a mounted app is told",
+        ("matches", "Match", "BaseRoute", "app_root_path"),
+        ("kernel/fast/routing.py", "kernel/http/body_limits.py", "kernel/http/exceptions.py"),
+        "which methods a path has, for Allow; which routes are in others' way; a body's limit",
         (
+            "test_body_limits.py::test_what_is_mounted_has_its_own_limit_or_its_routers",
             "test_errors.py::test_a_wrong_method_is_told_all_the_right_ones",
             "test_routing.py::test_the_first_route_that_matches_answers",
         ),
@@ -256,7 +260,7 @@ SYMBOLS = [
         ),
         (
             *("kernel/data/sqlstate.py", "kernel/data/violations.py", "kernel/driver_errors.py"),
-            "kernel/logs.py",
+            "kernel/tracebacks.py",
         ),
         "the answer to a refusal, and what of it may be logged",
         (
@@ -275,7 +279,7 @@ SYMBOLS = [
         ),
         (
             *("kernel/data/sqlstate.py", "kernel/driver_errors.py", "kernel/fast/statements.py"),
-            "kernel/logs.py",
+            "kernel/tracebacks.py",
         ),
         "whose mistake a value is that could not be sent; whether the connection is lost",
         (

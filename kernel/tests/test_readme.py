@@ -1,4 +1,4 @@
-"""What the README shows is what happens."""
+"""What README.md, and the guide for the slice that it makes, show is what happens."""
 
 import re
 import shlex
@@ -16,18 +16,32 @@ from kernel.tests.test_scaffold import ELSEWHERE, works
 # A team has a README of its own.
 pytestmark = pytest.mark.house
 README = (ROOT / "README.md").read_text()
-BLOCKS = [
-    dedent(block)
-    for block in re.findall(r"^ *```\w+\n(.*?)^ *```$", README, re.DOTALL | re.MULTILINE)
+GUIDE = (ROOT / "docs/guide.md").read_text()
+SETTINGS = (ROOT / "docs/settings.md").read_text()
+MOST_LINES = 220
+
+
+def blocks(document):
+    found = re.findall(r"^ *```\w+\n(.*?)^ *```$", document, re.DOTALL | re.MULTILINE)
+    return [dedent(block) for block in found]
+
+
+EXAMPLES = [block for block in blocks(README) if "curl" in block]
+CHANGE = re.findall("^uv run alembic .*|^uv run .* contract$", GUIDE, re.MULTILINE)
+FILES = [
+    block[2:].split("\n", 1) for block in blocks(GUIDE) if block.startswith("# features/invoices/")
 ]
-EXAMPLES = [block for block in BLOCKS if "curl" in block]
-CHANGE = re.findall("^uv run alembic .*|^uv run .* contract$", README, re.MULTILINE)
-FILES = [block[2:].split("\n", 1) for block in BLOCKS if block.startswith("# features/")]
+
+
+def test_the_front_door_is_short():
+    assert README.count("\n") <= MOST_LINES, "README.md: move something into docs/"
 
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_each_setting_is_in_the_table_with_its_default(name):
-    rows = [re.split(r" *\| *", line)[1:4] for line in README.splitlines() if line[:6] == "| `APP"]
+    rows = [
+        re.split(r" *\| *", line)[1:4] for line in SETTINGS.splitlines() if line[:6] == "| `APP"
+    ]
     defaults = {
         variable: value
         for names, values, _ in rows
@@ -82,6 +96,8 @@ def test_the_tour_is_what_happens(tmp_path):
     assert {path.split("/")[-1] for path, _ in FILES} == {
         *("models.py", "handlers.py", "router.py", "test_invoices.py")
     }
+    (operation,) = [block for block in blocks(README) if block.startswith("@router")]
+    assert operation in (tree / "features/invoices/router.py").read_text()
     for path, shown in FILES:
         written = (tree / path).read_text()
         assert shown == written or ("/test_" in path and f"\n{shown}" in written)

@@ -1,10 +1,13 @@
 """The rules for slices, run over the tests' own, and each of them on what it has to see."""
 
 import copy
-from typing import Annotated, Any
+from contextlib import nullcontext as does_not_raise
+from typing import Annotated, Any, ClassVar
 
 import pytest
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, WebSocket
+from pydantic import ConfigDict, StringConstraints
+from sqlalchemy import ARRAY, MetaData, String
 from sqlmodel import Field, SQLModel
 
 from features.users.models import User
@@ -12,6 +15,7 @@ from kernel.data.models import Input
 from kernel.data.paging import Page
 from kernel.data.values import Document
 from kernel.http.dependencies import Session
+from kernel.http.router import Router
 from kernel.testing.rules import *  # noqa: F403
 from kernel.testing.rules import (
     assembled_sql,
@@ -94,6 +98,20 @@ def test_a_mistaken_signature_is_seen(method, endpoint, mistake):
     assert f"/x {mistake}" in mistakes(app)
 
 
+class Foreign(Loose):
+    model_config = ConfigDict(extra="ignore")
+
+
+async def takes_what_others_define(data: Foreign) -> None: ...
+
+
+def test_a_body_that_others_define_may_let_unknown_fields_pass():
+    router, app = APIRouter(), FastAPI()
+    router.post("/x")(takes_what_others_define)
+    app.include_router(router)
+    assert mistakes(app) == []
+
+
 @pytest.mark.parametrize(
     ("damage", "gap"),
     [
@@ -145,7 +163,30 @@ def test_another_length_is_seen():
     assert unlike([User, UserShort, MeEndless]) == ["UserShort.full_name", "MeEndless.full_name"]
 
 
+class Crate(SQLModel, table=True):
+    metadata: ClassVar[MetaData] = MetaData()  # no migration is to make it
+    __tablename__ = "crates"
+
+    id: int = Field(primary_key=True)
+    labels: list[str] = Field(sa_type=ARRAY(String(9)))
+
+
+class CrateCreate(Input):
+    labels: list[Annotated[str, StringConstraints(max_length=9)]]
+
+
+class CrateUpdate(Input):
+    labels: list[Annotated[str, StringConstraints(max_length=10)]]
+
+
+def test_the_texts_of_an_array_are_as_long_in_a_body_as_in_its_column():
+    assert unlike([Crate, CrateCreate, CrateUpdate]) == ["CrateUpdate.labels"]
+
+
 # What has no answer, and a router that is not the kernel's.
+
+
+PEELINGS = ("kernel.tests.peelings",)
 
 
 def plain_walk():
@@ -160,7 +201,7 @@ def plain_walk():
     for endpoint in (order, orders):
         endpoint.__module__ = "kernel.tests.peelings.router"
     app.include_router(router)
-    return Walk(lambda _: app, ("kernel.tests.peelings",))
+    return Walk(lambda _: app, PEELINGS)
 
 
 def test_nothing_is_an_answer_that_needs_no_description():
@@ -170,6 +211,22 @@ def test_nothing_is_an_answer_that_needs_no_description():
 def test_a_router_of_fastapis_own_is_seen():
     with pytest.raises(AssertionError, match="/orders is of FastAPI's own APIRouter"):
         test_every_slice_has_the_kernels_router(plain_walk())
+
+
+def test_a_websocket_of_the_kernels_router_is_one():
+    async def orders() -> None: ...
+    async def live(socket: WebSocket) -> None: ...
+
+    orders.__module__ = live.__module__ = "kernel.tests.peelings.router"
+    refused = pytest.raises(AssertionError, match="/live is of FastAPI's own APIRouter")
+    for router, expected in ((Router(), does_not_raise()), (APIRouter(), refused)):
+        app, own = FastAPI(), Router()
+        own.add_api_route("/orders", orders)
+        router.add_api_websocket_route("/live", live)
+        app.include_router(own)
+        app.include_router(router)
+        with expected:
+            test_every_slice_has_the_kernels_router(Walk(lambda _, app=app: app, PEELINGS))
 
 
 def test_a_slice_that_is_not_mounted_is_seen():

@@ -1,8 +1,9 @@
 """Settings are read once, checked at the start, and told about without their values."""
 
 import pytest
-from pydantic import BaseModel, Field, PositiveFloat, SecretStr, ValidationError
+from pydantic import AliasChoices, BaseModel, Field, PositiveFloat, SecretStr, ValidationError
 
+from kernel.setting_files import EnvFile
 from kernel.settings import STARTUP_FAILURE, Settings, SliceSettings, load_settings
 
 SECRET = "8b1f0c67d2e94a35" * 2
@@ -220,3 +221,92 @@ def test_a_mistake_in_a_slices_settings_names_what_has_to_be_changed(
 def test_settings_that_were_not_read_at_the_start_are_none():
     with pytest.raises(RuntimeError, match="NestSettings was not read at the start"):
         read().of(NestSettings)
+
+
+class PostSettings(SliceSettings, env_prefix="POST_"):
+    host: str = Field("x", validation_alias=AliasChoices("POST_HOST", "POST_SERVER"))
+    port: int = 25
+
+
+def in_file(tmp_path, content):
+    path = tmp_path / ".env"
+    path.write_bytes(content)
+    return EnvFile(path, [Settings, PostSettings, SliceSettings])
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"APP_ENV=dev\n\ncanary is nothing\n", "line 3: cannot be read: write NAME=value"),
+        (b"APP_ENV: canary\n", "line 1: cannot be read: write NAME=value"),
+        (b"APP ENV=canary\n", "line 1: cannot be read: write NAME=value"),
+        (b'#\nAPP_JWT_SECRET="canary\nAPP_ENV=dev\n', "line 2: cannot be read: write NAME=value"),
+        (b"APP_ENV\n", "line 1: APP_ENV has no value: write APP_ENV=value"),
+        (
+            b"APP_LOGLEVEL=canary\n",
+            "line 1: APP_LOGLEVEL is no setting: did you mean APP_LOG_LEVEL?",
+        ),
+        (
+            b"export app_pool_sise=1",
+            "line 1: APP_POOL_SISE is no setting: did you mean APP_POOL_SIZE?",
+        ),
+        (b"POST_PROT=1\n", "line 1: POST_PROT is no setting: did you mean POST_PORT?"),
+        (b"APP_FOO=canary\n", "line 1: APP_FOO is no setting: take it out, or correct its name"),
+    ],
+)
+def test_a_mistake_in_a_file_is_told_with_its_line_and_no_value(tmp_path, content, told):
+    (line,) = in_file(tmp_path, content).mistakes()
+    assert line.startswith(f".env, {told}")
+    assert line.endswith("\n")
+    assert "canary" not in line
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\xef\xbb\xbfAPP_ENV=dev\r\n",
+        b"# APP_FOO=1\n export APP_ENV = dev # x\nAPP_LOG_FORMAT=\n",
+        b"POST_SERVER='x'\npost_host=x\n",
+        b"POSTGRES_PASSWORD=x\nFOO\nAP_ENV=1\n",
+    ],
+)
+def test_a_file_may_hold_settings_and_what_is_for_others(tmp_path, content):
+    assert [*in_file(tmp_path, content).mistakes()] == []
+
+
+def test_a_file_need_not_be_there(tmp_path):
+    assert [*EnvFile(tmp_path / ".env", [Settings]).mistakes()] == []
+
+
+def test_a_value_of_a_file_counts_where_the_environment_has_none(tmp_path, monkeypatch):
+    file = in_file(tmp_path, b"\nAPP_ENV=x\nAPP_POOL_SIZE=1\nAPP_ENV=y\n")
+    monkeypatch.setenv("app_pool_size", "2")
+    assert file.place_of("APP_ENV") == " (.env, line 4)"
+    assert file.place_of("APP_POOL_SIZE") == file.place_of("APP_LOG_LEVEL") == ""
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (
+            b"\nAPP_POOL_SIZE=canary\nAPP_FOO=1\n",
+            [".env, line 3: APP_FOO is", "APP_POOL_SIZE: Inp"],
+        ),
+        ("APP_ENV=dev\n".encode("utf-16"), [".env: should be UTF-8"]),
+        (b"APP_ENV=prod\n", ["APP_DATABASE_URL is required", "APP_JWT_SECRET is required"]),
+    ],
+)
+def test_a_broken_file_ends_the_start_with_a_line_for_each_mistake(
+    tmp_path, monkeypatch, capsys, content, told
+):
+    (tmp_path / ".env").write_bytes(content)
+    monkeypatch.setattr("kernel.settings.ROOT", tmp_path)
+    monkeypatch.setitem(Settings.model_config, "env_file", tmp_path / ".env")
+    with pytest.raises(SystemExit) as end:
+        load_settings()
+    assert end.value.code == STARTUP_FAILURE
+    lines = capsys.readouterr().err.splitlines()
+    assert [line[: len(start)] for line, start in zip(lines, told, strict=True)] == told
+    assert all(line.endswith(" (.env, line 2)") for line in lines if "POOL_SIZE" in line)
+    assert "canary" not in str(lines)

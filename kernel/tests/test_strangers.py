@@ -16,7 +16,7 @@ from kernel.http.dependencies import Reader, Session
 from kernel.http.router import Router
 from kernel.identity.callers import CurrentUser
 from kernel.tests.peelings.models import Peeling, PeelingPublic
-from kernel.tests.processes import until
+from kernel.tests.processes import PATIENCE, until
 
 ONE = {"pool_size": 1, "max_overflow": 0, "read_pool_size": 1}
 LATE = "INSERT INTO peelings (title, owner_id) SELECT 'late', id FROM users LIMIT 1"
@@ -338,7 +338,11 @@ async def test_a_statement_that_controls_the_transaction_is_refused(mount, alice
             dry = await client.post(f"/cases/{way}", headers={"Prefer": "tx=rollback"})
             assert dry.status_code == 500
         assert (await client.get("/cases/read")).status_code == 500
-        assert await sql.fetchval(IN_TRANSACTION) == 0
+
+        async def is_free():
+            return await sql.fetchval(IN_TRANSACTION) == 0
+
+        await until(is_free, PATIENCE)
         assert (await client.post("/peelings", json={"title": "next"})).status_code == 201
         assert (await client.get("/peelings")).status_code == 200
     assert await titles(sql) == ["next"]

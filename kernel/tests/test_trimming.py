@@ -2,6 +2,7 @@
 
 import re
 import time
+import warnings
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,17 +16,21 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     RootModel,
+    Tag,
     TypeAdapter,
     ValidationError,
+    create_model,
     field_validator,
 )
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from typing_extensions import TypedDict
 
+from kernel.data.lines import LINE, STORED_LINE
 from kernel.data.models import Dto, Email, Input, Line, Text
-from kernel.data.trimming import LINE, STORED_LINE, Trims
+from kernel.data.trimming import Trims
 from kernel.data.values import Amount, Day, Document, RowId, Timestamp, Whole
 from kernel.http.dependencies import Session
 from kernel.http.router import Router
@@ -228,6 +233,29 @@ def test_what_could_not_be_trimmed_in_itself_is_refused_at_once():
 
     with pytest.raises(TypeError, match="Chain contains itself"):
         Router().post("/chains")(take)
+
+
+# The words of pydantic's own schemas.
+WORDS = ["type", "metadata", "default", "serialization", "schema", "ref", "schema_ref", "function"]
+WORDS += ["fields", "choices", "cls", "config", "items_schema", "root_model", "definitions"]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_field_is_called_as_a_team_likes(word):
+    record = TypedDict("record", {word: Line})
+    inner = create_model("Inner", __base__=Input, inner=(Line, ...))
+    name = {"alias": word}
+    aliased = create_model("Aliased", __base__=Input, own=(Line, Field(**name)), inner=(inner, ...))
+    assert aliased.model_validate({word: " a ", "inner": {"inner": " b "}}).own == "a"
+    kinds = Annotated[
+        Annotated[record, Tag(word)] | Annotated[inner, Tag("x")],
+        Discriminator(lambda sent: word if word in sent else "x"),
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some are names of the base, too
+        model = create_model("Body", __base__=Input, **{word: (Line, ...), "inner": (kinds, ...)})
+    body = model.model_validate({word: " a ", "inner": {word: " b "}})
+    assert (getattr(body, word), body.inner) == ("a", {word: "b"})
 
 
 def test_a_default_is_as_it_is_written():

@@ -1,11 +1,13 @@
 """The types of fields: what they take can be stored and read again, and the rest is refused."""
 
 import re
+from datetime import date
 
 import pytest
 from pydantic import TypeAdapter, ValidationError
+from sqlmodel import Field
 
-from kernel.data.models import Line, Text
+from kernel.data.models import Input, Line, Text
 from kernel.data.values import Amount, Day, Document, RowId, Timestamp, Whole
 
 
@@ -93,3 +95,36 @@ def test_a_pattern_lets_in_what_the_validators_let_in(kind, text):
     except ValidationError:
         is_let_in = False
     assert bool(re.search(adapter.json_schema()["pattern"], text)) == is_let_in
+
+
+class Narrowed(Input):
+    """Fields with bounds of their own, narrower than their types' or wider."""
+
+    number: Whole = Field(default=5, gt=0, le=10)
+    wide: Whole = Field(default=5, ge=-(2**40), le=2**40)
+    row_id: RowId = Field(default=5, le=10)
+    day: Day = Field(default=date(2020, 1, 1), ge=date(2020, 1, 1), lt=date(2021, 1, 1))
+    line: Line = Field(default="abc", min_length=3, max_length=5)
+    amount: Amount = Field(default=5, ge=0, max_digits=3)
+    maybe: Whole | None = Field(default=None, ge=1, le=10)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("number", 0), ("number", 11), ("wide", 2**31), ("wide", -(2**31) - 1)),
+        *(("row_id", 0), ("row_id", 11), ("day", "2019-12-31"), ("day", "2021-01-01")),
+        *(("line", "ab"), ("line", "abcdef"), ("amount", -1), ("amount", "99.99")),
+        *(("maybe", 0), ("maybe", 11)),
+    ],
+)
+def test_a_field_narrows_the_bounds_of_its_type_and_never_widens_them(name, value):
+    Narrowed(number=10, row_id=1, day="2020-12-31", line="abc", amount="9.99", maybe=1)
+    with pytest.raises(ValidationError, match=name):
+        Narrowed(**{name: value})
+
+
+def test_openapi_tells_the_narrower_bounds():
+    fields = Narrowed.model_json_schema()["properties"]
+    assert (fields["row_id"]["minimum"], fields["row_id"]["maximum"]) == (1, 10)
+    assert fields["line"]["minLength"] == 3

@@ -28,6 +28,22 @@ async def failure(awaitable):
     return str(failed.value)
 
 
+@pytest.mark.parametrize(
+    ("rule", "role"),
+    [
+        ("admin", "admin"),
+        ("owner", "admin"),
+        ({"like": "admin", "accountant": 2}, "admin"),
+        ({"like": "admin", "admin": 403, "accountant": 2}, "accountant"),
+        ({"like": "admin", "clerk": 403, "admin": 403, "accountant": 2}, "accountant"),
+        ({"like": "signed_in", "admin": 403, "owner": 2}, "admin"),
+    ],
+)
+def test_an_operation_is_called_as_a_role_that_may(operation, monkeypatch, rule, role):
+    monkeypatch.setitem(hooks.RULES, "update_article", rule)
+    assert authorization.role_for(operation("update_article")) == role
+
+
 # A hook that is missed.
 
 

@@ -1,6 +1,6 @@
 """The developers' commands: a new slice, one slice less, branches joined, the API accepted.
 
-And two for the database: a prompt on it, and a fresh one.
+And three for the database: a prompt on it, a fresh one, and rows to develop with.
 """
 
 import argparse
@@ -18,6 +18,8 @@ from kernel.dev.scaffold.commands import merge, new, remove
 from kernel.dev.scaffold.contract import read_contract, write_contract
 from kernel.dev.scaffold.survey import Refusal
 from kernel.dev.scaffold.tree import Contents, apply, changes, contents, diff, draft_of
+from kernel.dev.seeds import seed
+from kernel.errors import CannotStart
 
 ROOT = Path(__file__).parents[3]
 NEXT = """
@@ -60,6 +62,7 @@ def parser() -> Parser:
     commands.add_parser("psql", help=words)
     empty = commands.add_parser("reset", help="empty the database that comes with the service")
     empty.add_argument("--yes", action="store_true", help="without asking")
+    commands.add_parser("seed", help="make rows to develop with: each slice's seed.py")
     return parser
 
 
@@ -75,6 +78,8 @@ def run(arguments: Sequence[str], root: Path = ROOT) -> str:
             asyncio.run(reset())
             return ""
         return "nothing is changed\n"
+    if options.command == "seed":
+        return asyncio.run(seed())
     with draft_of(root) as draft:
         before, known = contents(draft), read_contract(draft)
         work(root, draft, options)
@@ -134,7 +139,7 @@ def main() -> None:
         signal.signal(each, stop)
     try:
         sys.stdout.write(run(sys.argv[1:]))
-    except (Refusal, OSError) as reason:
+    except (Refusal, CannotStart, OSError) as reason:
         sys.stderr.write(f"{reason}\n")
         sys.exit(2)
     except KeyboardInterrupt:

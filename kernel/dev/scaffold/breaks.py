@@ -72,8 +72,13 @@ class _Comparison:
         for name in before.get("headers", {}).keys() - after.get("headers", {}).keys():
             yield f"{place}: header {name}: gone"
         for kind, content in before.get("content", {}).items():
-            schema = after.get("content", {}).get(kind, {}).get("schema", {})
-            yield from self._schema(place, content["schema"], schema, sent=False)
+            described = after.get("content", {}).get(kind, {})
+            # A stream of events describes each of them (OpenAPI 3.2, §4.14.4), by another name as
+            # long as the document is of 3.1.
+            for names in (("schema",), ("itemSchema", "x-itemSchema")):
+                old_part, new_part = (_first(each, names) for each in (content, described))
+                if old_part:
+                    yield from self._schema(place, old_part, new_part, sent=False)
 
     def _schema(self, place: str, old: Schema, new: Schema, *, sent: bool) -> Iterator[str]:
         old, new = self._resolved(self._old, old), self._resolved(self._new, new)
@@ -94,8 +99,8 @@ class _Comparison:
         before, after = set(old.get("required", ())), set(new.get("required", ()))
         for name in after - before if sent else before - after:
             yield f"{place}.{name}: {'required' if sent else 'may be missing'}"
-        if "items" in old and "items" in new:
-            yield from self._schema(f"{place}[]", old["items"], new["items"], sent=sent)
+        for name in old.keys() & new.keys() & {"items", "contentSchema"}:
+            yield from self._schema(f"{place}[]", old[name], new[name], sent=sent)
 
     def _resolved(self, document: Schema, schema: Schema) -> Schema:
         """The schema without references, and that of `X | None` as X's."""
@@ -116,6 +121,10 @@ def _kinds(schema: Schema) -> set[str]:
     parts = [schema, *schema.get("anyOf", ())]
     kinds = {each["type"] for each in parts if "type" in each}
     return kinds | ({"null"} if schema.get("nullable") else set())
+
+
+def _first(content: Schema, names: tuple[str, ...]) -> Schema:
+    return next((content[name] for name in names if name in content), {})
 
 
 def _values(place: str, old: Schema, new: Schema) -> Iterator[str]:

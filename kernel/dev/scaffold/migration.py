@@ -17,18 +17,18 @@ from alembic.config import Config
 from alembic.operations import ops
 from alembic.runtime.migration import MigrationContext
 from alembic.script import Script, ScriptDirectory
-from alembic.util import CommandError
 from sqlmodel import SQLModel
 
+from kernel.data.migration_errors import explain
 from kernel.data.schema import (
     VERSIONS,
-    BrokenHistory,
     find_heads,
     migration_config,
     new_revision_id,
 )
 from kernel.dev.embedded import server
 from kernel.dev.version_triggers import MakeTrigger, is_counted
+from kernel.errors import CannotStart
 
 ACCEPTED = "# accepted: the feature is gone, and while an older version runs, its routes answer 500"
 DROP = re.compile(r"^(?=    op\.drop_table\()", re.MULTILINE)
@@ -124,5 +124,5 @@ def main(action: str, name: str, *tables: str) -> None:
 if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
-    except (BrokenHistory, CommandError) as reason:
-        sys.exit(str(reason))
+    except Exception as error:  # noqa: BLE001  # of the migrations before it, mostly
+        sys.exit(str(error) if isinstance(error, CannotStart) else explain(error, full=True))

@@ -3,9 +3,10 @@
 Runs the bound, this service (with its short ways and without), FastAPI by hand and the published
 layout in turn, on one database and under the same load, and compares what a request costs the
 process that answers it, at a few connections and at many. `growth` asks what the service's requests
-cost as rows, slices and connections grow, `workers` what a second worker brings. `panels` draws
-docs/metrics.png: what Prometheus sees of a service in which things go wrong. `jobs` counts jobs a
-second, beside pgqueuer's, and asks what they cost the requests beside them.
+cost as rows, slices and connections grow, `workers` what a second worker brings, `watched` what
+metrics, traces and a limit for each caller cost. `panels` draws docs/metrics.png: what Prometheus
+sees of a service in which things go wrong. `jobs` counts jobs a second, beside pgqueuer's, and asks
+what they cost the requests beside them.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from kernel.tests.bench.growth import grow, scale
 from kernel.tests.bench.jobs import measure
 from kernel.tests.bench.panels import picture
 from kernel.tests.bench.stage import OTHER_CPUS, Failed, Load, postgres
+from kernel.tests.bench.watched import watch
 
 
 async def main(given: Namespace) -> None:
@@ -33,6 +35,8 @@ async def main(given: Namespace) -> None:
             await grow(url, folder, loads[0])
         elif given.what == "workers":
             await scale(url, folder, loads[0], given.rounds)
+        elif given.what == "watched":
+            await watch(url, folder, loads[0], given.rounds)
         elif given.what == "panels":
             await picture(url, folder)
         elif given.what == "jobs":
@@ -49,7 +53,7 @@ def arguments() -> Namespace:
         "what",
         nargs="?",
         default="compare",
-        choices=("compare", "growth", "workers", "panels", "jobs"),
+        choices=("compare", "growth", "workers", "watched", "panels", "jobs"),
     )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=3, help="of each measurement")
@@ -59,7 +63,7 @@ def arguments() -> Namespace:
         nargs="+",
         default=[8, 16, 32, 128],
         help="compare at each of these numbers, and the layout at the first one only;"
-        " growth and workers use the first",
+        " growth, workers and watched use the first",
     )
     parser.add_argument("--only", default="", help="compare just the operations named like this")
     return parser.parse_args()

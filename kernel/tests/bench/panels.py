@@ -38,7 +38,12 @@ SERIES_MOST = 9
 async def picture(server_url: str, folder: Path) -> None:
     """Run the service, disturb it, and draw what was seen."""
     items = await fill(server_url, 10_000, 50)
-    limits = {"metrics_token": TOKEN, "pool_size": 4, "max_overflow": 0, "read_pool_size": 4}
+    limits: dict[str, Any] = {
+        "metrics_token": TOKEN,
+        "pool_size": 4,
+        "max_overflow": 0,
+        "read_pool_size": 4,
+    }
     log = folder / "log"
     async with (
         serving(SERVICE, items.url, log, cpus=EVERYWHERE, **limits) as running,

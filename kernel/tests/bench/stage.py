@@ -9,7 +9,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -165,19 +165,21 @@ async def serving(
     log: Path,
     *options: str,
     cpus: set[int] = APP_CPUS,
+    environment: Mapping[str, str] | None = None,
     **variables: object,
 ) -> AsyncIterator[Running]:
-    """Run the system until we are through, with its `APP_…` variables, or fail with its log."""
+    """Run the system until we are through, with its `APP_…` variables and those of others, or fail
+    with its log."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     variables |= {"env": "prod", "database_url": database_url, "jwt_secret": SECRET}
-    environment = {f"APP_{name.upper()}": f"{value}" for name, value in variables.items()}
+    own = {f"APP_{name.upper()}": f"{value}" for name, value in variables.items()}
     with log.open("wb") as output:
         process = await asyncio.create_subprocess_exec(
             *("taskset", "--cpu-list", ",".join(map(str, cpus)), sys.executable),
             *("-m", "uvicorn", system.app, "--port", f"{port}", *system.options, *options),
             cwd=ROOT,
-            env={"PATH": os.environ["PATH"], **environment},
+            env={"PATH": os.environ["PATH"], **own, **(environment or {})},
             stdout=output,
             stderr=output,
             start_new_session=True,

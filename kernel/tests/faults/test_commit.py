@@ -69,7 +69,7 @@ async def sampler(served, way, sign_up):
     admin = await sign_up("Sampler", "admin")
     transport = httpx.ASGITransport(served, raise_app_exceptions=False)
     async with Caller(transport=transport, base_url="http://test", headers=admin.headers) as caller:
-        caller.user_id, caller.email = admin.user_id, admin.email
+        caller.app, caller.user_id, caller.email = served, admin.user_id, admin.email
         yield Sampler(served, caller)
 
 

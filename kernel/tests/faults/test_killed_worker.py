@@ -168,7 +168,10 @@ async def test_a_worker_killed_between_work_and_answer_leaves_a_replay(
     source, url, service, stored
 ):
     soup, key = {"title": "Soup"}, {"Idempotency-Key": "a-key"}
-    async with Proxy(url) as way, serve(source, database_url=way.url, jwt_secret=SECRET) as killed:
+    async with (
+        Proxy(url) as way,
+        serve(source, database_url=way.url, jwt_secret=SECRET, jobs="off") as killed,
+    ):
         killed.client.headers = service.client.headers
         way.arm(Fault.HOLD)
         request = asyncio.create_task(killed.client.post("/peelings", json=soup, headers=key))

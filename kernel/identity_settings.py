@@ -1,0 +1,28 @@
+"""What the operator decides about tokens and sign-ins, a part of the service's settings."""
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field, PositiveInt
+
+from kernel.setting_types import Secret, reveal
+
+
+class IdentitySettings(BaseModel):
+    """Times are in seconds."""
+
+    jwt_secret: Secret | None = None
+    jwt_old_secret: Secret | None = None
+    jwt_lifetime: Annotated[PositiveInt, Field(le=86_400)] = 900
+    refresh_lifetime: Annotated[PositiveInt, Field(le=365 * 86_400)] = 30 * 86_400
+    sign_in_failures: Annotated[PositiveInt, Field(le=1_000_000)] = 10
+    sign_in_window: Annotated[PositiveInt, Field(le=86_400)] = 300
+
+    @property
+    def signing_secret(self) -> str | None:
+        """The key of access tokens, or None for one that is made and kept in dev."""
+        return reveal(self.jwt_secret)
+
+    @property
+    def old_signing_secret(self) -> str | None:
+        """The key that was in use before, whose tokens are still good."""
+        return reveal(self.jwt_old_secret)

@@ -1,0 +1,325 @@
+"""What the document tells tools: names of choices, files, references, labels, exact numbers."""
+
+from collections.abc import AsyncIterator
+from enum import IntEnum
+from types import SimpleNamespace
+from typing import Annotated, Any, Literal
+
+import pytest
+from fastapi import Query, Response, UploadFile
+from fastapi.responses import StreamingResponse
+from fastapi.sse import EventSourceResponse
+from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table
+from sqlmodel import Field
+
+from kernel import (
+    Amount,
+    CurrentUser,
+    Day,
+    Document,
+    Dto,
+    Filter,
+    Id,
+    Input,
+    Page,
+    Paging,
+    Public,
+    Reader,
+    Router,
+    RowId,
+    Session,
+    Whole,
+)
+from kernel.http import references
+from kernel.http.hints import add_hints
+from kernel.http.schemas import fields
+from kernel.settings import Settings
+from kernel.tests.app import create_walked_app
+
+router = Router(prefix="/receipts", tags=["receipts"])
+Status = Literal["open", "in progress", "2nd reminder"]
+
+
+class Rank(IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+class ReceiptCreate(Input):
+    amount: Amount
+    discount: Amount | None = None
+    status: Status = "open"
+    rank: Rank = Rank.LOW
+    level: Literal[1, 2] = 1
+    count: Whole = 0
+    owner_id: RowId
+    article_id: RowId | None = None
+    tag_ids: list[RowId] = Field(default=[], max_length=9)
+    notes: Document = Field(default={})
+
+
+class ReceiptPublic(Public):
+    owner_id: int
+    amount: Amount
+    status: Status
+    due: Day | None
+    number: str
+    name: str
+
+
+class StampPublic(Public):
+    code: str
+    state: Literal["2nd", "3rd"] = Field(
+        schema_extra={"json_schema_extra": {"x-enum-varnames": ["SECOND", "THIRD"]}}
+    )
+    name: str = Field(schema_extra={"json_schema_extra": {"x-label": True}})
+    owner_id: int = Field(schema_extra={"json_schema_extra": {"x-ref": {"table": "clerks"}}})
+    # Of no row: the column of this name is a number.
+    article_id: str
+
+
+class ReceiptFilter(Filter):
+    status: list[Status] | None = None
+    owner_id: list[RowId] | None = None
+    due_before: Day | None = None
+    amount_min: Amount | None = None
+    order: Literal["-id", "due", "status,-id", "-status,id"] = "-id"
+
+
+def media_type(name: str) -> dict[int | str, dict[str, Any]]:
+    return {200: {"content": {name: {}}}}
+
+
+@router.post("", status_code=201)
+async def create_receipt(data: ReceiptCreate, _: CurrentUser, session: Session) -> ReceiptPublic:
+    raise NotImplementedError
+
+
+@router.get("")
+async def list_receipts(
+    _: CurrentUser, reader: Reader, paging: Paging, filters: Annotated[ReceiptFilter, Query()]
+) -> Page[ReceiptPublic]:
+    raise NotImplementedError
+
+
+@router.get("/stamps")
+async def list_stamps(_: CurrentUser) -> list[StampPublic]:
+    raise NotImplementedError
+
+
+class TotalPublic(Dto):
+    currency: str
+    total: Amount
+
+
+@router.get("/total")
+async def get_total(_: CurrentUser) -> TotalPublic:
+    raise NotImplementedError
+
+
+@router.post("/{receipt_id}/scans")
+async def upload_scans(
+    receipt_id: Id,
+    files: list[UploadFile],
+    _: CurrentUser,
+    session: Session,
+    cover: UploadFile | None = None,
+) -> ReceiptPublic:
+    raise NotImplementedError
+
+
+@router.get("/scan", responses=media_type("application/octet-stream"), response_class=Response)
+async def get_scan(_: CurrentUser) -> Response:
+    raise NotImplementedError
+
+
+@router.get("/pdf", responses=media_type("application/pdf"), response_class=Response)
+async def get_pdf(_: CurrentUser) -> Response:
+    raise NotImplementedError
+
+
+@router.get("/csv", responses=media_type("text/csv"), response_class=StreamingResponse)
+async def get_csv(_: CurrentUser) -> StreamingResponse:
+    raise NotImplementedError
+
+
+@router.get("/events", response_class=EventSourceResponse)
+async def watch_receipts(_: CurrentUser) -> AsyncIterator[ReceiptPublic]:
+    raise NotImplementedError
+    yield
+
+
+@pytest.fixture(scope="module")
+def document():
+    app = create_walked_app(Settings(_env_file=None))
+    app.include_router(router)
+    return app.openapi()
+
+
+@pytest.fixture(name="fields")
+def fields_of(document):
+    """Those of an object, by its name."""
+    schemas = document["components"]["schemas"]
+    return lambda name: schemas[name]["properties"]
+
+
+@pytest.fixture
+def parameters(document):
+    """The schemas of a list's."""
+    listed = document["paths"]["/receipts"]["get"]["parameters"]
+    return {each["name"]: each["schema"] for each in listed}
+
+
+def content(document, path):
+    return document["paths"][path]["get"]["responses"]["200"]["content"]
+
+
+def test_choices_that_are_no_names_are_given_some(fields, parameters):
+    assert parameters["order"]["x-enum-varnames"] == [
+        *("ID_DESC", "DUE", "STATUS_ID_DESC", "STATUS_DESC_ID")
+    ]
+    names = ["OPEN", "IN_PROGRESS", "VALUE_2ND_REMINDER"]
+    assert fields("ReceiptPublic")["status"]["x-enum-varnames"] == names
+    (several, _) = parameters["status"]["anyOf"]
+    assert several["items"]["x-enum-varnames"] == names
+    assert "x-enum-varnames" not in fields("UserPublic")["role"]
+    assert "x-enum-varnames" not in fields("ReceiptCreate")["level"]
+
+
+@pytest.mark.parametrize("choices", [["a b", "a-b"], ["+", "-"], ["", "a"], [1, "-1"], [None, "-"]])
+def test_choices_that_would_have_one_name_or_none_are_given_none(choices):
+    schema = {"enum": choices}
+    add_hints({"paths": {}, "components": {"schemas": {"Choice": schema}}})
+    assert schema == {"enum": choices}
+
+
+def test_a_slices_own_schemas_may_say_whatever_json_schema_and_openapi_have():
+    schema = {
+        "type": ["object", "null"],
+        "required": ["id", "anything", "gone", "title"],
+        "properties": {
+            "id": {"type": ["integer", "null"]},
+            "anything": True,
+            "owner_id": {"type": ["integer", "null"]},
+            "title": {"type": "string"},
+        },
+        "additionalProperties": False,
+        "items": True,
+    }
+    parameters = [
+        {"$ref": "#/components/parameters/Limit"},
+        {"in": "query", "name": "where", "content": {"application/json": {"schema": schema}}},
+    ]
+    answers = {"200": {"content": {"application/json": {"schema": schema}}}, "404": {"$ref": "#/x"}}
+    operation = {"parameters": parameters, "responses": answers}
+    add_hints({"paths": {"/items": {"get": operation}, "/users/{id}": {"get": operation}}})
+    user = {"table": "users"}  # nothing says what the path takes
+    assert schema["properties"]["owner_id"] == {"type": ["integer", "null"], "x-ref": user}
+    assert schema["properties"]["title"] == {"type": "string", "x-label": True}
+
+
+def test_a_field_says_what_row_it_refers_to(fields, parameters):
+    user = {"table": "users", "path": "/users/{user_id}"}
+    found = {name: each.get("x-ref") for name, each in fields("ReceiptCreate").items()}
+    assert {name: each for name, each in found.items() if each} == {
+        "owner_id": user,
+        "article_id": {"table": "articles"},  # whose path has a slug
+        "tag_ids": {"table": "tags"},
+    }
+    assert parameters["owner_id"]["x-ref"] == fields("ReceiptPublic")["owner_id"]["x-ref"] == user
+    assert "x-ref" not in fields("ReceiptPublic")["id"]
+
+
+def test_a_name_that_several_tables_have_is_that_of_the_paths_own(monkeypatch):
+    tables = MetaData()
+    Table("boxes", tables, Column("id", Integer, primary_key=True), Column("code", String))
+    for name in ("lids", "shelves"):
+        key, parent = Column("id", Integer, primary_key=True), ForeignKey(f"{name}.id")
+        box = Column("box_code", String, ForeignKey("boxes.code"))
+        Table(name, tables, key, Column("parent_id", Integer, parent), box)
+    monkeypatch.setattr(references, "SQLModel", SimpleNamespace(metadata=tables))
+    paths = {
+        **_read("/boxes/{code}", "string"),
+        **_read("/lids/{lid_id}", "integer"),
+        **_read("/shelves/{shelf_id}", "integer"),
+        **_read("/others/{other_id}", "integer"),
+    }
+    add_hints({"paths": paths})
+    of = {path: each["get"]["responses"]["200"]["content"] for path, each in paths.items()}
+    found = {
+        path: {name: each.get("x-ref") for name, each in fields(it["a/b"]["schema"]).items()}
+        for path, it in of.items()
+    }
+    lid = {"table": "lids", "path": "/lids/{lid_id}"}
+    shelf = {"table": "shelves", "path": "/shelves/{shelf_id}"}
+    # A box's path takes its key, which another row does not refer to.
+    assert found["/lids/{lid_id}"] == {"parent_id": lid, "box_code": {"table": "boxes"}}
+    assert found["/shelves/{shelf_id}"] == {"parent_id": shelf, "box_code": {"table": "boxes"}}
+    assert found["/others/{other_id}"] == {"parent_id": None, "box_code": {"table": "boxes"}}
+
+
+def _read(path, key):
+    named = {"parent_id": {"type": "integer"}, "box_code": {"type": "string"}}
+    answer = {"content": {"a/b": {"schema": {"properties": named}}}}
+    parameter = {"in": "path", "name": "key", "schema": {"type": key}}
+    return {path: {"get": {"parameters": [parameter], "responses": {"200": answer}}}}
+
+
+def test_what_has_no_id_is_no_row_and_no_row_is_called_by_its_id(fields):
+    assert not any("x-label" in each for each in fields("TotalPublic").values())
+    assert [name for name, each in fields("CountryPublic").items() if "x-label" in each] == ["name"]
+
+
+def test_a_row_is_called_by_its_first_text_that_is_always_there(fields):
+    labels = [name for name, each in fields("ReceiptPublic").items() if each.get("x-label")]
+    assert labels == ["number"]
+    assert not any("x-label" in each for each in fields("ReceiptCreate").values())
+    assert not any("x-label" in each for each in fields("KeyCreated").values())  # it has a secret
+
+
+def test_what_a_slice_says_itself_stays(fields):
+    stamp = fields("StampPublic")
+    assert [name for name, each in stamp.items() if "x-label" in each] == ["name"]
+    assert stamp["owner_id"]["x-ref"] == {"table": "clerks"}
+    assert "x-ref" not in stamp["article_id"]
+    assert stamp["state"]["x-enum-varnames"] == ["SECOND", "THIRD"]
+
+
+def test_a_file_is_one_to_tools_of_either_version_of_openapi(fields):
+    file = {"type": "string", "contentMediaType": "application/octet-stream", "format": "binary"}
+    scans = fields("Body_upload_scans")
+    assert scans["files"]["items"] == scans["cover"]["anyOf"][0] == file
+
+
+def test_an_answer_of_a_media_type_alone_is_text_or_bytes(document):
+    assert content(document, "/receipts/csv") == {"text/csv": {"schema": {"type": "string"}}}
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    assert content(document, "/receipts/pdf") == {"application/pdf": binary}
+    assert content(document, "/receipts/scan") == {"application/octet-stream": binary}
+
+
+def test_what_the_parts_of_a_stream_are_is_told_in_the_words_of_the_documents_version(document):
+    assert document["openapi"].startswith("3.1.")
+    (events,) = content(document, "/receipts/events").values()
+    assert list(events) == ["x-itemSchema"]
+    data = events["x-itemSchema"]["properties"]["data"]
+    assert data["contentSchema"] == {"$ref": "#/components/schemas/ReceiptPublic"}
+
+
+def test_the_bounds_of_a_whole_number_are_whole(fields):
+    body = fields("ReceiptCreate")
+    assert (body["owner_id"]["minimum"], body["owner_id"]["maximum"]) == (1, 2**63 - 1)
+    assert all(type(body["owner_id"][name]) is int for name in ("minimum", "maximum"))
+    assert (body["count"]["minimum"], body["count"]["maximum"]) == (-(2**31), 2**31 - 1)
+
+
+def test_an_amount_is_said_to_be_exact(fields):
+    amount = fields("ReceiptPublic")["amount"]
+    assert (amount["type"], amount["format"]) == ("string", "decimal")
+    assert "never a float" in amount["description"]
+    number, text = fields("ReceiptCreate")["amount"]["anyOf"]
+    assert (number["type"], text["format"]) == ("number", "decimal")
+
+
+def test_the_mistakes_of_a_problem_are_a_list_and_never_null(fields):
+    assert fields("Problem")["errors"]["type"] == "array"
