@@ -93,10 +93,19 @@ class MailServer(Mailbox):
         is_ready.set()
         await stopped.wait()
         server.close()
-        for session in sessions:
-            if isinstance(session.transport, asyncio.Transport):
-                session.transport.abort()
-        await asyncio.sleep(0.02)  # in which they end
+        await _end(sessions)
+
+
+async def _end(sessions: Sequence[SMTP]) -> None:
+    """Close what is open, that of a connection which is just being accepted as well."""
+    async with asyncio.timeout(5):
+        while True:
+            for session in sessions:
+                if isinstance(session.transport, asyncio.Transport):
+                    session.transport.abort()
+            await asyncio.sleep(0.01)  # in which they end
+            if asyncio.all_tasks() == {asyncio.current_task()}:
+                return
 
 
 @dataclass
