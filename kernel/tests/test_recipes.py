@@ -34,7 +34,10 @@ import json
 from pathlib import Path
 
 WALKED = json.loads(Path("new_operations.json").read_text())
-WHOLE = tuple(f"tests/test_{name}.py" for name in ("authorization", "openapi", "rules"))
+WHOLE = (
+    *(f"tests/test_{name}.py" for name in ("authorization", "openapi", "rules")),
+    "tests/test_migrations.py::test_every_name_follows_the_convention",
+)
 
 
 def pytest_collection_modifyitems(config, items):
