@@ -138,12 +138,14 @@ class Sampler:
     async def _key(self, operation: Operation, name: str, above: str, url: str) -> Any:
         """What stands in the path for the parameter: by KEYS, or the id of a new row of the
         collection above it, or of the collection of that name, or of the first row of the list."""
-        told = operation.hooks.get("KEYS").get(name, self._keys.get(name))
-        if callable(told):
-            return await settle(told(self.caller))
         create = self.operations.get(("POST", above)) or self._create_of(
             above.rsplit("/", maxsplit=1)[-1]
         )
+        # A slice that makes the row itself knows its key: another's KEYS may share the name.
+        is_own = create is not None and create.hooks.file == operation.hooks.file
+        told = operation.hooks.get("KEYS").get(name, None if is_own else self._keys.get(name))
+        if callable(told):
+            return await settle(told(self.caller))
         if create is None:
             return await self._key_of_first(operation, name, above, url)
         answer = await self._make(create, url if create.path == above else None)

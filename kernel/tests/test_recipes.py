@@ -21,18 +21,23 @@ PAGES = {path.stem: path.read_text() for path in sorted(FOLDER.glob("[a-z]*.md")
 INDEX = (FOLDER / "README.md").read_text()
 ALONE = {name for name, text in PAGES.items() if text.startswith("<!-- alone -->\n")}
 BLOCK = re.compile(r"^```(python|diff|text) (\S+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+KEYS = re.compile(r"^KEYS = \{(.*?)\}$", re.DOTALL | re.MULTILINE)
 TEST = re.compile(r"^(?:async )?def test_", re.MULTILINE)
 MAX_LINES = 330
 MAX_ALONE = 3
 MAX_SHOWN = 3000  # characters of a failure
 OPERATIONS = "new_operations.json"
-# What the copy runs of the walks: those over operations that the pages have added, and the rules.
+# What the copy runs of the walks: those over operations that the pages have added, or may have
+# disturbed, and the rules.
 CHOOSE = """\
 import json
 from pathlib import Path
 
 WALKED = json.loads(Path("new_operations.json").read_text())
-WHOLE = tuple(f"tests/test_{name}.py" for name in ("authorization", "openapi", "rules"))
+WHOLE = (
+    *(f"tests/test_{name}.py" for name in ("authorization", "openapi", "rules")),
+    "tests/test_migrations.py::test_every_name_follows_the_convention",
+)
 
 
 def pytest_collection_modifyitems(config, items):
@@ -133,7 +138,8 @@ def run(copy: Copy, pages: list[str]) -> dict[str, str]:
     copy.works("alembic", "upgrade", "head")
     copy.works("alembic", "revision", "--autogenerate", "-m", "recipes")
     copy.works("features", "contract")
-    copy.write(OPERATIONS, json.dumps(sorted(operations(copy) - before)))
+    walked = operations(copy) - before | sharing_keys(pages, before)
+    copy.write(OPERATIONS, json.dumps(sorted(walked)))
     copy.write("chosen.py", CHOOSE)
     tests = [f"features/{name}" for name in slices(pages)]
     report = copy.root / "report.xml"
@@ -159,6 +165,13 @@ def operations(copy: Copy) -> set[str]:
     """Method and path of each operation in the contract, as the walks name them."""
     paths = json.loads(copy.read("openapi.json"))["paths"]
     return {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+
+
+def sharing_keys(pages: Iterable[str], operations: set[str]) -> set[str]:
+    """Those with a parameter of a path that has the name of one in a page's KEYS."""
+    hooks = [keys for page in pages for keys in KEYS.findall(PAGES[page])]
+    names = re.findall(r'"(\w+)":', "".join(hooks))
+    return {each for each in operations if any(f"{{{name}}}" in each for name in names)}
 
 
 def results(report: os.PathLike[str]) -> Iterator[tuple[str, str | None]]:

@@ -62,6 +62,11 @@ async def test_a_key_that_is_nowhere_is_told(app, admin, operation, monkeypatch)
     assert f'{FILE} can say KEYS = {{"slug": ' in told
 
 
+async def test_the_key_of_another_slices_parameter_is_not_taken(app, admin, operation, monkeypatch):
+    monkeypatch.setitem(hooks.KEYS, "peeling_id", lambda caller: 4711)
+    await Sampler(app, admin).succeed(operation("replace_peeling"))
+
+
 async def test_a_row_that_is_not_there_to_be_changed_is_told(sampler, operation, current_tag):
     request = await sampler.prepare(operation("replace_peeling"))
     told = await failure(current_tag(replace(request, path="/peelings/999")))
