@@ -11,7 +11,7 @@ from kernel import CurrentUser, Input, Line, Router, Session, Text
 from kernel.http.descriptions import add_examples
 from kernel.http.openapi import GENERAL
 
-router = Router(prefix="/jars", tags=["jars"])
+router = Router(prefix="/peeled_jars", tags=["peeled_jars"])
 
 
 class Jar(Input):
@@ -63,7 +63,7 @@ def test_a_tag_is_described_by_the_docstring_of_its_module(document):
 
 
 def test_what_any_operation_may_answer_is_told_once(document):
-    responses = document["paths"]["/jars"]["post"]["responses"]
+    responses = document["paths"]["/peeled_jars"]["post"]["responses"]
     assert responses["413"] == {"description": "Our own."}
     assert {"401", "409", "422", "default"} <= responses.keys()
     assert {int(status) for status in responses if status.isdecimal()} & GENERAL == {413}
