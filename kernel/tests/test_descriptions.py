@@ -57,7 +57,7 @@ def test_an_example_fits_its_field_and_is_not_made_up_for_a_pattern_of_ones_own(
 
 def test_a_tag_is_described_by_the_docstring_of_its_module(document):
     described = {each["name"]: each["description"] for each in document["tags"]}
-    assert described["jars"] == sys.modules[__name__].__doc__
+    assert described["peeled_jars"] == sys.modules[__name__].__doc__
     operations = chain.from_iterable(each.values() for each in document["paths"].values())
     assert list(described) == list(dict.fromkeys(each["tags"][0] for each in operations))
 

@@ -39,6 +39,7 @@ def test_columns_that_refer_to_them_do_too():
 
 def test_operations_paths_and_schemas_do_too():
     names = [name for each in WALK.operations for name in (each.name, each.path.split("/")[1])]
+    names += [each for path in WALK.operations for each in re.findall(r"{(\w+)", path.path)]
     names += [tag for each in WALK.operations for tag in each.spec["tags"]]
     assert len(names) > 50
     assert unlike(names) == []

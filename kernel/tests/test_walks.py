@@ -13,6 +13,7 @@ from kernel.testing.walking import advice, marks_of
 from kernel.tests.articles import test_articles as hooks
 
 FILE = "kernel/tests/articles/test_articles.py"
+OF_TAG = "/peeled_articles/{peeled_slug}/peeled_tags/{peeled_tag_id}"
 cast, current_tag = authorization.cast, versions.current_tag  # fixtures
 
 
@@ -50,16 +51,16 @@ def test_an_operation_is_called_as_a_role_that_may(operation, monkeypatch, rule,
 async def test_without_keys_a_row_is_looked_for_by_its_id(app, admin, operation, monkeypatch):
     monkeypatch.delattr(hooks, "KEYS")
     told = await failure(Sampler(app, admin).succeed(operation("update_peeled_article")))
-    assert "PUT /peeled_articles/{slug} (update_peeled_article) answered 404" in told
-    assert f'{FILE} can say KEYS = {{"slug": "place.in.the.answer.that.made.it"}}' in told
+    assert "PUT /peeled_articles/{peeled_slug} (update_peeled_article) answered 404" in told
+    assert f'{FILE} can say KEYS = {{"peeled_slug": "place.in.the.answer.that.made.it"}}' in told
 
 
 async def test_a_key_that_is_nowhere_is_told(app, admin, operation, monkeypatch):
-    monkeypatch.setitem(hooks.KEYS, "slug", "article.name")
+    monkeypatch.setitem(hooks.KEYS, "peeled_slug", "article.name")
     told = await failure(Sampler(app, admin).succeed(operation("update_peeled_article")))
-    assert "PUT /peeled_articles/{slug} (update_peeled_article): nothing gives its {slug}" in told
+    assert "(update_peeled_article): nothing gives its {peeled_slug}" in told
     assert "POST /peeled_articles (create_peeled_article) answered" in told
-    assert f'{FILE} can say KEYS = {{"slug": ' in told
+    assert f'{FILE} can say KEYS = {{"peeled_slug": ' in told
 
 
 async def test_a_row_that_is_not_there_to_be_changed_is_told(sampler, operation, current_tag):
@@ -82,7 +83,8 @@ async def test_without_a_state_before_it_an_operation_is_refused(sampler, operat
     monkeypatch.delitem(hooks.BEFORE, "withdraw_peeled_article")
     told = await failure(sampler.succeed(operation("withdraw_peeled_article")))
     assert (
-        "DELETE /peeled_articles/{slug}/publication (withdraw_peeled_article) answered 409" in told
+        "DELETE /peeled_articles/{peeled_slug}/publication (withdraw_peeled_article) answered 409"
+        in told
     )
     assert f'{FILE} can say BEFORE = {{"withdraw_peeled_article": lambda caller, url: ...}}' in told
 
@@ -101,7 +103,8 @@ async def test_without_its_answer_another_service_is_out_of_reach(
     upstreams.clear()
     told = await failure(sampler.succeed(operation("translate_peeled_article")))
     assert (
-        "POST /peeled_articles/{slug}/translation (translate_peeled_article) answered 502" in told
+        "POST /peeled_articles/{peeled_slug}/translation (translate_peeled_article) answered 502"
+        in told
     )
     assert f'{FILE} can say UPSTREAMS = {{"https://translator.example/v1/translate": ' in told
 
@@ -122,7 +125,10 @@ async def test_a_caller_who_gets_something_else_is_told(
     told = await failure(
         authorization.obeys(app, client, cast, operation("update_peeled_article"), "RULES")
     )
-    assert "PUT /peeled_articles/{slug} (update_peeled_article) does not keep to its rule" in told
+    assert (
+        "PUT /peeled_articles/{peeled_slug} (update_peeled_article) does not keep to its rule"
+        in told
+    )
     assert "other: expected 404, got 403" in told
     assert f'{FILE} can say RULES = {{"update_peeled_article": ' in told
 
@@ -135,10 +141,7 @@ async def test_a_cost_that_is_not_written_down_is_told(operation, monkeypatch):
     await walk(cost, operation("tag_peeled_article"))
     monkeypatch.delitem(hooks.COSTS, "tag_peeled_article")
     told = await failure(walk(cost, operation("tag_peeled_article")))
-    assert (
-        "PUT /peeled_articles/{slug}/peeled_tags/{peeled_tag_id} (tag_peeled_article) waits 7 times"
-        in told
-    )
+    assert f"PUT {OF_TAG} (tag_peeled_article) waits 7 times" in told
     assert f'{FILE} can say COSTS = {{"tag_peeled_article": 7}}' in told
 
 
@@ -148,10 +151,7 @@ async def test_what_may_be_skipped_is_told_under_every_failure(sampler, operatio
             sampler, current_tag, operation("tag_peeled_article")
         )
     )
-    assert (
-        "PUT /peeled_articles/{slug}/peeled_tags/{peeled_tag_id} (tag_peeled_article) answered"
-        in told
-    )
+    assert f"PUT {OF_TAG} (tag_peeled_article) answered" in told
     section = advice(operation("tag_peeled_article"), "test_of_many_changes_of_one_version")
     assert f'{FILE} can say SKIPS = {{"tag_peeled_article": {{"test_of_many_changes' in section
 
@@ -223,7 +223,7 @@ async def test_a_key_can_be_whatever_a_callable_gives(app, admin, operation, mon
         return (await caller.post("/peeled_tags", json={"name": "soups"})).json()["id"]
 
     monkeypatch.setitem(hooks.KEYS, "peeled_tag_id", tag)
-    monkeypatch.setitem(hooks.KEYS, "slug", lambda caller: "a/b")
+    monkeypatch.setitem(hooks.KEYS, "peeled_slug", lambda caller: "a/b")
     url = await Sampler(app, admin).url(operation("tag_peeled_article"))
     assert url == "/peeled_articles/a%2Fb/peeled_tags/1"
 

@@ -435,7 +435,7 @@ async def server(mount):
         while not server.started:  # noqa: ASYNC110  # it tells nobody
             await asyncio.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"ws://127.0.0.1:{port}/live"
+        yield f"ws://127.0.0.1:{port}/peeled_live"
         server.should_exit = True
         await task
 
@@ -493,12 +493,13 @@ async def echo(socket: WebSocket, me: CurrentUser) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 async def test_a_process_serves_many_and_ends_with_them(tmp_path, database):
     with checkout_in(tmp_path / "live") as checkout:
-        (checkout / "features/live").mkdir()
-        (checkout / "features/live/__init__.py").touch()
-        (checkout / "features/live/router.py").write_text(SLICE)
+        (checkout / "features/peeled_live").mkdir()
+        (checkout / "features/peeled_live/__init__.py").touch()
+        (checkout / "features/peeled_live/router.py").write_text(SLICE)
         contents = (checkout / "service.py").read_text()
         contents = contents.replace(
-            "from features.users", "from features.live import router as live\nfrom features.users"
+            "from features.users",
+            "from features.peeled_live import router as live\nfrom features.users",
         )
         mounted = "    app.include_router(live.router)\n    return app\n"
         (checkout / "service.py").write_text(contents.replace("    return app\n", mounted))
@@ -515,7 +516,7 @@ async def test_a_process_serves_many_and_ends_with_them(tmp_path, database):
 
 
 async def use_sockets(service):
-    url = f"ws://127.0.0.1:{service.port}/live?q=canary"
+    url = f"ws://127.0.0.1:{service.port}/peeled_live?q=canary"
     headers = {"Authorization": service.client.headers["authorization"]}
     connect = partial(websockets.connect, url, additional_headers=headers)
     with pytest.raises(websockets.InvalidStatus, match="401") as refused:

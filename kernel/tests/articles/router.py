@@ -63,87 +63,89 @@ async def preview_peeled_article(data: PeeledPreviewCreate, _: CurrentUser) -> P
     return handlers.preview(data)
 
 
-@router.get("/peeled_articles/{slug}")
-async def get_peeled_article(slug: Key, me: Viewer, reader: Reader) -> PeeledArticleAnswer:
-    return await handlers.get_peeled_article(reader, me, slug)
+@router.get("/peeled_articles/{peeled_slug}")
+async def get_peeled_article(peeled_slug: Key, me: Viewer, reader: Reader) -> PeeledArticleAnswer:
+    return await handlers.get_peeled_article(reader, me, peeled_slug)
 
 
-@router.put("/peeled_articles/{slug}", responses=OTHERS)
+@router.put("/peeled_articles/{peeled_slug}", responses=OTHERS)
 async def update_peeled_article(
-    slug: Key, data: PeeledArticleBody, me: CurrentUser, session: Session
+    peeled_slug: Key, data: PeeledArticleBody, me: CurrentUser, session: Session
 ) -> PeeledArticleAnswer:
-    return await handlers.update_peeled_article(session, me, slug, data.article)
+    return await handlers.update_peeled_article(session, me, peeled_slug, data.article)
 
 
-@router.delete("/peeled_articles/{slug}", status_code=204, responses=OTHERS)
-async def delete_peeled_article(slug: Key, me: CurrentUser, session: Session) -> None:
-    await handlers.delete_peeled_article(session, me, slug)
+@router.delete("/peeled_articles/{peeled_slug}", status_code=204, responses=OTHERS)
+async def delete_peeled_article(peeled_slug: Key, me: CurrentUser, session: Session) -> None:
+    await handlers.delete_peeled_article(session, me, peeled_slug)
 
 
-@router.post("/peeled_articles/{slug}/publication", responses=OTHERS)
+@router.post("/peeled_articles/{peeled_slug}/publication", responses=OTHERS)
 async def publish_peeled_article(
-    slug: Key, me: CurrentUser, session: Session
+    peeled_slug: Key, me: CurrentUser, session: Session
 ) -> PeeledArticleAnswer:
-    return await handlers.change_state(session, me, slug, "draft", "published")
+    return await handlers.change_state(session, me, peeled_slug, "draft", "published")
 
 
-@router.delete("/peeled_articles/{slug}/publication", responses=OTHERS)
+@router.delete("/peeled_articles/{peeled_slug}/publication", responses=OTHERS)
 async def withdraw_peeled_article(
-    slug: Key, me: CurrentUser, session: Session
+    peeled_slug: Key, me: CurrentUser, session: Session
 ) -> PeeledArticleAnswer:
-    return await handlers.change_state(session, me, slug, "published", "draft")
+    return await handlers.change_state(session, me, peeled_slug, "published", "draft")
 
 
 @router.put(
-    "/peeled_articles/{slug}/peeled_tags/{peeled_tag_id}", status_code=204, responses=OTHERS
+    "/peeled_articles/{peeled_slug}/peeled_tags/{peeled_tag_id}", status_code=204, responses=OTHERS
 )
 async def tag_peeled_article(
-    slug: Key, peeled_tag_id: Id, me: CurrentUser, session: Session
+    peeled_slug: Key, peeled_tag_id: Id, me: CurrentUser, session: Session
 ) -> None:
-    await handlers.tag_peeled_article(session, me, slug, peeled_tag_id)
+    await handlers.tag_peeled_article(session, me, peeled_slug, peeled_tag_id)
 
 
 @router.delete(
-    "/peeled_articles/{slug}/peeled_tags/{peeled_tag_id}", status_code=204, responses=OTHERS
+    "/peeled_articles/{peeled_slug}/peeled_tags/{peeled_tag_id}", status_code=204, responses=OTHERS
 )
 async def untag_peeled_article(
-    slug: Key, peeled_tag_id: Id, me: CurrentUser, session: Session
+    peeled_slug: Key, peeled_tag_id: Id, me: CurrentUser, session: Session
 ) -> None:
-    await handlers.untag_peeled_article(session, me, slug, peeled_tag_id)
+    await handlers.untag_peeled_article(session, me, peeled_slug, peeled_tag_id)
 
 
-@router.post("/peeled_articles/{slug}/peeled_sections", status_code=201, responses=OTHERS)
+@router.post("/peeled_articles/{peeled_slug}/peeled_sections", status_code=201, responses=OTHERS)
 async def add_peeled_sections(
-    slug: Key, data: list[PeeledSectionCreate], me: CurrentUser, session: Session
+    peeled_slug: Key, data: list[PeeledSectionCreate], me: CurrentUser, session: Session
 ) -> list[PeeledSectionPublic]:
-    return await handlers.add_peeled_sections(session, me, slug, data)
+    return await handlers.add_peeled_sections(session, me, peeled_slug, data)
 
 
-@router.post("/peeled_articles/{slug}/cover", status_code=201, responses=OTHERS)
+@router.post("/peeled_articles/{peeled_slug}/cover", status_code=201, responses=OTHERS)
 async def set_peeled_cover(
-    slug: Key,
+    peeled_slug: Key,
     file: UploadFile,
     x_alt_text: Annotated[str, Header(max_length=100)],
     me: CurrentUser,
     session: Session,
 ) -> PeeledArticleAnswer:
-    return await handlers.set_peeled_cover(session, me, slug, file.size or len(x_alt_text))
+    return await handlers.set_peeled_cover(session, me, peeled_slug, file.size or len(x_alt_text))
 
 
-@router.post("/peeled_articles/{slug}/translation", responses=OTHERS)
+@router.post("/peeled_articles/{peeled_slug}/translation", responses=OTHERS)
 async def translate_peeled_article(
-    slug: Key,
+    peeled_slug: Key,
     language: Annotated[Language, Query()],
     me: CurrentUser,
     session: Session,
     http: Http,
 ) -> PeeledTranslationPublic:
-    return await handlers.translate(session, http, me, slug, language)
+    return await handlers.translate(session, http, me, peeled_slug, language)
 
 
-@router.get("/peeled_articles/{slug}/text", response_class=StreamingResponse, responses=TEXT)
-async def stream_peeled_article(slug: Key, me: CurrentUser, reader: Reader) -> StreamingResponse:
-    found = await handlers.get_peeled_article(reader, me, slug)
+@router.get("/peeled_articles/{peeled_slug}/text", response_class=StreamingResponse, responses=TEXT)
+async def stream_peeled_article(
+    peeled_slug: Key, me: CurrentUser, reader: Reader
+) -> StreamingResponse:
+    found = await handlers.get_peeled_article(reader, me, peeled_slug)
 
     async def lines() -> AsyncIterator[str]:
         yield found.article.title
@@ -168,18 +170,20 @@ async def create_peeled_country(
     return await handlers.create_peeled_country(session, data)
 
 
-@router.get("/peeled_countries/{code}")
-async def get_peeled_country(code: Key, _: CurrentUser, reader: Reader) -> PeeledCountryPublic:
-    return await handlers.get_peeled_country(reader, code)
-
-
-@router.patch("/peeled_countries/{code}")
-async def rename_peeled_country(
-    code: Key, data: PeeledCountryFields, _: Admin, session: Session
+@router.get("/peeled_countries/{peeled_code}")
+async def get_peeled_country(
+    peeled_code: Key, _: CurrentUser, reader: Reader
 ) -> PeeledCountryPublic:
-    return await handlers.rename_peeled_country(session, code, data)
+    return await handlers.get_peeled_country(reader, peeled_code)
 
 
-@router.delete("/peeled_countries/{code}", status_code=204)
-async def delete_peeled_country(code: Key, _: Admin, session: Session) -> None:
-    await handlers.delete_peeled_country(session, code)
+@router.patch("/peeled_countries/{peeled_code}")
+async def rename_peeled_country(
+    peeled_code: Key, data: PeeledCountryFields, _: Admin, session: Session
+) -> PeeledCountryPublic:
+    return await handlers.rename_peeled_country(session, peeled_code, data)
+
+
+@router.delete("/peeled_countries/{peeled_code}", status_code=204)
+async def delete_peeled_country(peeled_code: Key, _: Admin, session: Session) -> None:
+    await handlers.delete_peeled_country(session, peeled_code)

@@ -31,7 +31,7 @@ RULES = {
     "rename_peeled_country": "admin",
     "delete_peeled_country": "admin",
 }
-KEYS = {"slug": "article.slug"}
+KEYS = {"peeled_slug": "article.slug"}
 COSTS = {"preview_peeled_article": 1, "tag_peeled_article": 7, "untag_peeled_article": 6}
 
 
