@@ -1,11 +1,20 @@
 """The walks fail in words that say which hook to write, and where."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from kernel.samples import Sample
-from kernel.testing import authorization, boundary, contract, round_trips, rules, versions
+from kernel.testing import (
+    authorization,
+    boundary,
+    contract,
+    instruments,
+    round_trips,
+    rules,
+    versions,
+)
 from kernel.testing.matrix import matrix
 from kernel.testing.sampler import Sampler
 from kernel.testing.schemas import Schemas, dig, drop, put, written
@@ -14,6 +23,7 @@ from kernel.tests.articles import test_articles as hooks
 
 FILE = "kernel/tests/articles/test_articles.py"
 OF_TAG = "/peeled_articles/{peeled_slug}/peeled_tags/{peeled_tag_id}"
+ONLY_ACCOUNTANTS = {"like": "admin", "admin": 403, "accountant": 2}
 cast, current_tag = authorization.cast, versions.current_tag  # fixtures
 
 
@@ -43,6 +53,38 @@ async def failure(awaitable):
 def test_an_operation_is_called_as_a_role_that_may(operation, monkeypatch, rule, role):
     monkeypatch.setitem(hooks.RULES, "update_peeled_article", rule)
     assert authorization.role_for(operation("update_peeled_article")) == role
+
+
+async def test_the_walks_call_an_operation_as_that_role(app, operation, monkeypatch):
+    signed_up = []
+
+    async def sign_up(name, role="member"):
+        signed_up.append((name, role))
+        return role
+
+    monkeypatch.setitem(hooks.RULES, "create_peeled_tag", ONLY_ACCOUNTANTS)
+    make = instruments.sampler.__wrapped__
+    for name, callers in (
+        ("create_peeled_tag", [("Sampler", "accountant"), ("Admin", "admin")]),
+        ("create_peeled_country", [("Sampler", "admin")]),
+    ):
+        signed_up.clear()
+        called = SimpleNamespace(params={"operation": operation(name)})
+        request = SimpleNamespace(node=SimpleNamespace(callspec=called))
+        await make(request, app, sign_up, None)
+        assert signed_up == callers
+
+
+async def test_the_tag_of_an_actions_row_is_read_at_the_rows_own_path(
+    sampler, operation, current_tag, sql
+):
+    request = await sampler.prepare(operation("publish_peeled_article"))
+    await sampler.succeed(operation("create_peeled_article"))
+    newest = "(SELECT max(id) FROM peeled_articles)"
+    await sql.execute(f"UPDATE peeled_articles SET title = 'x' WHERE id = {newest}")
+    tag = (await sampler.caller.get(request.path.removesuffix("/publication"))).headers["etag"]
+    assert tag.startswith('"1-')
+    assert await current_tag(request) == tag
 
 
 # A hook that is missed.

@@ -161,6 +161,14 @@ async def close_it(socket: WebSocket) -> None:
     await socket.close(4000, "bye")
 
 
+@router.websocket("/last-words")
+async def close_with_last_words(socket: WebSocket) -> None:
+    await socket.accept()
+    for word in ("one", "two"):
+        await socket.send_text(word)
+    await socket.close(4000, "bye")
+
+
 @router.websocket("/refuse")
 async def refuse_it(socket: WebSocket) -> None:
     await socket.close(1008, "not here")
@@ -463,6 +471,13 @@ async def test_uvicorn_does_it_all_as_well(server, alice, log):
         pass
     assert {line["message"] for line in log.lines("ERROR")} == {"unhandled error"}
     assert "canary" not in str(log.lines())
+
+
+async def test_how_the_service_closes_is_told_whatever_it_has_sent_before(mount):
+    async with mount(router) as client:
+        for path in ("last-words", "close"):
+            async with client.socket(f"/peeled_live/{path}") as socket:
+                assert await socket.closed() == (4000, "bye")
 
 
 # In a process of its own, as users run it.
