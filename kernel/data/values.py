@@ -58,11 +58,12 @@ def _number(given: object) -> object:
     return given
 
 
-Whole = Annotated[int, Bounds(ge=-(2**31), le=2**31 - 1), BeforeValidator(_number)]
+NUMBER = BeforeValidator(_number)
+Whole = Annotated[int, Bounds(ge=-(2**31), le=2**31 - 1), NUMBER]
 """A whole number that an integer column holds."""
 
-RowId = Annotated[int, Bounds(ge=1, le=BIGINT_MAX), BeforeValidator(_number)]
-"""The id of a row that the body refers to. Give it the table: `Field(foreign_key=…)`."""
+RowId = Annotated[int, Bounds(ge=1, le=BIGINT_MAX), NUMBER]
+"""The id of a row that the request refers to. Give it the table: `Field(foreign_key=…)`."""
 
 DIGITS = r"-?[0-9]{1,10}(\.[0-9]{1,2})?"
 MOST = 9_999_999_999.99

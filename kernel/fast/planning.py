@@ -25,6 +25,7 @@ from sqlmodel import Field, SQLModel
 from kernel.fast.request_parameters import (
     Parameter,
     QueryModel,
+    ReadsNumbers,
     is_list,
     is_model,
     is_scalar,
@@ -192,6 +193,6 @@ def _names_of(info: Any) -> tuple[str, ...]:
         has_other_name = field.alias or field.validation_alias
         if has_other_name or not (is_scalar(field) or is_list(field)):
             raise NeedsFastAPI("a query parameter of another name, or that is no list of texts")
-    if info.metadata:
+    if any(type(rule) is not ReadsNumbers for rule in info.metadata):
         raise NeedsFastAPI("a model of query parameters with rules of its own")
     return tuple(info.annotation.model_fields)

@@ -6,9 +6,19 @@ from functools import cache
 from typing import Any, NamedTuple, TypeGuard, get_args, get_origin
 
 from fastapi._compat import field_annotation_is_scalar
-from pydantic import AliasChoices, BaseModel, Json, RootModel, ValidationError
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    GetCoreSchemaHandler,
+    Json,
+    RootModel,
+    ValidationError,
+)
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
+from pydantic_core import CoreSchema, PydanticUndefined
+from pydantic_core.core_schema import no_info_before_validator_function
+
+from kernel.fast.ids import plain_int
 
 
 class Sources(NamedTuple):
@@ -84,6 +94,33 @@ class QueryModel:
         return own
 
 
+@dataclass(frozen=True)
+class ReadsNumbers:
+    """Marks a model of parameters, whose fields of these names are whole numbers."""
+
+    names: frozenset[str]
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        return no_info_before_validator_function(self._read, handler(source))
+
+    def _read(self, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        return {k: _number(v) if k in self.names else v for k, v in given.items()}
+
+
+def _number(sent: Any) -> Any:
+    """The number of a text; what is none stays text, which the field's own type refuses."""
+    if isinstance(sent, list):
+        return [*map(_number, sent)]
+    try:
+        return int(plain_int(sent)) if isinstance(sent, str) else sent
+    except ValueError:
+        return sent
+
+
 def models_in(annotation: object) -> list[type[BaseModel]]:
     """The model whose fields are parameters, if the annotation is one, or one or None."""
     return [each for each in (annotation, *get_args(annotation)) if is_model(each)]
@@ -92,12 +129,14 @@ def models_in(annotation: object) -> list[type[BaseModel]]:
 @cache
 def request_names(model: type[BaseModel]) -> frozenset[str]:
     """What clients may call the fields of the model."""
-    names: set[str] = set()
-    for name, field in model.model_fields.items():
-        alias = field.validation_alias or field.alias or name
-        choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
-        names |= {choice for choice in choices if isinstance(choice, str)}
-    return frozenset(names)
+    return frozenset().union(*[names_of(*each) for each in model.model_fields.items()])
+
+
+def names_of(name: str, field: FieldInfo) -> frozenset[str]:
+    """What clients may call a field."""
+    alias = field.validation_alias or field.alias or name
+    choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
+    return frozenset(choice for choice in choices if isinstance(choice, str))
 
 
 def is_model(annotation: object) -> TypeGuard[type[BaseModel]]:

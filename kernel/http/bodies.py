@@ -14,6 +14,7 @@ from kernel.data.trimming import Trims, Untrimmable
 from kernel.errors import BadRequest, UnsupportedMediaType
 from kernel.fast.ids import signature_of
 from kernel.fast.plan import Handler
+from kernel.http.numbers import reading_numbers
 
 JSON = "application/json"
 FORM = type(Form())
@@ -48,11 +49,12 @@ def with_checked_body(handler: Handler, field: FieldInfo) -> Handler:
     return run
 
 
-def with_trimmed_lines(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-    """The endpoint, whose own parameters are trimmed where they are lines, as an Input's are."""
+def with_read_parameters(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    """The endpoint, whose own parameters are trimmed where they are lines, as an Input's are, and
+    take text where they are whole numbers."""
     told = signature_of(endpoint)
     known = told.parameters.values()
-    parameters = [each.replace(annotation=_trimming(each.annotation)) for each in known]
+    parameters = [each.replace(annotation=_trimming(reading_numbers(each))) for each in known]
     if parameters == [*known]:
         return endpoint
     wrapped: Any = update_wrapper(partial(endpoint), endpoint)

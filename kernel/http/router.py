@@ -20,7 +20,7 @@ from kernel.fast.ids import with_plain_ids
 from kernel.fast.plan import Handler, Plan
 from kernel.fast.planning import NeedsFastAPI
 from kernel.http.answer_headers import Audience
-from kernel.http.bodies import with_checked_body, with_trimmed_lines
+from kernel.http.bodies import with_checked_body, with_read_parameters
 from kernel.http.deadlines import set_timeout
 from kernel.http.openapi import declared_errors, document_headers, in_form
 from kernel.http.preconditions import Place, row_place, tag_response
@@ -52,7 +52,7 @@ class BoundaryRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         declared = options.get("response_model", UNDECLARED)
-        endpoint = noting_secrets(with_trimmed_lines(endpoint), declared)
+        endpoint = noting_secrets(with_read_parameters(endpoint), declared)
         super().__init__(with_plain_ids(path, endpoint), endpoint, **options)
         self.responses = {**declared_errors(self), **in_form(self.responses, self.errors)}
         self.openapi_extra = {**document_headers(self), **(self.openapi_extra or {})}
@@ -159,7 +159,7 @@ class Router(APIRouter):
     def add_api_websocket_route(
         self, path: str, endpoint: Callable[..., Any], *args: Any, **options: Any
     ) -> None:
-        super().add_api_websocket_route(path, with_trimmed_lines(endpoint), *args, **options)
+        super().add_api_websocket_route(path, with_read_parameters(endpoint), *args, **options)
         route: Any = self.routes[-1]
         route.errors = self._errors
 

@@ -118,9 +118,19 @@ def rules(field: FieldInfo) -> list[Any]:
 
 
 def longest(field: FieldInfo) -> int | None:
-    """The field's `max_length`."""
-    lengths = [length for rule in rules(field) if (length := getattr(rule, "max_length", None))]
-    return min(lengths, default=None)
+    """The `max_length` of the field's text, or of those in its list."""
+    return min(_lengths(field.annotation, field.metadata), default=None)
+
+
+def _lengths(annotation: Any, marks: Iterable[Any]) -> Iterator[int]:
+    parts = get_args(annotation)
+    # A list's own is how many there may be.
+    if not {list, set, frozenset, tuple} & {get_origin(each) for each in (annotation, *parts)}:
+        for mark in chain.from_iterable(getattr(each, "metadata", [each]) for each in marks):
+            if length := getattr(mark, "max_length", None):
+                yield length
+    for part in parts:
+        yield from _lengths(part, getattr(part, "__metadata__", ()))
 
 
 def validators(field: FieldInfo) -> list[Any]:

@@ -40,7 +40,14 @@ def create_walked_app(settings: Settings) -> FastAPI:
     return app
 
 
-OWN_TABLES = ("peelings", "articles", "sections", "tags", "countries", "article_tags")
+OWN_TABLES = (
+    "peelings",
+    "peeled_articles",
+    "peeled_sections",
+    "peeled_tags",
+    "peeled_countries",
+    "peeled_article_tags",
+)
 """The tables that no migration makes."""
 
 WALK = Walk(create_walked_app, ("kernel.tests.peelings", "kernel.tests.articles"))

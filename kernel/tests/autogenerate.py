@@ -1,4 +1,4 @@
-"""What Alembic's autogenerate writes for one table of a test, `orders`."""
+"""What Alembic's autogenerate writes for one table of a test, `peeled_orders`."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -24,7 +24,7 @@ async def connect(url: str) -> AsyncIterator[AsyncConnection]:
 
 def steps_of_orders(connection: Connection, metadata: MetaData, **options: Any) -> list[str]:
     """The steps, there and back, that make the database's table that of the metadata."""
-    options["include_name"] = lambda name, kind, _: kind != "table" or name == "orders"
+    options["include_name"] = lambda name, kind, _: kind != "table" or name == "peeled_orders"
     context = MigrationContext.configure(connection, opts=options)
     made = produce_migrations(context, metadata)
     return [render_python_code(each) for each in (made.upgrade_ops, made.downgrade_ops) if each]

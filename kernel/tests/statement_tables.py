@@ -44,7 +44,7 @@ class Backwards(TypeDecorator[str]):
         return value and value[4:][::-1]
 
 
-class State(enum.StrEnum):
+class PeeledState(enum.StrEnum):
     OPEN = "open"  # SQLAlchemy stores the name, "OPEN"
     PAID = "paid"
 
@@ -63,7 +63,7 @@ OWN = MetaData()  # no migration is to make them
 
 class Shop(SQLModel, table=True):
     metadata: ClassVar[MetaData] = OWN
-    __tablename__ = "shops"
+    __tablename__ = "peeled_shops"
 
     id: int = Field(
         default=None, primary_key=True, sa_type=BigInteger, sa_column_args=[Identity(always=True)]
@@ -74,9 +74,9 @@ class Shop(SQLModel, table=True):
 
 class Thing(Table, table=True):
     metadata: ClassVar[MetaData] = OWN
-    __tablename__ = "all_things"
+    __tablename__ = "peeled_things"
 
-    shop_id: int | None = Field(default=None, sa_column=Column(ForeignKey("shops.id")))
+    shop_id: int | None = Field(default=None, sa_column=Column(ForeignKey("peeled_shops.id")))
     name: str = Field(max_length=50)
     note: str | None = None
     body: str | None = Field(default=None, sa_type=Text)
@@ -93,7 +93,7 @@ class Thing(Table, table=True):
     lasts: timedelta = timedelta(hours=1, microseconds=5)
     key: UUID = UUID(int=7)
     digest: bytes = b"\x00\xff"
-    state: State = State.OPEN
+    state: PeeledState = PeeledState.OPEN
     mood: Mood = Field(default=Mood.GLAD, sa_type=MOODS)
     secret: str | None = Field(default="hello", sa_type=Backwards(100))
     document: dict[str, Any] | None = Field(default={"a": [1, None]}, sa_type=JSON)
@@ -109,7 +109,7 @@ class Made(SQLModel, table=True):
     """Whose values are made where they can be: by Python, with its context, and in SQL."""
 
     metadata: ClassVar[MetaData] = OWN
-    __tablename__ = "made_things"
+    __tablename__ = "peeled_made"
 
     id: int = Field(
         default=None, primary_key=True, sa_type=BigInteger, sa_column_args=[Identity(always=True)]
@@ -131,7 +131,7 @@ class Blank(SQLModel, table=True):
     """Whose values the database makes, if they are not given."""
 
     metadata: ClassVar[MetaData] = OWN
-    __tablename__ = "blanks"
+    __tablename__ = "peeled_blanks"
 
     id: int = Field(
         default=None, primary_key=True, sa_type=BigInteger, sa_column_args=[Identity(always=True)]
@@ -143,14 +143,14 @@ class Blank(SQLModel, table=True):
 
 
 DDL = "; ".join(
-    ["CREATE TYPE state AS ENUM ('OPEN', 'PAID')"]
+    ["CREATE TYPE peeledstate AS ENUM ('OPEN', 'PAID')"]
     + [str(CreateTable(table).compile(dialect=POSTGRES)) for table in OWN.sorted_tables]
 )
-UNDO = "DROP TABLE blanks, made_things, all_things, shops; DROP TYPE state"
+UNDO = "DROP TABLE peeled_blanks, peeled_made, peeled_things, peeled_shops; DROP TYPE peeledstate"
 
 
 def rows() -> list[Any]:
-    """Two shops, and things of the first and of none."""
+    """Two peeled_shops, and things of the first and of none."""
     empty: Any = dict.fromkeys(
         ["naive_at", "secret", "document", "data", "tags", "numbers", "address", "span", "nick"]
     )
@@ -158,6 +158,6 @@ def rows() -> list[Any]:
         Shop(name="Corner", since=date(2020, 1, 1)),
         Shop(name="Market"),
         Thing(name="a", shop_id=1, number=1),
-        Thing(name="b", shop_id=1, number=2, note="noted", state=State.PAID, mood=Mood.SAD),
+        Thing(name="b", shop_id=1, number=2, note="noted", state=PeeledState.PAID, mood=Mood.SAD),
         Thing(name="c", number=3, price=Decimal("99999.99"), ratio=-1e300, is_new=False, **empty),
     ]

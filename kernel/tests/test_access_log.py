@@ -25,7 +25,7 @@ SLEEP = text("SELECT 1 AS n FROM pg_sleep(:seconds)").bindparams(bindparam("seco
 PAUSE = func.concat(func.pg_sleep(literal_column("0.15")), type_=String)
 PLAIN = select(func.length(PAUSE, type_=Integer).label("n"))
 plan_of(PLAIN)
-router = Router(prefix="/cases", tags=["cases"])
+router = Router(prefix="/peels", tags=["peels"])
 
 
 class Number(Dto):
@@ -222,21 +222,21 @@ async def test_whatever_way_a_statement_goes_its_time_is_counted(caller, log, mo
         spend(context, started, statement, error)
 
     monkeypatch.setattr(RequestContext, "spend", note)
-    await caller.post(f"/cases/spend/{way}")
+    await caller.post(f"/peels/spend/{way}")
     words = {"by_the_commit": "COMMIT", "by_copy": "COPY"}.get(way, "pg_sleep")
     assert max(seconds for seconds, statement in spent if words in statement) >= SECONDS
     line = access_line(log)
     assert sum(seconds for seconds, _ in spent) * 1e3 == pytest.approx(line["db_ms"], abs=5)
     (slow,) = slow_lines(log)
-    assert slow["route"] == "/cases/spend/{way}"
+    assert slow["route"] == "/peels/spend/{way}"
     assert slow["statement"] == max(spent)[1]
     assert SECONDS * 1e3 <= slow["statement_ms"] <= slow["db_ms"] <= line["ms"]
 
 
 async def test_a_slow_request_tells_its_slowest_statement_without_values(caller, log):
-    await caller.get("/cases/read?seconds=0.123456")
+    await caller.get("/peels/read?seconds=0.123456")
     (slow,) = slow_lines(log)
-    assert (slow["method"], slow["route"]) == ("GET", "/cases/read")
+    assert (slow["method"], slow["route"]) == ("GET", "/peels/read")
     assert slow["request_id"] == access_line(log)["request_id"]
     assert slow["statement"].startswith("SELECT 1 AS n FROM pg_sleep($1")
     assert "123456" not in str(slow).replace(str(slow["statement_ms"]), "")
@@ -263,15 +263,15 @@ async def timed(mount, monkeypatch):
 
 
 async def test_a_quick_request_is_not_told_of(timed, log):
-    await timed[0].get("/cases/read?seconds=0")
+    await timed[0].get("/peels/read?seconds=0")
     assert slow_lines(log) == []
 
 
 async def test_a_stream_is_as_slow_as_its_beginning(timed, log):
-    await timed[0].get("/cases/stream?before=0&after=100")
+    await timed[0].get("/peels/stream?before=0&after=100")
     assert access_line(log)["ms"] >= 100_000
     assert slow_lines(log) == []
-    await timed[0].get("/cases/stream?before=100&after=0")
+    await timed[0].get("/peels/stream?before=100&after=0")
     (slow,) = slow_lines(log)
     assert slow["ms"] >= 100_000
     assert (slow["statement"], slow["statement_ms"]) == (None, 0)
@@ -285,7 +285,7 @@ async def test_a_client_that_sends_slowly_makes_no_slow_request(timed, log):
             clock.added += 100
             yield b"x"
 
-    assert (await caller.post("/cases/upload", content=body())).json() == 3
+    assert (await caller.post("/peels/upload", content=body())).json() == 3
     assert access_line(log)["ms"] >= 300_000
     assert slow_lines(log) == []
 
@@ -293,37 +293,37 @@ async def test_a_client_that_sends_slowly_makes_no_slow_request(timed, log):
 @pytest.mark.parametrize("how", FAILURES)
 async def test_the_line_of_a_failure_tells_what_it_was(caller, log, how):
     _, status, error = FAILURES[how]
-    assert (await caller.get(f"/cases/fail/{how}")).status_code == status
+    assert (await caller.get(f"/peels/fail/{how}")).status_code == status
     line = access_line(log)
     assert (line["status"], line["error"]) == (status, error)
 
 
 async def test_the_line_of_a_failed_statement_names_the_databases_error(caller, log):
-    assert (await caller.get("/cases/statement")).status_code == 500
+    assert (await caller.get("/peels/statement")).status_code == 500
     assert access_line(log)["error"] == "UndefinedTableError"
 
 
 async def test_a_stream_that_broke_off_is_told_of_though_its_status_is_good(caller, log):
-    await caller.get("/cases/broken")
+    await caller.get("/peels/broken")
     line = access_line(log)
     assert (line["status"], line["error"]) == (200, "LookupError")
 
 
 async def test_attempts_are_those_of_the_unit_of_work(caller, log):
-    assert (await caller.post("/cases/retried")).status_code == 200
+    assert (await caller.post("/peels/retried")).status_code == 200
     line = access_line(log)
     assert (line["attempts"], line["status"], line["error"]) == (3, 200, None)
 
 
 async def test_a_request_without_a_unit_of_work_has_no_attempt(caller, log):
-    await caller.get("/cases/read?seconds=0")
+    await caller.get("/peels/read?seconds=0")
     assert access_line(log)["attempts"] == 0
 
 
 async def test_waiting_for_a_connection_is_told_apart(mount, log):
     async with mount(router, read_pool_size=1, pool_timeout=0.2) as caller:
         answers = await asyncio.gather(
-            *(caller.get("/cases/read?seconds=0.3") for _ in range(2)),
+            *(caller.get("/peels/read?seconds=0.3") for _ in range(2)),
         )
     assert sorted(answer.status_code for answer in answers) in ([200, 429], [200, 503])
     lines = [line for line in log.lines() if line["message"] == "request"]
@@ -337,7 +337,7 @@ async def test_the_database_that_cannot_be_reached_is_the_lines_error(mount, log
     url = f"postgresql://nobody@127.0.0.1:{free_tcp_port}/none?sslmode=disable"
     settings = {"read_database_url": None, "connect_timeout": 0.5}
     async with mount(router, database_url=SecretStr(url), **settings) as caller:
-        answer = await caller.get("/cases/read?seconds=0")
+        answer = await caller.get("/peels/read?seconds=0")
     assert (answer.status_code, answer.json()["reason"]) == (503, "unreachable")
     line = access_line(log)
     assert line["error"] == "unreachable"

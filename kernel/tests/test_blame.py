@@ -46,7 +46,7 @@ class Mood(Dto):
 
 def mistakes():
     """A router with a mistake at each path, once in a read and once in a write."""
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
 
     def both(name, statement, **values):
         @router.get(f"/{name}")
@@ -117,7 +117,7 @@ async def test_a_mistake_in_a_statement_is_the_services_own(mount, blame, log, m
     if method != "PUT" and mistake == "missing":
         words = ["no value for the statement's parameter wanted_title"]
     async with mount(mistakes()) as client:
-        answer = await client.request(method, f"/cases/{mistake}")
+        answer = await client.request(method, f"/peels/{mistake}")
     assert_own_mistake(answer, log, words)
     told = log.lines("ERROR")[0]["exception"]
     assert CANARY not in told.partition("statement:")[0]
@@ -126,7 +126,7 @@ async def test_a_mistake_in_a_statement_is_the_services_own(mount, blame, log, m
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_a_value_for_no_parameter_is_a_mistake(mount, log, method):
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
 
     @router.get("/misspelt")
     async def read(reader: Reader) -> list[PeelingPublic]:
@@ -137,12 +137,12 @@ async def test_a_value_for_no_parameter_is_a_mistake(mount, log, method):
         return await session.all(PeelingPublic, BY_TITLE, wanted_title="a", wanted_titel="a")
 
     async with mount(router) as client:
-        answer = await client.request(method, "/cases/misspelt")
+        answer = await client.request(method, "/peels/misspelt")
     assert_own_mistake(answer, log, ["wanted_titel", "wanted_title"])
 
 
 async def test_a_parameters_own_value_need_not_be_given(mount, log):
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
     both = bindparam("one", value=1, type_=Integer) + bindparam("two", type_=Integer)
 
     @router.get("/sum")
@@ -154,7 +154,7 @@ async def test_a_parameters_own_value_need_not_be_given(mount, log):
         return Answer(text=f"{[row[0] for [row] in rows]}")
 
     async with mount(router) as client:
-        assert (await client.get("/cases/sum")).json() == {"text": "[3, 10]"}
+        assert (await client.get("/peels/sum")).json() == {"text": "[3, 10]"}
 
 
 # Rows that are refused.
@@ -172,7 +172,7 @@ class NameIn(Input):
 
 
 def things():
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
 
     @router.post("/peelings", status_code=201)
     async def forgets_a_column(data: NameIn, me: CurrentUser, session: Session) -> Answer:
@@ -183,7 +183,7 @@ def things():
     async def makes_a_thing(data: ThingIn, session: Session) -> Answer:
         connection = await session.connection()
         statement = text(
-            "INSERT INTO things (name, number, price, owner_id)"
+            "INSERT INTO peeled_things (name, number, price, owner_id)"
             " VALUES (:name, :number, :price, :owner_id)"
         )
         await connection.execute(statement, data.model_dump())
@@ -200,11 +200,11 @@ def things():
 
 @pytest.fixture
 async def things_table(sql):
-    await sql.execute("""CREATE TABLE things (
+    await sql.execute("""CREATE TABLE peeled_things (
         id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, name varchar(10) NOT NULL UNIQUE,
         number int CHECK (number <> 13), price numeric(5, 2), owner_id bigint REFERENCES users)""")
     yield
-    await sql.execute("DROP TABLE things")
+    await sql.execute("DROP TABLE peeled_things")
 
 
 @pytest.mark.parametrize(
@@ -227,14 +227,14 @@ async def test_a_value_that_a_client_has_sent_is_the_clients(
     mount, things_table, log, path, body, status
 ):
     async with mount(things()) as client:
-        answer = await client.post(f"/cases/{path}", json=body)
+        answer = await client.post(f"/peels/{path}", json=body)
     assert answer.status_code == status, answer.text
     assert not log.lines("ERROR", "WARNING")
 
 
 @pytest.mark.parametrize(("kind", "value"), [("real", "1e300"), ("numeric", "1E-200000")])
 async def test_a_number_that_its_type_cannot_hold_is_the_clients(mount, log, kind, value):
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
     statement = text(f"SELECT CAST(:value AS {kind})")
 
     @router.get("/number")
@@ -243,14 +243,14 @@ async def test_a_number_that_its_type_cannot_hold_is_the_clients(mount, log, kin
         return Answer(text=f"{await reader.fetch(statement, value=number)}")
 
     async with mount(router) as client:
-        answer = await client.get("/cases/number", params={"value": value})
+        answer = await client.get("/peels/number", params={"value": value})
     assert answer.status_code == 422, answer.text
     assert not log.lines("ERROR", "WARNING")
 
 
 async def test_a_column_that_the_handler_forgot_is_not_the_clients(mount, alice, log):
     async with mount(things()) as client:
-        answer = await client.post("/cases/peelings", json={"name": "a"}, headers=alice.headers)
+        answer = await client.post("/peels/peelings", json={"name": "a"}, headers=alice.headers)
     assert_own_mistake(answer, log, ["23502", "owner_id", "INSERT INTO peelings"])
 
 
@@ -266,7 +266,7 @@ async def test_a_sequence_that_is_behind_its_table_is_not_the_clients(mount, ali
 
 async def test_a_key_that_the_statement_gives_is_the_clients(mount, alice, sql):
     """Whether the database makes it is said by the statement: an integer key may be natural."""
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
     statement = text("""INSERT INTO peelings (id, title, owner_id) OVERRIDING SYSTEM VALUE
         VALUES (:id, 'natural', :me)""")
 
@@ -277,14 +277,14 @@ async def test_a_key_that_the_statement_gives_is_the_clients(mount, alice, sql):
 
     async with mount(router) as client:
         client.headers.update(alice.headers)
-        statuses = [(await client.post("/cases/77")).status_code for _ in range(2)]
+        statuses = [(await client.post("/peels/77")).status_code for _ in range(2)]
     assert statuses == [201, 409]
 
 
 async def test_a_sequence_that_is_behind_is_found_whatever_the_path_is_called(
     mount, alice, sql, log
 ):
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
 
     @router.post("/{id}", status_code=201)
     async def make(id: int, me: CurrentUser, session: Session) -> PeelingPublic:  # noqa: A002
@@ -292,16 +292,16 @@ async def test_a_sequence_that_is_behind_is_found_whatever_the_path_is_called(
 
     async with mount(router) as client:
         client.headers.update(alice.headers)
-        assert (await client.post("/cases/1")).status_code == 201
+        assert (await client.post("/peels/1")).status_code == 201
         await sql.execute("ALTER SEQUENCE peelings_id_seq RESTART WITH 1")
-        answer = await client.post("/cases/1")
+        answer = await client.post("/peels/1")
     assert_own_mistake(answer, log, ["23505", "pk_peelings"])
 
 
-UPSERT = """INSERT INTO things (name, number)
+UPSERT = """INSERT INTO peeled_things (name, number)
     SELECT name, 1 FROM unnest(CAST(:names AS text[])) name
     ON CONFLICT (name) DO UPDATE SET number = 2"""
-MERGE = """MERGE INTO things USING unnest(CAST(:names AS text[])) given ON name = given
+MERGE = """MERGE INTO peeled_things USING unnest(CAST(:names AS text[])) given ON name = given
     WHEN MATCHED THEN UPDATE SET number = 2"""
 TWO_ROWS = "SELECT (SELECT name FROM unnest(CAST(:names AS text[])) name)"
 
@@ -312,8 +312,8 @@ TWO_ROWS = "SELECT (SELECT name FROM unnest(CAST(:names AS text[])) name)"
 async def test_a_row_that_is_given_twice_is_the_clients(
     mount, things_table, sql, log, statement, status
 ):
-    await sql.execute("INSERT INTO things (name) VALUES ('a'), ('b')")
-    router = Router(prefix="/cases", tags=["cases"])
+    await sql.execute("INSERT INTO peeled_things (name) VALUES ('a'), ('b')")
+    router = Router(prefix="/peels", tags=["peels"])
 
     @router.post("/names")
     async def give(names: Annotated[list[str], Query()], session: Session) -> Answer:
@@ -322,22 +322,25 @@ async def test_a_row_that_is_given_twice_is_the_clients(
         return Answer()
 
     async with mount(router) as client:
-        answer = await client.post("/cases/names", params={"names": ["a"]})
+        answer = await client.post("/peels/names", params={"names": ["a"]})
         assert answer.status_code == 200, answer.text
-        answer = await client.post("/cases/names", params={"names": ["b", "b"]})
+        answer = await client.post("/peels/names", params={"names": ["b", "b"]})
     assert answer.status_code == status, answer.text
     assert len(log.lines("ERROR")) == (status == 500)
-    assert await sql.fetchval("SELECT count(*) FROM things WHERE name = 'b' AND number = 2") == 0
+    assert (
+        await sql.fetchval("SELECT count(*) FROM peeled_things WHERE name = 'b' AND number = 2")
+        == 0
+    )
 
 
 MISSING = "a value refers to a row that is missing"
 STATEMENTS = {
-    "INSERT INTO things (name, owner_id) VALUES ('a', :key)": MISSING,
-    "UPDATE things SET owner_id = :key + 10": MISSING,
-    'update only "public"."things" set owner_id = :key + 10': MISSING,
-    "DELETE FROM owners WHERE id > :key - 10": "rows of things still refer to it",
-    "UPDATE owners SET id = :key + 10": "rows of things still refer to it",
-    "WITH gone AS (DELETE FROM owners WHERE id > :key - 10) SELECT": (
+    "INSERT INTO peeled_things (name, owner_id) VALUES ('a', :key)": MISSING,
+    "UPDATE peeled_things SET owner_id = :key + 10": MISSING,
+    'update only "public"."peeled_things" set owner_id = :key + 10': MISSING,
+    "DELETE FROM peeled_owners WHERE id > :key - 10": "rows of peeled_things still refer to it",
+    "UPDATE peeled_owners SET id = :key + 10": "rows of peeled_things still refer to it",
+    "WITH gone AS (DELETE FROM peeled_owners WHERE id > :key - 10) SELECT": (
         f"{MISSING}, or is still referred to"
     ),
 }
@@ -345,47 +348,47 @@ STATEMENTS = {
 
 @pytest.mark.parametrize(("statement", "message"), STATEMENTS.items(), ids=STATEMENTS)
 async def test_a_broken_reference_tells_which_side_is_missing(mount, sql, statement, message):
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
 
     @router.post("/references")
     async def refer(data: ThingIn, session: Session) -> Answer:
         await session.exec(text(statement), params={"key": data.number})
         return Answer()
 
-    await sql.execute("""CREATE TABLE owners (id bigint PRIMARY KEY);
-        CREATE TABLE things (name text, owner_id bigint REFERENCES owners);
-        INSERT INTO owners VALUES (1); INSERT INTO things VALUES ('b', 1)""")
+    await sql.execute("""CREATE TABLE peeled_owners (id bigint PRIMARY KEY);
+        CREATE TABLE peeled_things (name text, owner_id bigint REFERENCES peeled_owners);
+        INSERT INTO peeled_owners VALUES (1); INSERT INTO peeled_things VALUES ('b', 1)""")
     try:
         async with mount(router) as client:
-            answer = await client.post("/cases/references", json={"number": 7})
+            answer = await client.post("/peels/references", json={"number": 7})
     finally:
-        await sql.execute("DROP TABLE things, owners")
+        await sql.execute("DROP TABLE peeled_things, peeled_owners")
     assert (answer.status_code, answer.json()["message"]) == (409, message)
 
 
 async def test_a_check_that_refuses_a_value_is_named(mount, things_table):
     async with mount(things()) as client:
-        answer = await client.post("/cases/things", json={"name": "a", "number": 13})
-    assert answer.json()["constraint"] == "things_number_check"
+        answer = await client.post("/peels/things", json={"name": "a", "number": 13})
+    assert answer.json()["constraint"] == "peeled_things_number_check"
 
 
 async def test_a_check_in_an_operation_that_takes_nothing_is_the_services_own(
     mount, things_table, log
 ):
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
 
     @router.post("/thirteen")
     async def thirteen(session: Session) -> Answer:
-        await session.exec(text("INSERT INTO things (name, number) VALUES ('a', 13)"))
+        await session.exec(text("INSERT INTO peeled_things (name, number) VALUES ('a', 13)"))
         return Answer()
 
     async with mount(router) as client:
-        answer = await client.post("/cases/thirteen")
-    assert_own_mistake(answer, log, ["23514", "things_number_check"])
+        answer = await client.post("/peels/thirteen")
+    assert_own_mistake(answer, log, ["23514", "peeled_things_number_check"])
 
 
 async def test_a_value_that_sqlalchemy_cannot_process_is_not_told(mount, log):
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
     statement = select(bindparam("flag", type_=Boolean))
 
     @router.get("/flag")
@@ -398,7 +401,7 @@ async def test_a_value_that_sqlalchemy_cannot_process_is_not_told(mount, log):
 
     async with mount(router) as client:
         for method in ("GET", "PUT"):
-            answer = await client.request(method, "/cases/flag")
+            answer = await client.request(method, "/peels/flag")
             assert answer.status_code == 500
             assert "TypeError" in log.lines("ERROR")[-1]["exception"]
     assert CANARY not in str(log.lines())
@@ -406,7 +409,7 @@ async def test_a_value_that_sqlalchemy_cannot_process_is_not_told(mount, log):
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH"])
 async def test_a_moment_beyond_the_last_year_is_the_clients(mount, log, sql, alice, method):
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
     statement = select(Peeling.id).where(Peeling.created_at == bindparam("at"))
 
     @router.get("/moment")
@@ -429,14 +432,14 @@ async def test_a_moment_beyond_the_last_year_is_the_clients(mount, log, sql, ali
     await sql.execute("INSERT INTO peelings (owner_id, title) VALUES ($1, 'Soup')", alice.user_id)
     async with mount(router) as client:
         for at, status in (("2030-01-01T00:00:00+05:00", 200), ("9999-12-31T23:00:00-05:00", 422)):
-            answer = await client.request(method, "/cases/moment", params={"at": at})
+            answer = await client.request(method, "/peels/moment", params={"at": at})
             assert answer.status_code == status, answer.text
     assert not log.lines("ERROR", "WARNING")
 
 
 VALUES = {
-    "enum": ("SELECT CAST(:value AS mood)", "$9"),
-    "enum, too": ("SELECT CAST(:value AS mood)", "$1"),
+    "enum": ("SELECT CAST(:value AS peeled_mood)", "$9"),
+    "enum, too": ("SELECT CAST(:value AS peeled_mood)", "$1"),
     "regular expression": ("SELECT 'a' ~ :value", "("),
     "pattern": ("SELECT 'a' LIKE :value", "\\"),
     "range": ("SELECT CAST(:value AS int4range)", "[9,1]"),
@@ -451,7 +454,7 @@ VALUES = {
 async def test_a_value_that_the_database_cannot_read_is_the_clients(mount, sql, log, what):
     template, value = VALUES[what]
     statement = text(template).bindparams(bindparam("value", type_=String))
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
 
     @router.get("/read")
     async def read(reader: Reader, value: str) -> Answer:
@@ -475,23 +478,23 @@ async def test_a_value_that_the_database_cannot_read_is_the_clients(mount, sql, 
     async def by_the_orm(session: Session, value: str) -> Answer:
         return Answer(text=f"{(await session.exec(statement, params={'value': value})).all()}")
 
-    await sql.execute("CREATE TYPE mood AS ENUM ('sad')")
+    await sql.execute("CREATE TYPE peeled_mood AS ENUM ('sad')")
     try:
         async with mount(router) as client:
             for method, path in (
                 *(("GET", each) for each in ("read", "snapshot", "stream")),
                 *((method, "write") for method in ("POST", "PUT")),
             ):
-                answer = await client.request(method, f"/cases/{path}", params={"value": value})
+                answer = await client.request(method, f"/peels/{path}", params={"value": value})
                 assert answer.status_code == 422, (method, path, answer.text)
     finally:
-        await sql.execute("DROP TYPE mood")
+        await sql.execute("DROP TYPE peeled_mood")
     assert not log.lines("ERROR", "WARNING")
     assert "canary" not in str(log.lines())
 
 
 async def test_more_values_than_a_statement_holds_are_the_clients(mount, log):
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
 
     @router.post("/many")
     async def many(ids: list[int], session: Session) -> Answer:
@@ -499,13 +502,13 @@ async def test_more_values_than_a_statement_holds_are_the_clients(mount, log):
         return Answer()
 
     async with mount(router) as client:
-        answer = await client.post("/cases/many", json=[*range(40_000)])
+        answer = await client.post("/peels/many", json=[*range(40_000)])
     assert answer.status_code == 422
     assert not log.lines("ERROR")
 
 
 async def test_a_write_through_the_reader_is_a_mistake(mount, log):
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
 
     @router.get("/update")
     async def update(reader: Reader) -> Answer:
@@ -513,13 +516,13 @@ async def test_a_write_through_the_reader_is_a_mistake(mount, log):
         return Answer()
 
     async with mount(router) as client:
-        answer = await client.get("/cases/update")
+        answer = await client.get("/peels/update")
         assert client.app.state.resources.reader.in_use() == 0
     assert_own_mistake(answer, log, ["25006", "UPDATE peelings"])
 
 
 async def test_an_error_says_its_parts_and_never_a_value_of_another(mount, alice, log, sql):
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
 
     @router.post("/group")
     async def group() -> Answer:
@@ -544,7 +547,7 @@ async def test_an_error_says_its_parts_and_never_a_value_of_another(mount, alice
             ("circle", "ValueError"),
             ("pending", "PendingRollbackError"),
         ):
-            answer = await client.post(f"/cases/{path}", headers=alice.headers)
+            answer = await client.post(f"/peels/{path}", headers=alice.headers)
             assert answer.status_code == 500
             assert word in log.lines("ERROR")[-1]["exception"]
     assert CANARY not in "".join(line["message"] for line in log.lines("ERROR"))
@@ -556,10 +559,11 @@ async def test_an_error_says_its_parts_and_never_a_value_of_another(mount, alice
 
 
 async def test_a_type_that_a_migration_made_anew_is_known_at_the_next_attempt(mount, sql):
-    await sql.execute("CREATE TYPE mood AS ENUM ('sad')")
-    router = Router(prefix="/cases", tags=["cases"])
+    await sql.execute("CREATE TYPE peeled_mood AS ENUM ('sad')")
+    router = Router(prefix="/peels", tags=["peels"])
     statement = text(
-        "SELECT CAST(CAST('sad' AS mood) AS text) AS first, CAST('sad' AS mood) AS mood"
+        "SELECT CAST(CAST('sad' AS peeled_mood) AS text) AS first,"
+        " CAST('sad' AS peeled_mood) AS mood"
     )
 
     @router.get("/mood")
@@ -591,10 +595,12 @@ async def test_a_type_that_a_migration_made_anew_is_known_at_the_next_attempt(mo
     async with mount(router, pool_size=1, read_pool_size=1) as client:
         for _ in range(3):
             for method, path in ways:
-                answer = await client.request(method, f"/cases/mood{path}")
+                answer = await client.request(method, f"/peels/mood{path}")
                 assert (answer.status_code, answer.json()) == (200, {"text": "sad"})
-            await sql.execute("DROP TYPE mood; CREATE TYPE mood AS ENUM ('happy', 'sad')")
-    await sql.execute("DROP TYPE mood")
+            await sql.execute(
+                "DROP TYPE peeled_mood; CREATE TYPE peeled_mood AS ENUM ('happy', 'sad')"
+            )
+    await sql.execute("DROP TYPE peeled_mood")
 
 
 async def test_a_read_that_a_standby_has_cancelled_is_run_again(mount, sql):
@@ -604,7 +610,7 @@ async def test_a_read_that_a_standby_has_cancelled_is_run_again(mount, sql):
             IF random() < often THEN RAISE 'conflict' USING ERRCODE = '40001'; END IF;
             RETURN 1;
         END $$""")
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
     statement = select(func.conflict(bindparam("often", type_=Float)))
 
     @router.get("/conflict")
@@ -612,8 +618,8 @@ async def test_a_read_that_a_standby_has_cancelled_is_run_again(mount, sql):
         return Answer(text=f"{(await reader.fetch(statement, often=often))[0][0]}")
 
     async with mount(router) as client:
-        answers = [await client.get("/cases/conflict?often=0.5") for _ in range(100)]
-        always = await client.get("/cases/conflict?often=1")
+        answers = [await client.get("/peels/conflict?often=0.5") for _ in range(100)]
+        always = await client.get("/peels/conflict?often=1")
     await sql.execute("DROP FUNCTION conflict")
     statuses = [answer.status_code for answer in answers]
     assert set(statuses) == {200, 503}

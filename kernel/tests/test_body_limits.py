@@ -64,9 +64,9 @@ def assert_too_large(answer):
 
 
 def raised(place, make=Router):
-    """A router in which POST /files may have more, by what says so."""
+    """A router in which POST /peeled_files may have more, by what says so."""
     limit = {"max_body_size": RAISED}
-    router = make(prefix="/files", **(limit if place == "router" else {}))
+    router = make(prefix="/peeled_files", **(limit if place == "router" else {}))
     router.post("", **(limit if place == "operation" else {}))(counts)
     if place != "inclusion":
         return router
@@ -80,9 +80,9 @@ def raised(place, make=Router):
 @pytest.mark.parametrize("make", [Router, APIRouter])
 async def test_a_limit_of_its_own_is_higher_than_the_services(mount, make, place, body):
     async with mount(raised(place, make), max_body_bytes=GLOBAL) as client:
-        answer = await client.post("/files", **body(RAISED))
+        answer = await client.post("/peeled_files", **body(RAISED))
         assert (answer.status_code, answer.json()) == (200, RAISED)
-        assert_too_large(await client.post("/files", **body(RAISED + 1)))
+        assert_too_large(await client.post("/peeled_files", **body(RAISED + 1)))
 
 
 @pytest.mark.parametrize("body", [raw, chunked])
@@ -92,9 +92,9 @@ async def test_the_rest_stays_at_the_services_limit(mount, alice, body):
     router.put("")(counts)
     async with mount(router, max_body_bytes=GLOBAL) as client:
         for method, path in [
-            ("POST", "/files/7"),  # another operation of the router
-            ("PUT", "/files"),  # another method of the path
-            ("PATCH", "/files"),  # that there is not
+            ("POST", "/peeled_files/7"),  # another operation of the router
+            ("PUT", "/peeled_files"),  # another method of the path
+            ("PATCH", "/peeled_files"),  # that there is not
             ("POST", "/file"),  # nothing
             ("POST", "/peelings"),
             ("GET", "/livez"),
@@ -109,39 +109,41 @@ async def test_a_declared_length_over_a_raised_limit_is_believed_before_a_byte_i
     router = raised("router")
     router.delete("/{file_id}")(has_no_body)
     async with mount(router, max_body_bytes=GLOBAL) as client:
-        for method, path in [("POST", "/files"), ("DELETE", "/files/7")]:
+        for method, path in [("POST", "/peeled_files"), ("DELETE", "/peeled_files/7")]:
             headers = {"Content-Length": str(RAISED + 1)}
             assert_too_large(await client.request(method, path, content=b"1", headers=headers))
 
 
 async def test_a_lower_limit_stays_lower(mount):
-    router = Router(prefix="/files", max_body_size=10)
+    router = Router(prefix="/peeled_files", max_body_size=10)
     router.post("")(counts)
     router.post("/none", max_body_size=0)(counts)
     async with mount(router, max_body_bytes=GLOBAL) as client:
-        assert (await client.post("/files", content=b"x" * 10)).json() == 10
-        assert_too_large(await client.post("/files", content=b"x" * 11))
-        assert_too_large(await client.post("/files/none", content=b"x"))
+        assert (await client.post("/peeled_files", content=b"x" * 10)).json() == 10
+        assert_too_large(await client.post("/peeled_files", content=b"x" * 11))
+        assert_too_large(await client.post("/peeled_files/none", content=b"x"))
 
 
 async def test_an_upload_and_a_json_body_have_the_raised_limit(mount):
-    router = Router(prefix="/files", max_body_size=RAISED)
+    router = Router(prefix="/peeled_files", max_body_size=RAISED)
     router.post("/upload")(counts_file)
     router.post("/json")(counts_text)
     async with mount(router, max_body_bytes=GLOBAL) as client:
-        assert (await client.post("/files/upload", **upload(RAISED - 1000))).json() == RAISED - 1000
-        assert_too_large(await client.post("/files/upload", **upload(RAISED)))
-        assert (await client.post("/files/json", json="x" * 9000)).json() == 9000
-        assert_too_large(await client.post("/files/json", json="x" * RAISED))
+        assert (
+            await client.post("/peeled_files/upload", **upload(RAISED - 1000))
+        ).json() == RAISED - 1000
+        assert_too_large(await client.post("/peeled_files/upload", **upload(RAISED)))
+        assert (await client.post("/peeled_files/json", json="x" * 9000)).json() == 9000
+        assert_too_large(await client.post("/peeled_files/json", json="x" * RAISED))
 
 
 async def test_an_upload_with_a_key_is_done_once(mount, alice):
-    router = Router(prefix="/files", max_body_size=RAISED)
+    router = Router(prefix="/peeled_files", max_body_size=RAISED)
     router.post("")(keeps_file)
     async with mount(router, max_body_bytes=GLOBAL) as client:
         key = {"Idempotency-Key": str(uuid4()), **alice.headers}
         for _ in range(2):
-            answer = await client.post("/files", headers=key, **upload(200_000))
+            answer = await client.post("/peeled_files", headers=key, **upload(200_000))
             assert (answer.status_code, answer.json()) == (200, 1)
         assert answer.headers["idempotent-replayed"] == "true"
 
@@ -155,14 +157,19 @@ async def test_what_is_mounted_has_its_own_limit_or_its_routers(mount):
         each.post("/raw")(counts)
     app.include_router(inner, prefix="/inner")
     router = Router(max_body_size=RAISED)  # FastAPI mounts without a router's prefix
-    router.routes.append(Route("/files/raw", counts_by_hand, methods=["POST"]))
-    router.mount("/files/app", app)
+    router.routes.append(Route("/peeled_files/raw", counts_by_hand, methods=["POST"]))
+    router.mount("/peeled_files/app", app)
     plain = APIRouter()
     plain.mount("/own", app)
     plain.mount("/limited", limited)
     async with mount(router, max_body_bytes=GLOBAL) as client:
         client.app.include_router(plain)
-        for path in ("/files/raw", "/files/app/raw", "/own/inner/raw", "/limited/raw"):
+        for path in (
+            "/peeled_files/raw",
+            "/peeled_files/app/raw",
+            "/own/inner/raw",
+            "/limited/raw",
+        ):
             for body in (raw, chunked):
                 assert (await client.post(path, **body(RAISED))).text == str(RAISED), path
                 assert (await client.post(path, **body(RAISED + 1))).status_code == 413, path
@@ -186,10 +193,10 @@ async def test_a_deadline_does_not_cut_an_upload_that_makes_progress(mount):
             size += len(chunk)
         return size
 
-    router = APIRouter(prefix="/files", max_body_size=RAISED)
+    router = APIRouter(prefix="/peeled_files", max_body_size=RAISED)
     router.post("")(works_on_each_piece)
     async with mount(router, max_body_bytes=GLOBAL, request_timeout=0.4) as client:
-        assert (await client.post("/files", **chunked(10 * 4096))).json() == 10 * 4096
+        assert (await client.post("/peeled_files", **chunked(10 * 4096))).json() == 10 * 4096
 
 
 async def test_a_deadline_cuts_an_upload_off_whose_work_stands_still(mount):
@@ -198,8 +205,8 @@ async def test_a_deadline_cuts_an_upload_off_whose_work_stands_still(mount):
             await asyncio.sleep(20)
         return 0
 
-    router = APIRouter(prefix="/files")
+    router = APIRouter(prefix="/peeled_files")
     router.post("")(stands_still)
     async with mount(router, request_timeout=0.4) as client:
-        answer = await client.post("/files", **chunked(10 * 4096))
+        answer = await client.post("/peeled_files", **chunked(10 * 4096))
         assert (answer.status_code, answer.json()["reason"]) == (503, "timeout")

@@ -12,7 +12,7 @@ from kernel.testing.reads import *  # noqa: F403
 
 
 def test_there_is_something_to_race_for(walk):
-    assert "POST /tags" in [str(each) for each in walk.operations if races(each)]
+    assert "POST /peeled_tags" in [str(each) for each in walk.operations if races(each)]
 
 
 @pytest.mark.parametrize("reader", ["reader", "primary"])

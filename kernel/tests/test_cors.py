@@ -7,7 +7,7 @@ from kernel import CurrentUser, Router, Session, build_app
 from kernel.tests.test_settings import read
 
 PAGE = "https://kitchen.example"
-router = Router(prefix="/jars", tags=["jars"])
+router = Router(prefix="/peeled_jars", tags=["peeled_jars"])
 
 
 @router.get("")
@@ -44,7 +44,7 @@ async def test_a_page_may_send_what_a_client_needs(browser):
     headers = "authorization, content-type, idempotency-key, if-match, prefer, x-api-key"
     for method in ("POST", "PATCH", "PUT", "DELETE"):
         asked = {"Access-Control-Request-Method": method, "Access-Control-Request-Headers": headers}
-        answer = await browser.options("/jars", headers=asked)
+        answer = await browser.options("/peeled_jars", headers=asked)
         assert answer.status_code == 200
         assert answer.headers["access-control-allow-origin"] == PAGE
         assert method in answer.headers["access-control-allow-methods"]
@@ -52,9 +52,9 @@ async def test_a_page_may_send_what_a_client_needs(browser):
 
 
 async def test_a_page_reads_every_answer_and_the_headers_that_a_client_needs(browser):
-    statuses = {"/jars": 200, "/nothing": 404, "/jars/crash": 500}
+    statuses = {"/peeled_jars": 200, "/nothing": 404, "/peeled_jars/crash": 500}
     answers = {status: await browser.get(path) for path, status in statuses.items()}
-    answers[413] = await browser.post("/jars", content=b"x" * 2**21)
+    answers[413] = await browser.post("/peeled_jars", content=b"x" * 2**21)
     for status, answer in answers.items():
         assert answer.status_code == status
         assert answer.headers["access-control-allow-origin"] == PAGE
@@ -66,14 +66,14 @@ async def test_a_page_reads_every_answer_and_the_headers_that_a_client_needs(bro
 async def test_another_page_reads_nothing(settings):
     asked = {"Access-Control-Request-Method": "POST"}
     async with browser_at("https://other.example", settings, PAGE) as client:
-        assert (await client.options("/jars", headers=asked)).status_code == 400
-        for answer in (await client.get("/jars"), await client.get("/nothing")):
+        assert (await client.options("/peeled_jars", headers=asked)).status_code == 400
+        for answer in (await client.get("/peeled_jars"), await client.get("/nothing")):
             assert "access-control-allow-origin" not in answer.headers
 
 
 async def test_without_the_setting_no_page_may(settings):
     async with browser_at(PAGE, settings) as client:
-        answer = await client.get("/jars")
+        answer = await client.get("/peeled_jars")
     assert "access-control-allow-origin" not in answer.headers
 
 

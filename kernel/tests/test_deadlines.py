@@ -38,7 +38,7 @@ def served(mount):
 
     def served(handler, method="GET", make=Router, options=None, **of_operation):
         little = {"timeout": SECONDS} if make is Router else {}
-        router = make(prefix="/cases", tags=["cases"], **(options or little))
+        router = make(prefix="/peels", tags=["peels"], **(options or little))
         router.api_route("", methods=[method], **of_operation)(handler)
         return mount(
             router, **({} if make is Router else {"request_timeout": SECONDS}), slow_request=9
@@ -57,7 +57,7 @@ def ask(served, alice):
                 await client.get("/peelings", headers=alice.headers)
                 await client.patch("/users/me", json={}, headers=alice.headers)
             began = time.monotonic()
-            answer = await client.request(method, "/cases", headers=alice.headers)
+            answer = await client.request(method, "/peels", headers=alice.headers)
             took = time.monotonic() - began
             assert asyncio.current_task().cancelling() == 0
             resources = client.app.state.resources
@@ -89,7 +89,7 @@ async def waits() -> None:
 async def test_who_waits_for_too_long_is_told_to_come_again_and_the_log_tells_where(ask, log):
     assert is_late(*await ask(waits), "timeout")
     [line] = log.lines("WARNING")
-    assert (line["message"], line["route"]) == ("the request took too long", "/cases")
+    assert (line["message"], line["route"]) == ("the request took too long", "/peels")
     assert "in waits" in line["exception"]
     assert line["seconds"] >= SECONDS
     assert line["failures"] == 1
@@ -109,7 +109,7 @@ async def test_a_handler_that_is_no_coroutine_is_waited_for_no_longer(ask):
 
 
 async def test_a_middleware_that_runs_the_app_in_a_task_of_its_own_changes_nothing(mount):
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
     router.get("")(waits)
 
     async def passes(request, call_next):
@@ -123,7 +123,7 @@ async def test_a_middleware_that_runs_the_app_in_a_task_of_its_own_changes_nothi
         inner = app.middleware_stack.app.app  # behind the service's own
         app.middleware_stack.app.app = BaseHTTPMiddleware(inner, dispatch=passes)
         assert middleware
-        answer = await client.get("/cases")
+        answer = await client.get("/peels")
     assert (answer.status_code, answer.json()["reason"]) == (503, "timeout")
 
 
@@ -229,7 +229,7 @@ async def test_the_time_that_a_body_takes_does_not_count(served, alice):
     async with served(takes, "POST") as client:
         transport = Slowly(client.app, slow_body)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as slow:
-            answer = await slow.post("/cases", headers=alice.headers)
+            answer = await slow.post("/peels", headers=alice.headers)
     assert (answer.status_code, answer.json()) == (200, 40)
 
 
@@ -291,7 +291,7 @@ async def test_who_catches_it_has_no_further_time(ask):
 async def test_a_request_that_somebody_else_cancels_is_cancelled(served, alice, at):
     async with served(waits) as client:
         for moment in (at, at * 0.99, at * 1.01):
-            request = asyncio.create_task(client.get("/cases", headers=alice.headers))
+            request = asyncio.create_task(client.get("/peels", headers=alice.headers))
             await asyncio.sleep(moment)
             request.cancel()
             try:
@@ -308,7 +308,7 @@ async def test_nothing_is_kept_of_requests_that_are_over(served, alice):
 
     async with served(answers) as client:
         for _ in range(5):
-            assert (await client.get("/cases")).status_code == 200
+            assert (await client.get("/peels")).status_code == 200
         await asyncio.sleep(3 * deadlines.CHECK_SECONDS)
         gc.collect()
         kept = [each for each in gc.get_objects() if isinstance(each, deadlines.Deadline)]

@@ -11,7 +11,7 @@ from kernel import CurrentUser, Input, Line, Router, Session, Text
 from kernel.http.descriptions import add_examples
 from kernel.http.openapi import GENERAL
 
-router = Router(prefix="/jars", tags=["jars"])
+router = Router(prefix="/peeled_jars", tags=["peeled_jars"])
 
 
 class Jar(Input):
@@ -57,13 +57,13 @@ def test_an_example_fits_its_field_and_is_not_made_up_for_a_pattern_of_ones_own(
 
 def test_a_tag_is_described_by_the_docstring_of_its_module(document):
     described = {each["name"]: each["description"] for each in document["tags"]}
-    assert described["jars"] == sys.modules[__name__].__doc__
+    assert described["peeled_jars"] == sys.modules[__name__].__doc__
     operations = chain.from_iterable(each.values() for each in document["paths"].values())
     assert list(described) == list(dict.fromkeys(each["tags"][0] for each in operations))
 
 
 def test_what_any_operation_may_answer_is_told_once(document):
-    responses = document["paths"]["/jars"]["post"]["responses"]
+    responses = document["paths"]["/peeled_jars"]["post"]["responses"]
     assert responses["413"] == {"description": "Our own."}
     assert {"401", "409", "422", "default"} <= responses.keys()
     assert {int(status) for status in responses if status.isdecimal()} & GENERAL == {413}

@@ -44,10 +44,10 @@ class Place:
 
 @pytest.fixture
 def raising(mount):
-    """Serve `GET /cases/{number}` and `POST /cases/{number}`, which raise the exceptions."""
+    """Serve `GET /peels/{number}` and `POST /peels/{number}`, which raise the exceptions."""
 
     def raising(*exceptions, **options):
-        router = Router(prefix="/cases", tags=["cases"], **options)
+        router = Router(prefix="/peels", tags=["peels"], **options)
 
         @router.api_route("/{number}", methods=["GET", "POST"])
         async def fail(number: int) -> None:
@@ -60,7 +60,7 @@ def raising(mount):
 
 async def answers(raising, *exceptions, method="GET"):
     async with raising(*exceptions) as client:
-        return [await client.request(method, f"/cases/{n}") for n in range(len(exceptions))]
+        return [await client.request(method, f"/peels/{n}") for n in range(len(exceptions))]
 
 
 # Details.
@@ -129,7 +129,7 @@ async def test_another_form_has_the_details_too(raising):
         },
     )  # fmt: skip
     async with raising(HTTPException(418, {"a": 1}), errors=form) as client:
-        answer = await client.get("/cases/0")
+        answer = await client.get("/peels/0")
     told = {"status": 418, "text": "I'm a Teapot", "more": {"details": {"a": 1}}}
     assert (answer.status_code, answer.json()) == (418, told)
 
@@ -349,13 +349,13 @@ PLACES = {
 
 @pytest.mark.parametrize("key", [{}, {"Idempotency-Key": "a-key"}])
 async def test_wherever_it_is_raised_it_undoes_the_work(mount, alice, sql, key):
-    router = Router(prefix="/places")
+    router = Router(prefix="/peeled_places")
     for place, (endpoint, part) in PLACES.items():
         router.post(f"/{place}", dependencies=[part])(endpoint)
     async with mount(router) as client:
         client.headers.update(alice.headers)
         for place in PLACES:
-            answer = await client.post(f"/places/{place}", headers=key)
+            answer = await client.post(f"/peeled_places/{place}", headers=key)
             status = 202 if place == "accepted" else 418
             assert (answer.status_code, answer.json()["details"]) == (status, {"in": place})
     assert await sql.fetchval("SELECT count(*) FROM peelings") == 0
@@ -411,10 +411,10 @@ async def with_a_dependency(_: Annotated[None, Depends(fail_behind)]) -> str:
 async def test_what_is_raised_behind_an_answer_is_logged_and_answers_nobody(
     mount, log, endpoint, method
 ):
-    router = Router(prefix="/cases")
+    router = Router(prefix="/peels")
     router.api_route("", methods=[method])(endpoint)
     async with mount(router) as client:
-        answer = await client.request(method, "/cases")
+        answer = await client.request(method, "/peels")
     assert (answer.status_code, answer.json()) == (200, "done")
     (line,) = log.lines("ERROR")
     assert "HTTPException" in line["exception"]
@@ -462,7 +462,7 @@ async def test_an_invalid_request_may_be_said_by_hand(raising, mistakes, expecte
 
 
 async def test_an_answer_that_is_not_valid_is_a_mistake_of_ours_and_told_without_values(mount, log):
-    router = Router(prefix="/cases")
+    router = Router(prefix="/peels")
 
     @router.get("/model")
     async def give() -> Point:
@@ -473,7 +473,7 @@ async def test_an_answer_that_is_not_valid_is_a_mistake_of_ours_and_told_without
         Point.model_validate(WRONG)
 
     async with mount(router) as client:
-        for path in ("/cases/model", "/cases/own"):
+        for path in ("/peels/model", "/peels/own"):
             answer = await client.get(path)
             assert (answer.status_code, "canary" in answer.text) == (500, False)
     lines = log.lines("ERROR")

@@ -225,7 +225,7 @@ async def test_a_value_that_cannot_be_sent_leaves_no_lock_and_nothing_under_way(
 
 
 def searches(statement):
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
 
     @router.get("/peelings")
     async def search(reader: Reader, number: str) -> list[Number]:
@@ -244,9 +244,9 @@ async def test_a_value_that_cannot_be_sent_costs_nobody_his_answer(mount, method
     """The server's limit of time goes on for what was prepared, and would strike who comes next."""
     async with mount(searches(statement), statement_timeout=0.2, read_pool_size=1) as client:
         for _ in range(2):
-            refused = await client.request(method, f"/cases/peelings?number={2**70}")
+            refused = await client.request(method, f"/peels/peelings?number={2**70}")
             await asyncio.sleep(0.4)
-            answer = await client.request(method, "/cases/peelings?number=7")
+            answer = await client.request(method, "/peels/peelings?number=7")
             assert (refused.status_code, answer.status_code) == (422, 200)
 
 

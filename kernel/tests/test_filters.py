@@ -75,7 +75,7 @@ class Reversed(TypeDecorator[str]):
 Status = Literal["open", "paid", "void"]
 tables = MetaData()
 TASKS = Table(
-    "tasks",
+    "peeled_tasks",
     tables,
     Column("id", BigInteger, primary_key=True),
     Column("status", String(4)),
@@ -87,7 +87,7 @@ TASKS = Table(
     Column("weight", Double),
     Column("key", Uuid),
     Column("is_done", Boolean),
-    Column("mood", Enum(Mood)),
+    Column("mood", Enum(Mood, name="peeled_mood")),
     Column("word", Reversed),
     Column("rate_min", Integer),
 )
@@ -129,7 +129,7 @@ class TaskFilter(Filter):
 
 
 Order = Literal["id", "-id", "status,-id", "-due,status", "due,-seen_at,id"]
-router = Router(prefix="/tasks")
+router = Router(prefix="/peeled_tasks")
 
 
 @router.get("")
@@ -178,13 +178,13 @@ def stored(row):
 @pytest.fixture
 async def tasks(sql):
     """A table that no slice has."""
-    await sql.execute("CREATE TYPE mood AS ENUM ('GLAD', 'CALM')")
+    await sql.execute("CREATE TYPE peeled_mood AS ENUM ('GLAD', 'CALM')")
     await sql.execute(str(CreateTable(TASKS).compile(dialect=postgresql.dialect())))
     places = ", ".join(f"${n}" for n in range(1, len(TASKS.c) + 1))
     await sql.reload_schema_state()
-    await sql.executemany(f"INSERT INTO tasks VALUES ({places})", map(stored, ROWS))
+    await sql.executemany(f"INSERT INTO peeled_tasks VALUES ({places})", map(stored, ROWS))
     yield
-    await sql.execute("DROP TABLE tasks; DROP TYPE mood")
+    await sql.execute("DROP TABLE peeled_tasks; DROP TYPE peeled_mood")
 
 
 @pytest.fixture
@@ -197,7 +197,7 @@ async def walk(client, limit=100, **params):
     """The ids on all pages."""
     seen, cursor = [], {}
     while cursor is not None:
-        answer = await client.get("/tasks", params={"limit": limit, **params, **cursor})
+        answer = await client.get("/peeled_tasks", params={"limit": limit, **params, **cursor})
         assert answer.status_code == 200, answer.text
         seen += [row["id"] for row in answer.json()["items"]]
         cursor = answer.json()["next_cursor"]
@@ -302,9 +302,11 @@ async def test_each_column_of_an_order_counts(client, order):
 
 
 async def test_a_cursor_is_a_place_and_stays_good_with_another_filter(client):
-    cursor = (await client.get("/tasks?limit=10&status=open")).json()["next_cursor"]
+    cursor = (await client.get("/peeled_tasks?limit=10&status=open")).json()["next_cursor"]
     last = ids(QUERIES["status=open"])[9]
-    answer = await client.get("/tasks", params={"cursor": cursor, "status": "paid", "limit": 100})
+    answer = await client.get(
+        "/peeled_tasks", params={"cursor": cursor, "status": "paid", "limit": 100}
+    )
     expected = [n for n in ids(lambda row: row["status"] == "paid") if n > last]
     assert [row["id"] for row in answer.json()["items"]] == expected
 
@@ -315,7 +317,7 @@ def reader(app):
 
 
 async def test_rows_in_the_order_of_a_column_of_any_type_are_whole(client):
-    page = (await client.get("/tasks?order=-due,status&due_is_null=false&limit=2")).json()
+    page = (await client.get("/peeled_tasks?order=-due,status&due_is_null=false&limit=2")).json()
     last = date(2030, 1, 7)
     rows = sorted((r for r in ROWS if r["due"] == last and r["status"]), key=itemgetter("status"))
     assert page["items"] == [
@@ -350,17 +352,19 @@ async def test_the_example_of_the_manual_works(mount, tasks, alice):
         "Field": TableField,
         "InvoicePublic": TaskPublic,
         "OWN": own.where(-TASKS.c.id < bindparam("owner_id")),
-        "router": Router(prefix="/invoices"),
+        "router": Router(prefix="/peeled_invoices"),
     }
     exec(compile(code, "docs/guide.md", "exec"), names)  # noqa: S102  # it is ours
     async with mount(names["router"]) as client:
         client.headers.update(alice.headers)
-        answer = await client.get("/invoices?status=open&due_min=2030-01-03&order=due&limit=100")
+        answer = await client.get(
+            "/peeled_invoices?status=open&due_min=2030-01-03&order=due&limit=100"
+        )
         assert answer.status_code == 200
         found = [row["id"] for row in answer.json()["items"]]
         holds = known("due", lambda due: due >= date(2030, 1, 3))
         assert sorted(found) == ids(lambda row: row["status"] == "open" and holds(row))
-        assert (await client.get("/invoices?stauts=open")).status_code == 422
+        assert (await client.get("/peeled_invoices?stauts=open")).status_code == 422
 
 
 # What is no filter.
@@ -393,14 +397,14 @@ async def test_the_example_of_the_manual_works(mount, tasks, alice):
     ],
 )
 async def test_what_is_no_filter_is_refused_by_its_name(client, query, name, kind):
-    answer = await client.get(f"/tasks?{query}")
+    answer = await client.get(f"/peeled_tasks?{query}")
     assert answer.status_code == 422
     (error,) = answer.json()["errors"]
     assert (error["loc"][:2], error["type"]) == (["query", name], kind)
 
 
 async def test_all_that_is_wrong_is_told_at_once(client):
-    answer = await client.get("/tasks?limit=0&order=x&rank=x&more=1")
+    answer = await client.get("/peeled_tasks?limit=0&order=x&rank=x&more=1")
     assert answer.status_code == 422
     assert len(answer.json()["errors"]) == 4
 
@@ -444,13 +448,13 @@ async def test_two_filters_of_an_operation_know_each_other(mount):
 async def test_a_write_may_have_a_filter(mount, alice, tasks):
     writes = Router()
 
-    @writes.delete("/tasks")
+    @writes.delete("/peeled_tasks")
     async def delete_tasks(session: Session, filters: Annotated[TaskFilter, Query()]) -> int:
         return len(await session.fetch(filters.apply(ALL), **filters.values()))
 
     async with mount(writes) as client:
-        assert (await client.delete("/tasks?rank=1&id=2&id=5")).json() == 2
-        assert (await client.delete("/tasks?rank=1&limit=5")).status_code == 422
+        assert (await client.delete("/peeled_tasks?rank=1&id=2&id=5")).json() == 2
+        assert (await client.delete("/peeled_tasks?rank=1&limit=5")).status_code == 422
 
 
 @pytest.mark.parametrize(
@@ -696,11 +700,11 @@ async def test_a_model_of_the_query_is_read_as_fastapi_reads_it(mount, monkeypat
 # Text.
 
 WORDS = Table(
-    "words",
+    "peeled_words",
     tables,
     Column("id", BigInteger, primary_key=True),
     Column("plain", String),
-    Column("german", String(collation="german")),
+    Column("german", String(collation="peeled_german")),
 )
 SPELLED = ["Zebra", "apfel", "Äpfel", "Apfel", "zebra", "Öl", "ofen"]
 
@@ -716,7 +720,7 @@ class WordFilter(Filter):
     order: Literal["plain", "german", "-german"] = "plain"
 
 
-words = Router(prefix="/words")
+words = Router(prefix="/peeled_words")
 
 
 @words.get("")
@@ -730,25 +734,27 @@ async def list_words(
 # Of the manual; the embedded server has no ICU.
 MAKE_COLLATION = """
     DO $$ BEGIN
-        CREATE COLLATION german (provider = icu, locale = 'de');
+        CREATE COLLATION peeled_german (provider = icu, locale = 'de');
     EXCEPTION WHEN feature_not_supported THEN
-        CREATE COLLATION german (provider = builtin, locale = 'C.UTF-8');
+        CREATE COLLATION peeled_german (provider = builtin, locale = 'C.UTF-8');
     END $$
 """
 
 
 async def test_text_is_in_the_order_of_its_columns_collation(mount, sql):
     await sql.execute(MAKE_COLLATION)
-    has_icu = await sql.fetchval("SELECT collprovider FROM pg_collation WHERE collname = 'german'")
+    has_icu = await sql.fetchval(
+        "SELECT collprovider FROM pg_collation WHERE collname = 'peeled_german'"
+    )
     await sql.execute(str(CreateTable(WORDS).compile(dialect=postgresql.dialect())))
-    await sql.executemany("INSERT INTO words VALUES ($1, $2, $2)", [*enumerate(SPELLED)])
+    await sql.executemany("INSERT INTO peeled_words VALUES ($1, $2, $2)", [*enumerate(SPELLED)])
     async with mount(words) as client:
 
         async def seen(**params):
             found, cursor = [], {}
             while cursor is not None:
                 query = {"limit": 2, **params, **cursor}
-                page = (await client.get("/words", params=query)).json()
+                page = (await client.get("/peeled_words", params=query)).json()
                 found += [row["plain"] for row in page["items"]]
                 cursor = page["next_cursor"] and {"cursor": page["next_cursor"]}
             return found
@@ -762,4 +768,4 @@ async def test_text_is_in_the_order_of_its_columns_collation(mount, sql):
         behind = german[german.index("Äpfel") + 1 :]
         assert await seen(order="german", german_after="Äpfel") == behind
         assert await seen(german=["Äpfel", "Öl"]) == ["Äpfel", "Öl"]
-    await sql.execute("DROP TABLE words; DROP COLLATION german")
+    await sql.execute("DROP TABLE peeled_words; DROP COLLATION peeled_german")

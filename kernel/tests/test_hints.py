@@ -36,7 +36,7 @@ from kernel.http.schemas import fields
 from kernel.settings import Settings
 from kernel.tests.app import create_walked_app
 
-router = Router(prefix="/receipts", tags=["receipts"])
+router = Router(prefix="/peeled_receipts", tags=["peeled_receipts"])
 Status = Literal["open", "in progress", "2nd reminder"]
 
 
@@ -45,7 +45,7 @@ class Rank(IntEnum):
     HIGH = 2
 
 
-class ReceiptCreate(Input):
+class PeeledReceiptCreate(Input):
     amount: Amount
     discount: Amount | None = None
     status: Status = "open"
@@ -53,12 +53,12 @@ class ReceiptCreate(Input):
     level: Literal[1, 2] = 1
     count: Whole = 0
     owner_id: RowId
-    article_id: RowId | None = None
-    tag_ids: list[RowId] = Field(default=[], max_length=9)
+    peeled_article_id: RowId | None = None
+    peeled_tag_ids: list[RowId] = Field(default=[], max_length=9)
     notes: Document = Field(default={})
 
 
-class ReceiptPublic(Public):
+class PeeledReceiptPublic(Public):
     owner_id: int
     amount: Amount
     status: Status
@@ -67,7 +67,7 @@ class ReceiptPublic(Public):
     name: str
 
 
-class StampPublic(Public):
+class PeeledStampPublic(Public):
     code: str
     state: Literal["2nd", "3rd"] = Field(
         schema_extra={"json_schema_extra": {"x-enum-varnames": ["SECOND", "THIRD"]}}
@@ -75,10 +75,10 @@ class StampPublic(Public):
     name: str = Field(schema_extra={"json_schema_extra": {"x-label": True}})
     owner_id: int = Field(schema_extra={"json_schema_extra": {"x-ref": {"table": "clerks"}}})
     # Of no row: the column of this name is a number.
-    article_id: str
+    peeled_article_id: str
 
 
-class ReceiptFilter(Filter):
+class PeeledReceiptFilter(Filter):
     status: list[Status] | None = None
     owner_id: list[RowId] | None = None
     due_before: Day | None = None
@@ -91,60 +91,62 @@ def media_type(name: str) -> dict[int | str, dict[str, Any]]:
 
 
 @router.post("", status_code=201)
-async def create_receipt(data: ReceiptCreate, _: CurrentUser, session: Session) -> ReceiptPublic:
+async def create_peeled_receipt(
+    data: PeeledReceiptCreate, _: CurrentUser, session: Session
+) -> PeeledReceiptPublic:
     raise NotImplementedError
 
 
 @router.get("")
-async def list_receipts(
-    _: CurrentUser, reader: Reader, paging: Paging, filters: Annotated[ReceiptFilter, Query()]
-) -> Page[ReceiptPublic]:
+async def list_peeled_receipts(
+    _: CurrentUser, reader: Reader, paging: Paging, filters: Annotated[PeeledReceiptFilter, Query()]
+) -> Page[PeeledReceiptPublic]:
     raise NotImplementedError
 
 
 @router.get("/stamps")
-async def list_stamps(_: CurrentUser) -> list[StampPublic]:
+async def list_peeled_stamps(_: CurrentUser) -> list[PeeledStampPublic]:
     raise NotImplementedError
 
 
-class TotalPublic(Dto):
+class PeeledTotalPublic(Dto):
     currency: str
     total: Amount
 
 
 @router.get("/total")
-async def get_total(_: CurrentUser) -> TotalPublic:
+async def get_peeled_total(_: CurrentUser) -> PeeledTotalPublic:
     raise NotImplementedError
 
 
 @router.post("/{receipt_id}/scans")
-async def upload_scans(
+async def upload_peeled_scans(
     receipt_id: Id,
     files: list[UploadFile],
     _: CurrentUser,
     session: Session,
     cover: UploadFile | None = None,
-) -> ReceiptPublic:
+) -> PeeledReceiptPublic:
     raise NotImplementedError
 
 
 @router.get("/scan", responses=media_type("application/octet-stream"), response_class=Response)
-async def get_scan(_: CurrentUser) -> Response:
+async def get_peeled_scan(_: CurrentUser) -> Response:
     raise NotImplementedError
 
 
 @router.get("/pdf", responses=media_type("application/pdf"), response_class=Response)
-async def get_pdf(_: CurrentUser) -> Response:
+async def get_peeled_pdf(_: CurrentUser) -> Response:
     raise NotImplementedError
 
 
 @router.get("/csv", responses=media_type("text/csv"), response_class=StreamingResponse)
-async def get_csv(_: CurrentUser) -> StreamingResponse:
+async def get_peeled_csv(_: CurrentUser) -> StreamingResponse:
     raise NotImplementedError
 
 
 @router.get("/events", response_class=EventSourceResponse)
-async def watch_receipts(_: CurrentUser) -> AsyncIterator[ReceiptPublic]:
+async def watch_peeled_receipts(_: CurrentUser) -> AsyncIterator[PeeledReceiptPublic]:
     raise NotImplementedError
     yield
 
@@ -166,7 +168,7 @@ def fields_of(document):
 @pytest.fixture
 def parameters(document):
     """The schemas of a list's."""
-    listed = document["paths"]["/receipts"]["get"]["parameters"]
+    listed = document["paths"]["/peeled_receipts"]["get"]["parameters"]
     return {each["name"]: each["schema"] for each in listed}
 
 
@@ -179,11 +181,11 @@ def test_choices_that_are_no_names_are_given_some(fields, parameters):
         *("ID_DESC", "DUE", "STATUS_ID_DESC", "STATUS_DESC_ID")
     ]
     names = ["OPEN", "IN_PROGRESS", "VALUE_2ND_REMINDER"]
-    assert fields("ReceiptPublic")["status"]["x-enum-varnames"] == names
+    assert fields("PeeledReceiptPublic")["status"]["x-enum-varnames"] == names
     (several, _) = parameters["status"]["anyOf"]
     assert several["items"]["x-enum-varnames"] == names
     assert "x-enum-varnames" not in fields("UserPublic")["role"]
-    assert "x-enum-varnames" not in fields("ReceiptCreate")["level"]
+    assert "x-enum-varnames" not in fields("PeeledReceiptCreate")["level"]
 
 
 @pytest.mark.parametrize("choices", [["a b", "a-b"], ["+", "-"], ["", "a"], [1, "-1"], [None, "-"]])
@@ -220,14 +222,18 @@ def test_a_slices_own_schemas_may_say_whatever_json_schema_and_openapi_have():
 
 def test_a_field_says_what_row_it_refers_to(fields, parameters):
     user = {"table": "users", "path": "/users/{user_id}"}
-    found = {name: each.get("x-ref") for name, each in fields("ReceiptCreate").items()}
+    found = {name: each.get("x-ref") for name, each in fields("PeeledReceiptCreate").items()}
     assert {name: each for name, each in found.items() if each} == {
         "owner_id": user,
-        "article_id": {"table": "articles"},  # whose path has a slug
-        "tag_ids": {"table": "tags"},
+        "peeled_article_id": {"table": "peeled_articles"},  # whose path has a slug
+        "peeled_tag_ids": {"table": "peeled_tags"},
     }
-    assert parameters["owner_id"]["x-ref"] == fields("ReceiptPublic")["owner_id"]["x-ref"] == user
-    assert "x-ref" not in fields("ReceiptPublic")["id"]
+    assert (
+        parameters["owner_id"]["x-ref"]
+        == fields("PeeledReceiptPublic")["owner_id"]["x-ref"]
+        == user
+    )
+    assert "x-ref" not in fields("PeeledReceiptPublic")["id"]
 
 
 def test_a_name_that_several_tables_have_is_that_of_the_paths_own(monkeypatch):
@@ -266,58 +272,60 @@ def _read(path, key):
 
 
 def test_what_has_no_id_is_no_row_and_no_row_is_called_by_its_id(fields):
-    assert not any("x-label" in each for each in fields("TotalPublic").values())
-    assert [name for name, each in fields("CountryPublic").items() if "x-label" in each] == ["name"]
+    assert not any("x-label" in each for each in fields("PeeledTotalPublic").values())
+    assert [name for name, each in fields("PeeledCountryPublic").items() if "x-label" in each] == [
+        "name"
+    ]
 
 
 def test_a_row_is_called_by_its_first_text_that_is_always_there(fields):
-    labels = [name for name, each in fields("ReceiptPublic").items() if each.get("x-label")]
+    labels = [name for name, each in fields("PeeledReceiptPublic").items() if each.get("x-label")]
     assert labels == ["number"]
-    assert not any("x-label" in each for each in fields("ReceiptCreate").values())
+    assert not any("x-label" in each for each in fields("PeeledReceiptCreate").values())
     assert not any("x-label" in each for each in fields("KeyCreated").values())  # it has a secret
 
 
 def test_what_a_slice_says_itself_stays(fields):
-    stamp = fields("StampPublic")
+    stamp = fields("PeeledStampPublic")
     assert [name for name, each in stamp.items() if "x-label" in each] == ["name"]
     assert stamp["owner_id"]["x-ref"] == {"table": "clerks"}
-    assert "x-ref" not in stamp["article_id"]
+    assert "x-ref" not in stamp["peeled_article_id"]
     assert stamp["state"]["x-enum-varnames"] == ["SECOND", "THIRD"]
 
 
 def test_a_file_is_one_to_tools_of_either_version_of_openapi(fields):
     file = {"type": "string", "contentMediaType": "application/octet-stream", "format": "binary"}
-    scans = fields("Body_upload_scans")
+    scans = fields("Body_upload_peeled_scans")
     assert scans["files"]["items"] == scans["cover"]["anyOf"][0] == file
 
 
 def test_an_answer_of_a_media_type_alone_is_text_or_bytes(document):
-    assert content(document, "/receipts/csv") == {"text/csv": {"schema": {"type": "string"}}}
+    assert content(document, "/peeled_receipts/csv") == {"text/csv": {"schema": {"type": "string"}}}
     binary = {"schema": {"type": "string", "format": "binary"}}
-    assert content(document, "/receipts/pdf") == {"application/pdf": binary}
-    assert content(document, "/receipts/scan") == {"application/octet-stream": binary}
+    assert content(document, "/peeled_receipts/pdf") == {"application/pdf": binary}
+    assert content(document, "/peeled_receipts/scan") == {"application/octet-stream": binary}
 
 
 def test_what_the_parts_of_a_stream_are_is_told_in_the_words_of_the_documents_version(document):
     assert document["openapi"].startswith("3.1.")
-    (events,) = content(document, "/receipts/events").values()
+    (events,) = content(document, "/peeled_receipts/events").values()
     assert list(events) == ["x-itemSchema"]
     data = events["x-itemSchema"]["properties"]["data"]
-    assert data["contentSchema"] == {"$ref": "#/components/schemas/ReceiptPublic"}
+    assert data["contentSchema"] == {"$ref": "#/components/schemas/PeeledReceiptPublic"}
 
 
 def test_the_bounds_of_a_whole_number_are_whole(fields):
-    body = fields("ReceiptCreate")
+    body = fields("PeeledReceiptCreate")
     assert (body["owner_id"]["minimum"], body["owner_id"]["maximum"]) == (1, 2**63 - 1)
     assert all(type(body["owner_id"][name]) is int for name in ("minimum", "maximum"))
     assert (body["count"]["minimum"], body["count"]["maximum"]) == (-(2**31), 2**31 - 1)
 
 
 def test_an_amount_is_said_to_be_exact(fields):
-    amount = fields("ReceiptPublic")["amount"]
+    amount = fields("PeeledReceiptPublic")["amount"]
     assert (amount["type"], amount["format"]) == ("string", "decimal")
     assert "never a float" in amount["description"]
-    number, text = fields("ReceiptCreate")["amount"]["anyOf"]
+    number, text = fields("PeeledReceiptCreate")["amount"]["anyOf"]
     assert (number["type"], text["format"]) == ("number", "decimal")
 
 

@@ -57,7 +57,7 @@ async def test_a_process_reads_its_certificates_once(mount, monkeypatch):
 
 # What goes wrong elsewhere.
 
-router = Router(prefix="/rates", tags=["rates"])
+router = Router(prefix="/peeled_rates", tags=["peeled_rates"])
 RATES = "https://rates.example/"
 SECRET = "canary"  # by its name, since a traceback shows the code
 
@@ -104,7 +104,7 @@ async def test_what_another_service_fails_to_do_is_no_mistake_of_ours(
     monkeypatch.setattr(exceptions, "_reminders", Reminders())  # each is told anew
     upstreams[RATES] = upstream_does
     async with mount(router) as client:
-        answer = await client.request(method, "/rates", headers=alice.headers)
+        answer = await client.request(method, "/peeled_rates", headers=alice.headers)
     assert (answer.status_code, answer.json()["status"]) == (status, status)
     assert "retry-after" not in answer.headers
     [line] = log.lines("WARNING", "ERROR")
@@ -114,12 +114,12 @@ async def test_what_another_service_fails_to_do_is_no_mistake_of_ours(
 
 async def test_a_url_that_is_none_is_a_mistake_of_ours(mount, log):
     async with mount(router) as client:
-        assert (await client.get("/rates/mistaken")).status_code == 500
+        assert (await client.get("/peeled_rates/mistaken")).status_code == 500
     assert len(log.lines("ERROR")) == 1
 
 
 async def test_the_document_tells_that_another_service_may_fail(mount):
     async with mount(router) as client:
         document = client.app.openapi()["paths"]
-    assert {"502", "504"} <= document["/rates"]["get"]["responses"].keys()
+    assert {"502", "504"} <= document["/peeled_rates"]["get"]["responses"].keys()
     assert not {"502", "504"} & document["/readyz"]["get"]["responses"].keys()

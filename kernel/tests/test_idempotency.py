@@ -54,7 +54,7 @@ def serve_routes(mount, alice):
     """Serve POST operations of these endpoints to Alice: `serve_routes(endpoint, retries=0)`."""
 
     def serve_routes(*endpoints, settings=None, **options):
-        router = Router(prefix="/cases", tags=["cases"])
+        router = Router(prefix="/peels", tags=["peels"])
         for endpoint in endpoints:
             router.post(f"/{endpoint.__name__}", **options)(endpoint)
         return mount(router, **(settings or {}))
@@ -94,30 +94,30 @@ async def test_a_dependency_of_ones_own_has_no_keys_and_so_nobodys_answer(
         for further in ({}, {"X-API-Key": made["key"]}):
             for caller in (alice, bob, alice):
                 headers = {"Authorization": f"Token {caller.user_id}", **KEY, **further}
-                answer = await client.post("/cases/who_by_token", headers=headers)
+                answer = await client.post("/peels/who_by_token", headers=headers)
                 assert (answer.status_code, answer.json()) == (200, {"me": caller.user_id})
-        assert (await client.post("/cases/who_by_token", headers=KEY)).status_code == 401
+        assert (await client.post("/peels/who_by_token", headers=KEY)).status_code == 401
     assert await kept(sql) == []
 
 
 async def test_an_optional_caller_has_keys_and_a_stranger_none(serve_routes, alice, bob, sql):
     async with serve_routes(who) as client:
         for caller in (alice, bob):
-            first = await client.post("/cases/who", headers={**caller.headers, **KEY})
-            again = await client.post("/cases/who", headers={**caller.headers, **KEY})
+            first = await client.post("/peels/who", headers={**caller.headers, **KEY})
+            again = await client.post("/peels/who", headers={**caller.headers, **KEY})
             assert first.json() == again.json() == {"me": caller.user_id}
             assert again.headers["idempotent-replayed"] == "true"
         malformed = {"Idempotency-Key": "not one key"}
         for key in (KEY, KEY, malformed):
-            answer = await client.post("/cases/who", headers=key)
+            answer = await client.post("/peels/who", headers=key)
             assert (answer.status_code, answer.json()) == (200, {"me": None})
             assert "idempotent-replayed" not in answer.headers
-        answer = await client.post("/cases/who", headers={**alice.headers, **malformed})
+        answer = await client.post("/peels/who", headers={**alice.headers, **malformed})
         assert answer.status_code == 400
     assert len(await kept(sql)) == 2
 
 
-@pytest.mark.parametrize("path", ["/cases/who", "/peelings"])
+@pytest.mark.parametrize("path", ["/peels/who", "/peelings"])
 async def test_a_credential_that_is_not_valid_keeps_nothing(serve_routes, alice, sql, path):
     token = alice.headers["authorization"]
     async with serve_routes(who) as client:
@@ -138,7 +138,7 @@ async def test_another_role_is_another_caller(serve_routes, alice, sql):
         await sql.execute("UPDATE users SET role = $1 WHERE id = $2", role, alice.user_id)
 
     async with serve_routes(only_for_admins) as client:
-        url, headers = "/cases/only_for_admins", {**alice.headers, **KEY}
+        url, headers = "/peels/only_for_admins", {**alice.headers, **KEY}
         assert (await client.post(url, headers=headers)).status_code == 403
         await become("admin")
         assert (await client.post(url, headers=headers)).status_code == 200
@@ -322,7 +322,7 @@ async def test_an_upload_that_is_sent_again_is_answered_again(
     await fail_first(times=2)
     files = [("files", ("a.txt", b"abc" * 900_000))]
     async with serve_routes(endpoint, settings={"max_body_bytes": 2**22}) as client:
-        url = f"/cases/{endpoint.__name__}"
+        url = f"/peels/{endpoint.__name__}"
         for _ in range(2):  # the client makes up another boundary each time
             answer = await client.post(
                 url, files=files, data={"note": "x"}, headers={**alice.headers, **KEY}
@@ -358,7 +358,7 @@ LIMITS = [
 
 
 async def test_limits_of_forms_and_bodies_hold_with_a_key(mount, alice, sql):
-    router = Router(prefix="/cases")
+    router = Router(prefix="/peels")
     for number, (options, _) in enumerate(LIMITS):
         router.post(f"/{number}", **options)(limited)
     files = [("files", (name, b"x")) for name in "ab"]
@@ -366,7 +366,7 @@ async def test_limits_of_forms_and_bodies_hold_with_a_key(mount, alice, sql):
         for number, (_, status) in enumerate(LIMITS):
             for key in ({}, KEY):
                 answer = await client.post(
-                    f"/cases/{number}",
+                    f"/peels/{number}",
                     data={"note": "xy"},
                     files=files,
                     headers={**alice.headers, **key},
@@ -389,8 +389,8 @@ async def reads_itself(request: Request, me: CurrentUser, session: Session) -> W
         ("/peelings", JSON, True),
         ("/peelings/upload", multipart()[0], True),
         ("/peelings/7/cook", "text/plain", True),
-        ("/cases/reads_itself", "text/plain", False),
-        ("/cases/reads_itself", "text/plain", True),
+        ("/peels/reads_itself", "text/plain", False),
+        ("/peels/reads_itself", "text/plain", True),
         (PATHS["create_token"], FORM, True),
     ],
 )
@@ -572,7 +572,7 @@ def gives(value, *, is_coroutine):
 
 @pytest.mark.parametrize("is_coroutine", [True, False])
 async def test_a_secret_is_answered_once_and_never_kept(mount, alice, sql, is_coroutine):
-    router, cases = Router(prefix="/cases"), list(enumerate((SECRETS | OPEN).items()))
+    router, cases = Router(prefix="/peels"), list(enumerate((SECRETS | OPEN).items()))
     for number, (_, (declared, value)) in cases:
         endpoint = gives(value, is_coroutine=is_coroutine)
         router.post(f"/{number}", response_model=declared, name=f"give_{number}")(endpoint)
@@ -580,7 +580,7 @@ async def test_a_secret_is_answered_once_and_never_kept(mount, alice, sql, is_co
         client.headers.update(alice.headers)
         paths = (await client.get("/openapi.json")).json()["paths"]
         for number, (name, _) in cases:
-            url = f"/cases/{number}"
+            url = f"/peels/{number}"
             rehearsed = await client.post(url, headers=DRY)
             assert (rehearsed.status_code, CANARY in rehearsed.text) == (400, False), name
             assert await peelings(sql) == number, name
@@ -596,7 +596,7 @@ async def test_a_secret_is_answered_once_and_never_kept(mount, alice, sql, is_co
 
 
 async def test_a_secret_of_another_status_or_of_an_event_is_declared_as_well(mount):
-    router = Router(prefix="/cases")
+    router = Router(prefix="/peels")
 
     async def accept(me: CurrentUser, session: Session) -> Response:
         raise AssertionError
@@ -608,7 +608,7 @@ async def test_a_secret_of_another_status_or_of_an_event_is_declared_as_well(mou
     router.post("/tell", response_class=EventSourceResponse)(tell)
     async with mount(router) as client:
         paths = (await client.get("/openapi.json")).json()["paths"]
-    for path in ("/cases/accept", "/cases/tell"):
+    for path in ("/peels/accept", "/peels/tell"):
         assert "Prefer" not in {each["name"] for each in paths[path]["post"]["parameters"]}
 
 
@@ -625,17 +625,17 @@ async def test_what_an_attempt_that_failed_had_answered_does_not_count(
         return next(answers)
 
     await fail_first(times=1)
-    router = Router(prefix="/cases")
+    router = Router(prefix="/peels")
     router.post("")(give)
     async with mount(router) as client:
         for _ in range(2):
-            answer = await client.post("/cases", headers={**alice.headers, **KEY})
+            answer = await client.post("/peels", headers={**alice.headers, **KEY})
             assert (answer.status_code, answer.json()) == (200, "plain")
 
 
 async def test_a_secret_that_is_not_in_the_answer_is_none(mount, alice, sql):
     """FastAPI answers with the fields of what is declared, whatever the endpoint returns."""
-    router = Router(prefix="/cases")
+    router = Router(prefix="/peels")
 
     @router.post("/less")
     async def give_less(me: CurrentUser, session: Session) -> Who:
@@ -649,7 +649,7 @@ async def test_a_secret_that_is_not_in_the_answer_is_none(mount, alice, sql):
         return Hidden()
 
     async with mount(router) as client:
-        for path in ("/cases/less", "/cases/hidden"):
+        for path in ("/peels/less", "/peels/hidden"):
             for _ in range(2):
                 answer = await client.post(path, headers={**alice.headers, **KEY})
                 assert (answer.status_code, CANARY in answer.text) == (200, False)
@@ -716,7 +716,7 @@ async def test_a_cookie_and_a_stream_are_given_once(serve_routes, alice, sql):
     async with serve_routes(*NOT_KEPT) as client:
         client.headers.update(alice.headers)
         for number, endpoint in enumerate(NOT_KEPT):
-            url = f"/cases/{endpoint.__name__}"
+            url = f"/peels/{endpoint.__name__}"
             rehearsed = await client.post(url, headers=DRY)
             assert (rehearsed.status_code, rehearsed.headers.get("set-cookie")) == (400, None)
             assert await peelings(sql) == number
@@ -732,8 +732,8 @@ async def test_a_cookie_and_a_stream_are_given_once(serve_routes, alice, sql):
 @pytest.mark.parametrize("options", [{}, {"response_class": EventSourceResponse}])
 async def test_events_and_lines_are_given_once(serve_routes, alice, sql, options):
     async with serve_routes(events, **options) as client:
-        first = await client.post("/cases/events", headers={**alice.headers, **KEY})
-        again = await client.post("/cases/events", headers={**alice.headers, **KEY})
+        first = await client.post("/peels/events", headers={**alice.headers, **KEY})
+        again = await client.post("/peels/events", headers={**alice.headers, **KEY})
     assert (first.status_code, again.status_code) == (200, 409)
     assert json.dumps({"me": alice.user_id}, separators=(",", ":")) in first.text
 
@@ -746,7 +746,7 @@ async def test_an_answer_that_is_kept_no_more_leaves_no_older_one_behind(serve_r
 
     async with serve_routes(first_without) as client:
         for status in (200, 200, 409):
-            answer = await client.post("/cases/first_without", headers={**alice.headers, **KEY})
+            answer = await client.post("/peels/first_without", headers={**alice.headers, **KEY})
             assert answer.status_code == status
             if answer.text == "old":
                 await sql.execute(
@@ -767,7 +767,7 @@ async def test_what_is_done_behind_an_answer_is_done_though_it_is_not_kept(
 
     async with serve_routes(with_tasks) as client:
         for _ in range(2):
-            await client.post("/cases/with_tasks", headers={**alice.headers, **KEY})
+            await client.post("/peels/with_tasks", headers={**alice.headers, **KEY})
     assert sorted(done) == ["commit", "task"]
 
 
@@ -786,7 +786,7 @@ async def test_a_replay_has_the_headers_of_the_first_answer_and_those_of_its_own
     async with serve_routes(with_headers, status_code=201) as client:
         first, again = [
             await client.post(
-                "/cases/with_headers", headers={**alice.headers, **KEY, "X-Request-ID": name}
+                "/peels/with_headers", headers={**alice.headers, **KEY, "X-Request-ID": name}
             )
             for name in ("one", "two")
         ]

@@ -17,7 +17,7 @@ HOME, OFFICE = "192.0.2.1", "192.0.2.2"
 
 def waiting():
     """Operations that need no connection, and end when they may."""
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
     router.may_end, router.begun = asyncio.Event(), []
 
     async def wait():
@@ -67,7 +67,7 @@ class Served:
         client = httpx.AsyncClient(transport=transport, base_url="http://test")
         async with client, asyncio.timeout(seconds):
             headers = who.headers if who else {}
-            return await client.request(method, f"/cases/{path}", headers=headers)
+            return await client.request(method, f"/peels/{path}", headers=headers)
 
     async def fill(self, path, who=None, address=HOME, method="GET"):
         requests = [self.ask(path, who, address, method, seconds=PATIENCE) for _ in range(MOST)]

@@ -11,7 +11,7 @@ from kernel.data.independent import open_session
 from kernel.data.models import Dto
 from kernel.fast import inserts
 from kernel.testing.switches import off
-from kernel.tests.statement_tables import Blank, Made, Mood, Shop, State, Thing, rows
+from kernel.tests.statement_tables import Blank, Made, Mood, PeeledState, Shop, Thing, rows
 from kernel.tests.test_statements import filled, tables, values_of  # noqa: F401  # fixtures
 
 
@@ -20,7 +20,7 @@ class ThingPublic(Dto):
     name: str
     nick: str | None
     secret: str | None
-    state: State
+    state: PeeledState
     mood: Mood
     data: dict[str, Any] | None
     document: dict[str, Any] | None
@@ -121,7 +121,7 @@ async def test_a_field_has_its_default_though_its_column_was_given(filled, sql):
                 session.add(by_the_orm)
             assert made.nick == by_the_orm.nick == "Nick"
             assert blank.nick is None
-    nicks = await sql.fetch("SELECT nickname FROM all_things WHERE name = 'x' ORDER BY id")
+    nicks = await sql.fetch("SELECT nickname FROM peeled_things WHERE name = 'x' ORDER BY id")
     assert [nick for [nick] in nicks] == ["Nick", None, "Nick"] * 2
 
 
@@ -160,7 +160,7 @@ async def test_a_wrong_name_or_value_is_told(filled, sql, values, words):  # noq
         with off(*layers), pytest.raises(TypeError, match=words):
             async with open_session(filled) as session:
                 await session.insert(Shop, ShopPublic, **values)
-    assert await sql.fetchval("SELECT count(*) FROM shops WHERE name = 'x'") == 0
+    assert await sql.fetchval("SELECT count(*) FROM peeled_shops WHERE name = 'x'") == 0
 
 
 async def test_a_column_is_meant_by_the_name_that_its_class_has_for_it(filled, sql):  # noqa: F811

@@ -138,7 +138,7 @@ TYPES = {
     "real": (REAL(), ["NaN", "0.1", "0.10000001", "-Infinity", "3e38"]),
     "uuid": (Uuid(), [f"{digit}" * 8 + "-0000-4000-8000-000000000000" for digit in "f0a"]),
     "bytea": (LargeBinary(), ["\\x", "\\x00", "\\xff00", "\\x5c"]),
-    "enum": (Enum(Mood, name="mood"), ["GLAD", "CALM"]),  # in the order of its definition
+    "enum": (Enum(Mood, name="peeled_mood"), ["GLAD", "CALM"]),  # in the order of its definition
     "word": (Enum(Mood, native_enum=False, length=20), ["GLAD", "CALM"]),
     "reversed": (Reversed(), ["ab", "ba", "aa"]),
     "blind": (CaseBlind(), ["a", "B", "b", "A", "C"]),
@@ -149,37 +149,39 @@ TYPES = {
 }
 tables = MetaData()
 SAMPLES = Table(
-    "samples",
+    "peeled_samples",
     tables,
     Column("id", BigInteger, primary_key=True),
     *(Column(name, kind) for name, (kind, _) in TYPES.items()),
 )
 PAIRS = Table(
-    "pairs",
+    "peeled_pairs",
     tables,
     Column("left_id", Integer, primary_key=True),
     Column("right_id", String, primary_key=True),
-    Column("sample_id", ForeignKey("samples.id")),
+    Column("sample_id", ForeignKey("peeled_samples.id")),
     Column("rank", Integer, nullable=False),
     Column("due", Date),
     Column("note", Text),
     Column("document", JSON),
 )
 DEEP = Table(
-    "deep",
+    "peeled_deep",
     tables,
     Column("id", BigInteger, primary_key=True),
     Column("owner_id", BigInteger, nullable=False),
     Column("rank", Integer, nullable=False),
     Column("due", Date),
     Column("moment", DateTime(timezone=True), nullable=False),
-    Index("deep_due", "due", "id"),
-    Index("deep_rank_due", "rank", "due", "id"),
-    Index("deep_rank_due_desc", "rank", text("due DESC"), text("id DESC")),
-    Index("deep_moment", "moment", "id"),
+    Index("peeled_deep_due", "due", "id"),
+    Index("peeled_deep_rank_due", "rank", "due", "id"),
+    Index("peeled_deep_rank_due_desc", "rank", text("due DESC"), text("id DESC")),
+    Index("peeled_deep_moment", "moment", "id"),
 )
-OWNERS = Table("owners", tables, Column("id", BigInteger, primary_key=True), Column("name", Text))
-NOTES = Table("notes", tables, Column("note", Text), Column("rank", Integer))
+OWNERS = Table(
+    "peeled_owners", tables, Column("id", BigInteger, primary_key=True), Column("name", Text)
+)
+NOTES = Table("peeled_notes", tables, Column("note", Text), Column("rank", Integer))
 
 
 class Numbered(Dto):
@@ -207,7 +209,7 @@ async def walked(reader: Reader, paging: Paging, what: str, order: str) -> Page[
 @pytest.fixture
 async def samples(sql):
     """The tables, and rows in them: each value twice, and nulls."""
-    await sql.execute("CREATE TYPE mood AS ENUM ('GLAD', 'CALM')")
+    await sql.execute("CREATE TYPE peeled_mood AS ENUM ('GLAD', 'CALM')")
     for table in tables.sorted_tables:
         for step in (CreateTable(table), *map(CreateIndex, table.indexes)):
             await sql.execute(str(step.compile(dialect=postgresql.dialect())))
@@ -222,16 +224,19 @@ async def samples(sql):
         casts = casts.replace(' COLLATE "C"', "")
         given = [value for value, _ in row.values()]
         await sql.execute(
-            f"INSERT INTO samples (id, {columns}) VALUES ({number + 1}, {casts})", *given
+            f"INSERT INTO peeled_samples (id, {columns}) VALUES ({number + 1}, {casts})", *given
         )
     await sql.execute(
-        "INSERT INTO pairs SELECT n / 4, 'r' || n % 4, CASE WHEN n % 3 > 0 THEN 1 + n % 10 END,"
-        " n % 3, CASE WHEN n % 4 > 0 THEN date '2030-01-01' + n % 5 END,"
+        "INSERT INTO peeled_pairs"
+        " SELECT n / 4, 'r' || n % 4, CASE WHEN n % 3 > 0 THEN 1 + n % 10 END, n % 3,"
+        " CASE WHEN n % 4 > 0 THEN date '2030-01-01' + n % 5 END,"
         " CASE WHEN n % 5 > 0 THEN 'note ' || n % 2 END FROM generate_series(0, 39) n"
     )
     yield
-    await sql.execute("DROP TABLE pairs, notes, samples, deep, owners")
-    await sql.execute("DROP TYPE mood")
+    await sql.execute(
+        "DROP TABLE peeled_pairs, peeled_notes, peeled_samples, peeled_deep, peeled_owners"
+    )
+    await sql.execute("DROP TYPE peeled_mood")
 
 
 @pytest.fixture
@@ -423,7 +428,9 @@ def test_the_key_of_what_a_row_refers_to_is_not_in_the_order():
     """Or no index could be read in it."""
     for what in ("many to one", "many to one or none"):
         first = str(keyset_of(SHAPES[what], "n").first.statement)
-        assert first.endswith("pairs.left_id ASC, pairs.right_id ASC\n LIMIT :kernel_page_limit")
+        assert first.endswith(
+            "peeled_pairs.left_id ASC, peeled_pairs.right_id ASC\n LIMIT :kernel_page_limit"
+        )
 
 
 # What cannot be paged.
@@ -472,11 +479,11 @@ REFUSED = {
         "n",
         "no primary",
     ),
-    "no key": (select(NOTES.c.note.label("n")), "n", "notes has no primary key"),
+    "no key": (select(NOTES.c.note.label("n")), "n", "peeled_notes has no primary key"),
     "a join without a key": (
         plain.join_from(SAMPLES, NOTES, NOTES.c.rank == SAMPLES.c.id),
         "n",
-        "notes has no primary key",
+        "peeled_notes has no primary key",
     ),
     "a subquery without a key": (
         select(select(NOTES.c.note.label("n")).subquery("them")),
@@ -531,16 +538,17 @@ async def test_rows_that_come_and_go_between_pages_move_no_other(client, sql):
             seen += [row["n"] for row in page["items"]]
             cursor = page["next_cursor"]
             left, right = seen[-1].split("/")
-            rows = f"FROM pairs WHERE left_id = {left} AND right_id = '{right}'"
+            rows = f"FROM peeled_pairs WHERE left_id = {left} AND right_id = '{right}'"
             await sql.execute(
-                "INSERT INTO pairs SELECT left_id + 1000, right_id, sample_id, rank, due, note "
-                f"{rows} ON CONFLICT DO NOTHING"
+                "INSERT INTO peeled_pairs"
+                " SELECT left_id + 1000, right_id, sample_id, rank, due, note"
+                f" {rows} ON CONFLICT DO NOTHING"
             )
             await sql.execute(f"DELETE {rows}")
             gone |= {seen[-1]}
         assert [each for each in seen if each in whole] == whole, order
         assert len(set(seen)) == len(seen)
-        await sql.execute("UPDATE pairs SET left_id = left_id - 1000 WHERE left_id >= 1000")
+        await sql.execute("UPDATE peeled_pairs SET left_id = left_id - 1000 WHERE left_id >= 1000")
 
 
 async def test_a_cursor_is_as_good_in_a_unit_of_work(samples, mount, alice, sql):
@@ -586,16 +594,20 @@ async def test_a_cursor_does_not_outlive_the_type_of_its_column(client):
 @pytest.mark.parametrize("order", ["note", "-note"])
 @pytest.mark.parametrize("letter", ["x", "\U0001f955", "\x01"])
 async def test_a_text_of_any_length_may_be_ordered_by(client, sql, order, letter):
-    await sql.execute("UPDATE pairs SET note = repeat($1, 3000 + left_id) || note", letter)
+    await sql.execute("UPDATE peeled_pairs SET note = repeat($1, 3000 + left_id) || note", letter)
     await check_walks(client, sql, "pairs", order, limits=(1, 7))
 
 
 @pytest.mark.parametrize(
     "change",
-    ["DELETE FROM pairs", "UPDATE pairs SET note = 'short'", "UPDATE pairs SET note = NULL"],
+    [
+        "DELETE FROM peeled_pairs",
+        "UPDATE peeled_pairs SET note = 'short'",
+        "UPDATE peeled_pairs SET note = NULL",
+    ],
 )
 async def test_the_place_of_a_long_text_is_gone_with_its_row(client, sql, change):
-    await sql.execute("UPDATE pairs SET note = repeat('x', 5000) || left_id || right_id")
+    await sql.execute("UPDATE peeled_pairs SET note = repeat('x', 5000) || left_id || right_id")
     params = {"what": "pairs", "order": "note", "limit": 1}
     cursor = (await client.get("/walked", params=params)).json()["next_cursor"]
     assert len(cursor) < 400
@@ -730,13 +742,14 @@ async def pages_read(sql, query, values):
     "statement", [select(DEEP), OWNED, MAYBE_OWNED], ids=["one", "both", "any"]
 )
 async def test_the_deepest_page_reads_no_more_than_the_first(samples, sql, statement):
-    await sql.execute("INSERT INTO owners SELECT n, 'name' FROM generate_series(0, 9) n")
+    await sql.execute("INSERT INTO peeled_owners SELECT n, 'name' FROM generate_series(0, 9) n")
     await sql.execute(
-        "INSERT INTO deep SELECT n, n % 10, n % 3, CASE WHEN n % 4 > 0 THEN date '2000-01-01' + n"
-        " / 9 END, timestamptz '2000-01-01' + n / 9 * interval '1 s' FROM generate_series(1, 20000)"
+        "INSERT INTO peeled_deep"
+        " SELECT n, n % 10, n % 3, CASE WHEN n % 4 > 0 THEN date '2000-01-01' + n / 9 END,"
+        " timestamptz '2000-01-01' + n / 9 * interval '1 s' FROM generate_series(1, 20000)"
         " n"
     )
-    await sql.execute("VACUUM ANALYZE deep, owners")
+    await sql.execute("VACUUM ANALYZE peeled_deep, peeled_owners")
     orders = ("id", "-id", "due", "-due", "moment", "-moment", "rank,due", "-rank,-due")
     for order in (*orders, "rank,-due", "-rank,due"):
         keyset = keyset_of(statement, order)

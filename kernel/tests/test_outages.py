@@ -141,7 +141,7 @@ async def test_an_outage_that_goes_on_is_told_again_with_a_count(
 
 
 def sleepers():
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
 
     @router.get("/sleep")
     async def read(reader: Reader) -> Answer:
@@ -173,7 +173,7 @@ async def test_a_pool_that_is_used_up_and_a_query_that_takes_too_long_are_two_th
         connect_timeout=5,
         slow_request=9,
     ) as client:
-        answers = await asyncio.gather(*[client.request(method, "/cases/sleep") for _ in range(5)])
+        answers = await asyncio.gather(*[client.request(method, "/peels/sleep") for _ in range(5)])
     reasons = sorted(answer.json()["reason"] for answer in answers)
     assert {answer.status_code for answer in answers} == {503}
     assert reasons == [*["no_connection"] * 4, "slow"]
@@ -219,7 +219,7 @@ async def are_closed(*pools):
 
 async def test_a_failure_that_code_raises_as_an_answer_is_logged_now_and_then(mount, log):
     async with mount(sleepers()) as client:
-        answers = [await client.get("/cases/own") for _ in range(5)]
+        answers = [await client.get("/peels/own") for _ in range(5)]
     assert {answer.status_code for answer in answers} == {503}
     [line] = log.lines("WARNING")
     assert (line["message"], line["status"]) == ("the oven is cold", 503)

@@ -30,7 +30,7 @@ from sqlmodel import AutoString, UTCDateTime
 from kernel.fast.plain_types import POSTGRES, VALUES, value_class
 from kernel.fast.statements import plan_of
 from kernel.testing.switches import off
-from kernel.tests.statement_tables import Backwards, State
+from kernel.tests.statement_tables import Backwards, PeeledState
 from kernel.tests.test_statements import on_the_long_way, outcome
 
 WINTER = datetime(2030, 1, 2, 3, 4, 5, 678, tzinfo=UTC)
@@ -63,7 +63,7 @@ class Level(enum.IntEnum):
 
 HOSTILE = [
     *(0, -1, 2**31, -(2**31) - 1, 2**63, 2**200, True, Number(3), Level.LOW),
-    *("", "1", "a\0b", "\ud800", "x" * 10_000, Title("x"), State.OPEN, "infinity"),
+    *("", "1", "a\0b", "\ud800", "x" * 10_000, Title("x"), PeeledState.OPEN, "infinity"),
     *(0.5, -0.0, float("nan"), float("inf"), 1e300),
     *(Decimal("NaN"), Decimal("Infinity"), Decimal("1e400"), Decimal("1E-20000"), Decimal(1)),
     *(b"x", bytearray(b"x"), memoryview(b"x")),
@@ -94,7 +94,7 @@ def test_sqlalchemy_leaves_such_a_value_as_it_is(kind):
 
 
 OTHERS = [
-    *(Enum(State), Backwards(100), JSON(), JSONB(), INET(), TSVECTOR(), CITEXT(), CHAR(3)),
+    *(Enum(PeeledState), Backwards(100), JSON(), JSONB(), INET(), TSVECTOR(), CITEXT(), CHAR(3)),
     *(Numeric(asdecimal=False), Float(asdecimal=True), Uuid(as_uuid=False)),
     *(Uuid(native_uuid=False), Interval(native=False), null().type),
     String().with_variant(Backwards(100), "postgresql"),
@@ -116,7 +116,7 @@ def test_other_types_and_variants_are_sqlalchemys_to_process(kind):
         *(
             Uuid(),
             AutoString(),
-            *(DateTime(timezone=True), Enum(State), JSONB(), Numeric(), Float()),
+            *(DateTime(timezone=True), Enum(PeeledState), JSONB(), Numeric(), Float()),
         ),
     ],
     ids=repr,

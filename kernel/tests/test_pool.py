@@ -442,7 +442,7 @@ def test_a_stranger_is_an_address_or_its_network(address, caller):
 
 def holding():
     """Operations that keep their connection until they may go."""
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
     router.may_go, router.begun = asyncio.Event(), []
 
     async def hold(rows):
@@ -467,20 +467,20 @@ def holding():
 
 
 @pytest.mark.parametrize("way", ["short", "long"])
-@pytest.mark.parametrize("path", ["/cases/known", "/cases/stranger", "/cases/read"])
+@pytest.mark.parametrize("path", ["/peels/known", "/peels/stranger", "/peels/read"])
 async def test_who_keeps_half_of_the_connections_gets_no_more_and_nobody_else_notices(
     mount, alice, bob, log, monkeypatch, way, path
 ):
     if way == "long":
         monkeypatch.setattr("kernel.fast.routing.OFF", {"plan"})
-    router, method = holding(), "GET" if path == "/cases/read" else "POST"
+    router, method = holding(), "GET" if path == "/peels/read" else "POST"
     few = {"pool_size": 2, "max_overflow": 2, "pool_timeout": 0.5, "slow_request": 60}
     async with mount(router, **few) as client, AsyncExitStack() as clients:
 
         async def ask(who, address, method, path, **content):
             transport = httpx.ASGITransport(client.app, client=(address, 1))
             at = httpx.AsyncClient(transport=transport, base_url="http://test")
-            headers = {} if path == "/cases/stranger" else who.headers
+            headers = {} if path == "/peels/stranger" else who.headers
             await clients.enter_async_context(at)
             return await at.request(method, path, headers=headers, **content)
 

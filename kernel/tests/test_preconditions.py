@@ -42,7 +42,12 @@ from kernel.http.answer_headers import AnswerHeaders
 from kernel.http.docs import credential_headers
 from kernel.http.preconditions import row_place
 from kernel.identity.callers import Credentials
-from kernel.tests.articles.models import Country, CountryFields, CountryPublic, Section
+from kernel.tests.articles.models import (
+    PeeledCountry,
+    PeeledCountryFields,
+    PeeledCountryPublic,
+    PeeledSection,
+)
 from kernel.tests.peelings.models import Peeling, PeelingPublic, PeelingUpdate
 
 # A team's middleware, schemes and paths give other headers and addresses.
@@ -252,8 +257,8 @@ async def change_mine(way: str, me: CurrentUser, session: Session) -> PeelingPub
 @router.patch("/mine-with/{table}")
 async def change_mine_with_others(table: str, me: CurrentUser, session: Session) -> PeelingPublic:
     """A row of another table has the same id, and is changed or seen first."""
-    section = await session.get(Section, 1)
-    section.heading = "new" if table == "sections" else section.heading
+    section = await session.get(PeeledSection, 1)
+    section.heading = "new" if table == "peeled_sections" else section.heading
     await session.flush()
     await by_orm(session, 1)
     return await shown(session, 1)
@@ -267,7 +272,7 @@ async def delete_by_bulk(peeling_id: Id, me: CurrentUser, session: Session) -> N
 @router.post("/peelings/{peeling_id}/others")
 async def change_others(peeling_id: Id, me: CurrentUser, session: Session) -> Nothing:
     """An action that changes only rows of another table, one of them with the same id."""
-    sections = await session.exec(select(Section))
+    sections = await session.exec(select(PeeledSection))
     for section in sections:
         section.heading = "new"
     await session.flush()
@@ -285,11 +290,11 @@ async def fail(peeling_id: Id, me: CurrentUser, session: Session) -> Nothing:
     raise NotFound("nothing", 0)
 
 
-@router.post("/peelings/{peeling_id}/sections", status_code=201)
+@router.post("/peelings/{peeling_id}/peeled_sections", status_code=201)
 async def add_section(peeling_id: Id, me: CurrentUser, session: Session) -> Nothing:
     """Only a child is made; the parent counts it."""
     await shown(session, peeling_id)
-    session.add(Section(heading="more", article_id=1))
+    session.add(PeeledSection(heading="more", peeled_article_id=1))
     await session.touch(Peeling, peeling_id)
     return Nothing()
 
@@ -319,7 +324,7 @@ async def create(me: CurrentUser, session: Session) -> PeelingPublic:
 @router.get("/crate/{peeling_id}")
 async def get_crate(peeling_id: Id, me: CurrentUser, reader: Reader) -> Crate:
     peeling = await shown(reader, peeling_id)
-    sections = [row["heading"] for row in await reader.fetch(select(Section))]
+    sections = [row["heading"] for row in await reader.fetch(select(PeeledSection))]
     kept = peeling.model_dump(include={"id", "created_at", "updated_at", "version", "title"})
     return Crate(**kept, sections=sections, count=len(sections))
 
@@ -377,12 +382,14 @@ async def caller(mount, alice, sql):
                 "INSERT INTO peelings (title, owner_id) VALUES ($1, $2)", title, owner
             )
         await sql.execute(
-            "INSERT INTO articles (slug, title, state, owner_id) VALUES ('a', 'A', 'draft', $1)",
+            "INSERT INTO peeled_articles (slug, title, state, owner_id)"
+            " VALUES ('a', 'A', 'draft', $1)",
             owner,
         )
         for number in range(2):
             await sql.execute(
-                "INSERT INTO sections (heading, article_id) VALUES ($1, 1)", f"{number}"
+                "INSERT INTO peeled_sections (heading, peeled_article_id) VALUES ($1, 1)",
+                f"{number}",
             )
         await sql.execute("UPDATE peelings SET title = 'at two'")
         yield caller
@@ -436,9 +443,11 @@ async def test_a_row_that_no_key_names_is_the_one_that_is_answered(caller, sql, 
         await reset(sql)
 
 
-@pytest.mark.parametrize("table", ["sections", "none"])
+@pytest.mark.parametrize("table", ["peeled_sections", "none"])
 async def test_of_two_rows_with_the_answered_id_the_answered_one_counts(caller, sql, table):
-    await sql.execute("UPDATE sections SET heading = 'x'; UPDATE sections SET heading = 'y'")
+    await sql.execute(
+        "UPDATE peeled_sections SET heading = 'x'; UPDATE peeled_sections SET heading = 'y'"
+    )
     await sql.execute("UPDATE peelings SET title = 'x'; UPDATE peelings SET title = 'y'")
     for version, status in ((3, 412), (5, 412), (4, 200)):  # the section's is 3
         answer = await caller.patch(
@@ -467,7 +476,7 @@ async def test_an_action_compares_the_row_that_its_path_names(caller, sql, actio
     for version, status in ((1, 412), (3, 412), (2, 200)):
         answer = await caller.post(url, headers={"If-Match": f'"{version}"'})
         assert answer.status_code == status, answer.text
-    changed = await sql.fetchval("SELECT count(*) FROM sections WHERE heading = 'new'")
+    changed = await sql.fetchval("SELECT count(*) FROM peeled_sections WHERE heading = 'new'")
     assert changed == (2 if action == "others" else 0)
 
 
@@ -507,26 +516,28 @@ async def test_a_write_may_say_which_version_it_is_not_for(caller, sql, place):
 
 
 async def test_who_wants_to_make_a_row_changes_none(caller, mount, sql):
-    puts = Router(prefix="/countries")
+    puts = Router(prefix="/peeled_countries")
 
     @puts.put("/{code}")
-    async def put_country(code: Key, data: CountryFields, session: Session) -> CountryPublic:
-        country = await session.get(Country, code) or Country(id=code)
+    async def put_peeled_country(
+        code: Key, data: PeeledCountryFields, session: Session
+    ) -> PeeledCountryPublic:
+        country = await session.get(PeeledCountry, code) or PeeledCountry(id=code)
         country.name = data.name
         session.add(country)
         await session.flush()
-        return CountryPublic.model_validate(country)
+        return PeeledCountryPublic.model_validate(country)
 
     absent = {"If-None-Match": "*"}
     async with mount(puts) as client:
         for name, status in (("first", 200), ("second", 412)):
-            answer = await client.put("/countries/xy", json={"name": name}, headers=absent)
+            answer = await client.put("/peeled_countries/xy", json={"name": name}, headers=absent)
             assert answer.status_code == status, answer.text
         there = {"If-Match": "*"}
         assert (
-            await client.put("/countries/xz", json={"name": "x"}, headers=there)
+            await client.put("/peeled_countries/xz", json={"name": "x"}, headers=there)
         ).is_client_error
-    names = await sql.fetch("SELECT id, name FROM countries ORDER BY id")
+    names = await sql.fetch("SELECT id, name FROM peeled_countries ORDER BY id")
     assert [tuple(row) for row in names] == [("xy", "first")]
 
 
@@ -554,10 +565,10 @@ async def test_of_many_changes_of_one_version_one_wins(caller, sql, way):
 
 async def test_a_parent_that_is_touched_has_another_tag_and_another_version(caller, sql):
     tag = (await caller.get("/ways/crate/1")).headers["etag"]
-    add = "/ways/peelings/1/sections"
+    add = "/ways/peelings/1/peeled_sections"
     assert (await caller.post(add, headers={"If-Match": tag})).status_code == 201
     assert (await caller.post(add, headers={"If-Match": tag})).status_code == 412
-    assert await sql.fetchval("SELECT count(*) FROM sections") == 3
+    assert await sql.fetchval("SELECT count(*) FROM peeled_sections") == 3
     crate = await caller.get("/ways/crate/1", headers={"If-None-Match": tag})
     assert (crate.status_code, crate.json()["version"], crate.json()["count"]) == (200, 3, 3)
 
@@ -585,8 +596,8 @@ async def test_a_tag_is_of_all_that_is_in_the_answer(caller, sql):
     tags = set()
     changes = [
         "SELECT 1",
-        "UPDATE sections SET heading = 'other' WHERE id = 1",
-        "DELETE FROM sections WHERE id = 2",
+        "UPDATE peeled_sections SET heading = 'other' WHERE id = 1",
+        "DELETE FROM peeled_sections WHERE id = 2",
         "UPDATE peelings SET title = 'other' WHERE id = 1",
         "UPDATE peelings SET description = 'not shown' WHERE id = 1",
     ]
@@ -650,7 +661,13 @@ async def test_a_handlers_own_tag_stays(caller):
 
 
 async def test_what_has_no_json_body_has_no_tag(caller):
-    for path in ("/ways/stream", "/articles/a/text", "/docs", "/ways/missing", "/peelings/export"):
+    for path in (
+        "/ways/stream",
+        "/peeled_articles/a/text",
+        "/docs",
+        "/ways/missing",
+        "/peelings/export",
+    ):
         assert "etag" not in (await caller.get(path)).headers, path
     assert "etag" in (await caller.get("/ways/maybe")).headers
 
@@ -945,7 +962,7 @@ async def test_the_callers_own_account_is_not_the_row(caller, alice, sql, authen
 async def change_in_order(code: str, me: CurrentUser, session: Session) -> Nothing:
     """No table's name is in the path; both tables have a row of this key. The first seen counts."""
     peeling = await session.get(Peeling, int(code))
-    section = await session.get(Section, int(code))
+    section = await session.get(PeeledSection, int(code))
     peeling.title, section.heading = "new", "new"
     await session.flush()
     return Nothing()
@@ -992,12 +1009,30 @@ async def test_a_key_of_another_column_is_no_id(caller, sql):
     [
         ("/peelings/7", "/peelings/{peeling_id:id}", {"peeling_id": "7"}, "peelings", "7"),
         ("/api/v1/peelings/7/cook", "/{peeling_id}/cook", {"peeling_id": "7"}, "peelings", "7"),
-        ("/articles/tags/tags", "/articles/{slug}/tags", {"slug": "tags"}, "articles", "tags"),
-        ("/articles/a/tags/3", "/articles/{s}/tags/{t}", {"s": "a", "t": "3"}, "tags", "3"),
+        (
+            "/peeled_articles/peeled_tags/peeled_tags",
+            "/peeled_articles/{slug}/peeled_tags",
+            {"slug": "peeled_tags"},
+            "peeled_articles",
+            "peeled_tags",
+        ),
+        (
+            "/peeled_articles/a/peeled_tags/3",
+            "/peeled_articles/{s}/peeled_tags/{t}",
+            {"s": "a", "t": "3"},
+            "peeled_tags",
+            "3",
+        ),
         ("/users/7/settings", "/settings", {"tenant": 7}, "users", "7"),
         ("/refresh-tokens/7", "/{id}", {"id": "7"}, "refresh_tokens", "7"),
         ("/nowhere/7", "/nowhere/{id}", {"id": "7"}, None, "7"),
-        ("/article_tags/7", "/article_tags/{id}", {"id": "7"}, None, "7"),  # it has no version
+        (
+            "/peeled_article_tags/7",
+            "/peeled_article_tags/{id}",
+            {"id": "7"},
+            None,
+            "7",
+        ),  # it has no version
         ("/peelings/7.json", "/peelings/{id}.json", {"id": "7"}, "peelings", "7"),
         ("/a/b/c", "/{rest:path}", {"rest": "a/b/c"}, None, "a/b/c"),
         ("/users/me", "/users/me", {}, None, None),

@@ -16,7 +16,7 @@ from kernel.metrics import Values
 HOME, OFFICE = "192.0.2.1", "192.0.2.2"
 MOST = 5
 REFUSED_BY_LIMIT = 'http_requests_refused_total{cause="rate_limit"} 2.0'
-router = Router(prefix="/cases", tags=["cases"])
+router = Router(prefix="/peels", tags=["peels"])
 handled = []
 
 
@@ -51,7 +51,7 @@ class Asking:
     def __init__(self, app):
         self.app = app
 
-    async def ask(self, path="/cases/open", who=None, address=HOME, method="GET", **headers):
+    async def ask(self, path="/peels/open", who=None, address=HOME, method="GET", **headers):
         headers = dict(who.headers if who else {}) | {
             name.replace("_", "-"): v for name, v in headers.items()
         }
@@ -97,7 +97,7 @@ async def test_a_stranger_is_its_address(service):
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", "/cases/known"), ("POST", "/cases/written"), ("GET", "/cases/viewed")],
+    [("GET", "/peels/known"), ("POST", "/peels/written"), ("GET", "/peels/viewed")],
 )
 async def test_an_account_is_one_caller_from_wherever_and_its_neighbours_are_others(
     service, alice, bob, method, path
@@ -112,15 +112,15 @@ async def test_an_account_is_one_caller_from_wherever_and_its_neighbours_are_oth
 
 async def test_all_credentials_of_an_account_are_one_caller(service, alice, sign_in):
     key = (await alice.post("/keys", json={"name": "x"})).json()["key"]
-    assert await service.statuses(3, "/cases/known", alice) == [200] * 3
-    assert await service.statuses(3, "/cases/known", x_api_key=key) == [200, 200, 429]
+    assert await service.statuses(3, "/peels/known", alice) == [200] * 3
+    assert await service.statuses(3, "/peels/known", x_api_key=key) == [200, 200, 429]
     # Known by now, it is an account's wherever it is shown.
-    assert await service.statuses(1, "/cases/open", x_api_key=key) == [429]
+    assert await service.statuses(1, "/peels/open", x_api_key=key) == [429]
 
 
 async def test_who_is_over_the_limit_costs_no_query(service, alice, log):
-    await service.statuses(MOST, "/cases/known", alice)
-    answer = await service.ask("/cases/known", alice)
+    await service.statuses(MOST, "/peels/known", alice)
+    answer = await service.ask("/peels/known", alice)
     assert answer.status_code == 429
     assert '"0 queries"' in answer.headers["server-timing"]
 
@@ -128,31 +128,31 @@ async def test_who_is_over_the_limit_costs_no_query(service, alice, log):
 async def test_credentials_that_are_nobodys_are_limited_by_address_and_lock_out_nobody_known(
     service, alice
 ):
-    await service.ask("/cases/known", alice)
+    await service.ask("/peels/known", alice)
     made_up = [
-        (await service.ask("/cases/known", x_api_key=f"no{n}")).status_code for n in range(7)
+        (await service.ask("/peels/known", x_api_key=f"no{n}")).status_code for n in range(7)
     ]
     assert made_up == [401] * MOST + [429] * 2
-    assert await service.statuses(1, "/cases/known", alice) == [200]
+    assert await service.statuses(1, "/peels/known", alice) == [200]
     # Strangers are none of these, and neither is another address.
     assert await service.statuses(1) == [200]
-    assert await service.statuses(1, "/cases/known", x_api_key="no", address=OFFICE) == [401]
+    assert await service.statuses(1, "/peels/known", x_api_key="no", address=OFFICE) == [401]
 
 
 async def test_a_made_up_credential_does_not_get_around_the_limit_of_what_is_open(service):
     answers = [
-        (await service.ask("/cases/open", x_api_key=f"no{n}")).status_code for n in range(MOST + 2)
+        (await service.ask("/peels/open", x_api_key=f"no{n}")).status_code for n in range(MOST + 2)
     ]
     assert answers == [200] * MOST + [429] * 2
 
 
 async def test_a_credential_that_has_ended_is_its_accounts_no_more(service, alice):
     key = (await alice.post("/keys", json={"name": "x"})).json()
-    assert await service.statuses(1, "/cases/known", x_api_key=key["key"]) == [200]
+    assert await service.statuses(1, "/peels/known", x_api_key=key["key"]) == [200]
     await alice.delete(f"/keys/{key['id']}")
-    assert await service.statuses(2, "/cases/known", x_api_key=key["key"]) == [401, 401]
-    assert await service.statuses(3, "/cases/known", alice) == [200] * 3  # one of these was counted
-    assert await service.statuses(1, "/cases/known", alice) == [429]
+    assert await service.statuses(2, "/peels/known", x_api_key=key["key"]) == [401, 401]
+    assert await service.statuses(3, "/peels/known", alice) == [200] * 3  # one of these was counted
+    assert await service.statuses(1, "/peels/known", alice) == [429]
 
 
 async def test_refusals_do_not_make_it_longer(service):
@@ -175,9 +175,9 @@ async def test_what_is_nowhere_is_counted_as_well(service):
 async def test_handshakes_are_counted(mount):
     async with mount(router, rate_limit="2/minute") as client:
         for _ in range(2):
-            async with client.socket("/cases/live") as socket:
+            async with client.socket("/peels/live") as socket:
                 assert socket.status == 101
-        async with client.socket("/cases/live") as socket:
+        async with client.socket("/peels/live") as socket:
             assert socket.status == 429
             assert socket.json()["error"] == "too_many_requests"
             assert int(socket.headers["retry-after"]) >= 60
@@ -269,7 +269,7 @@ def test_a_context_has_no_limit_of_its_own():
 async def test_refusals_are_counted_wherever_the_caller_is_known(service, alice):
     metrics.STATE.use(Values())
     key = (await alice.post("/keys", json={"name": "x"})).json()["key"]
-    await service.statuses(MOST, "/cases/known", alice)
-    assert await service.statuses(1, "/cases/known", x_api_key=key) == [429]  # by looking it up
-    assert await service.statuses(1, "/cases/known", x_api_key=key) == [429]  # by remembering it
+    await service.statuses(MOST, "/peels/known", alice)
+    assert await service.statuses(1, "/peels/known", x_api_key=key) == [429]  # by looking it up
+    assert await service.statuses(1, "/peels/known", x_api_key=key) == [429]  # by remembering it
     assert REFUSED_BY_LIMIT in render("")[0].decode().splitlines()

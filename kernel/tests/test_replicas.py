@@ -10,12 +10,12 @@ from sqlmodel import select
 from kernel.http.dependencies import Reader, Service
 from kernel.http.router import Router
 
-NEW = table("new_table")
+NEW = table("peeled_table")
 PLAIN = select(column("n", Integer)).select_from(NEW)
 
 
 def cases():
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
 
     @router.get("/here")
     @router.post("/here")
@@ -31,11 +31,11 @@ def cases():
 
     @router.get("/text")
     async def by_text(reader: Reader) -> dict[str, int]:
-        return {"count": len(await reader.fetch(text("SELECT n FROM new_table")))}
+        return {"count": len(await reader.fetch(text("SELECT n FROM peeled_table")))}
 
     @router.get("/mistake")
     async def mistake(reader: Reader) -> dict[str, int]:
-        return {"count": len(await reader.fetch(text("SELECT m FROM new_table")))}
+        return {"count": len(await reader.fetch(text("SELECT m FROM peeled_table")))}
 
     @router.get("/zero")
     async def zero(reader: Reader) -> dict[str, int]:
@@ -75,34 +75,34 @@ async def test_a_client_that_asks_for_news_reads_its_own_write(client, directive
 
 @pytest.mark.parametrize("directives", ["max-age=0", "no-store", "no-cache-x", 'x="no-cache"', ""])
 async def test_another_directive_does_not_spare_the_replica(client, directives):
-    answer = await client.get("/cases/here", headers={"Cache-Control": directives})
+    answer = await client.get("/peels/here", headers={"Cache-Control": directives})
     assert answer.json() == {"is_primary": False}
 
 
 async def test_a_header_in_two_lines_is_one(client):
     lines = [*client.headers.multi_items(), ("Cache-Control", "max-age=0")]
     lines.append(("Cache-Control", "no-cache"))
-    assert (await client.get("/cases/here", headers=lines)).json() == {"is_primary": True}
+    assert (await client.get("/peels/here", headers=lines)).json() == {"is_primary": True}
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "PATCH", "DELETE"])
 async def test_a_write_reads_on_the_primary(client, method):
-    assert (await client.request(method, "/cases/here")).json() == {"is_primary": True}
+    assert (await client.request(method, "/peels/here")).json() == {"is_primary": True}
 
 
 async def test_a_read_does_not(client):
-    assert (await client.get("/cases/here")).json() == {"is_primary": False}
+    assert (await client.get("/peels/here")).json() == {"is_primary": False}
 
 
 @pytest.fixture
-async def new_table(sql):
-    await sql.execute("CREATE TABLE new_table AS SELECT 1 AS n")
+async def peeled_table(sql):
+    await sql.execute("CREATE TABLE peeled_table AS SELECT 1 AS n")
     yield
-    await sql.execute("DROP TABLE new_table")
+    await sql.execute("DROP TABLE peeled_table")
 
 
-@pytest.mark.parametrize("path", ["/cases/plain", "/cases/text"])
-async def test_what_a_replica_does_not_know_yet_is_read_on_the_primary(client, new_table, path):
+@pytest.mark.parametrize("path", ["/peels/plain", "/peels/text"])
+async def test_what_a_replica_does_not_know_yet_is_read_on_the_primary(client, peeled_table, path):
     reader = client.app.state.resources.reader
     for number in range(1, 4):
         answer = await client.get(path)
@@ -110,11 +110,11 @@ async def test_what_a_replica_does_not_know_yet_is_read_on_the_primary(client, n
         assert (reader.diverted, reader.is_away) == (number, False)
 
 
-@pytest.mark.parametrize("path", ["/cases/mistake", "/cases/zero"])
-async def test_a_mistake_is_one_on_each(client, new_table, log, path):
+@pytest.mark.parametrize("path", ["/peels/mistake", "/peels/zero"])
+async def test_a_mistake_is_one_on_each(client, peeled_table, log, path):
     assert (await client.get(path)).status_code == 500
     [line] = log.lines("ERROR")
-    assert "new_table" in str(line) or "22012" in str(line)
+    assert "peeled_table" in str(line) or "22012" in str(line)
 
 
 async def test_who_reads_on_the_primary_meanwhile_is_counted(mount, alice, monkeypatch):

@@ -34,7 +34,7 @@ async def add(session, me, title):
 
 
 def router_with(*handlers, **options):
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
     for handler in handlers:
         router.post(f"/{handler.__name__}", status_code=201, **options)(handler)
     return router
@@ -111,7 +111,7 @@ async def test_a_further_attempt_sees_what_the_first_one_saw(
     await fail_first(times=2)
     headers = {**alice.headers, **({"Idempotency-Key": key} if key else {})}
     async with mount(router_with(handler), max_body_bytes=4 * MEGABYTE) as client:
-        url = f"/cases/{handler.__name__}"
+        url = f"/peels/{handler.__name__}"
         answer = await client.post(url, headers=headers, **content)
     assert (answer.status_code, answer.json().get("text")) == (201, text)
     assert await sql.fetchval("SELECT last_value FROM tries") == 3
@@ -128,7 +128,7 @@ async def test_a_further_attempt_sees_the_state_that_a_middleware_has_set(mount,
             await inner(scope, receive, send)
 
         client.app.middleware_stack = with_state
-        answer = await client.post("/cases/remembers", headers=alice.headers)
+        answer = await client.post("/peels/remembers", headers=alice.headers)
     assert answer.json() == {"text": "1"}
 
 
@@ -162,7 +162,7 @@ async def depends(
 async def test_each_attempt_has_dependencies_of_its_own(mount, alice, fail_first):
     await fail_first()
     async with mount(router_with(depends)) as client:
-        answer = await client.post("/cases/depends", headers=alice.headers)
+        answer = await client.post("/peels/depends", headers=alice.headers)
     assert answer.headers.get_list("x-run") == ["2"]
     failed = ["opened", "opened", "run", "told", "closed", "told", "closed"]
     assert seen == [*failed, "opened", "opened", "run", "closed", "task", "closed"]
@@ -187,7 +187,7 @@ async def test_an_error_that_a_dependency_swallows_is_no_success(
 ):
     await fail_first()
     async with mount(router_with(is_swallowed)) as client:
-        answer = await client.post("/cases/is_swallowed", headers=alice.headers)
+        answer = await client.post("/peels/is_swallowed", headers=alice.headers)
     assert (answer.status_code, seen) == (500, ["swallowed"])
     assert "FastAPIError" in log.lines("ERROR")[0]["exception"]
     assert await sql.fetchval("SELECT count(*) FROM peelings") == 0
@@ -204,7 +204,7 @@ async def answers_in_turn(me: CurrentUser, session: Session) -> PeelingPublic | 
 
 async def test_an_answer_has_no_tag_of_an_earlier_attempts_row(mount, alice):
     async with mount(router_with(answers_in_turn)) as client:
-        answer = await client.post("/cases/answers_in_turn", headers=alice.headers)
+        answer = await client.post("/peels/answers_in_turn", headers=alice.headers)
     assert (answer.status_code, len(seen)) == (201, 2)
     assert "etag" not in answer.headers
 
@@ -267,7 +267,7 @@ async def test_an_error_of_the_handlers_own_is_an_error_once(
         return Answer()
 
     async with mount(router_with(has_an_error)) as client:
-        answer = await client.post("/cases/has_an_error", headers=alice.headers)
+        answer = await client.post("/peels/has_an_error", headers=alice.headers)
     assert (answer.status_code, seen) == (500, ["run"])
     assert "retry-after" not in answer.headers
     assert await sql.fetchval("SELECT count(*) FROM peelings") == 0
@@ -288,7 +288,7 @@ async def test_an_independent_sessions_failure_is_tried_again_with_the_request(
 ):
     await fail_first()
     async with mount(router_with(fails_beside)) as client:
-        answer = await client.post("/cases/fails_beside", headers=alice.headers)
+        answer = await client.post("/peels/fails_beside", headers=alice.headers)
     assert (answer.status_code, seen) == (201, ["run", "run"])
     assert await sql.fetchval("SELECT count(*) FROM peelings") == 1
 
@@ -304,13 +304,13 @@ async def test_how_often_it_is_tried_again_is_the_routers_or_the_operations_to_s
     mount, alice, fail_first, retries, runs
 ):
     await fail_first(times=10)
-    router = Router(prefix="/cases", tags=["cases"], retries=retries)
+    router = Router(prefix="/peels", tags=["peels"], retries=retries)
     router.post("/by_router")(counts_its_runs)
     async with mount(router) as client:
         client.app.include_router(router_with(counts_its_runs, retries=retries))
         client.headers.update(alice.headers)
         for path in ("by_router", "counts_its_runs"):
-            answer = await client.post(f"/cases/{path}")
+            answer = await client.post(f"/peels/{path}")
             assert (answer.status_code, len(seen)) == (409, runs)
             assert answer.headers["retry-after"] == "1"
             seen.clear()
@@ -329,7 +329,7 @@ async def test_connections_that_died_idle_are_noticed_by_nobody(mount, alice, en
         client.headers.update(alice.headers)
         for _ in range(2):
             for path in ("counts_its_runs", "beside"):
-                answers = [client.post(f"/cases/{path}") for _ in range(3)]
+                answers = [client.post(f"/peels/{path}") for _ in range(3)]
                 answers = await asyncio.gather(*answers)
                 assert {answer.status_code for answer in answers} == {201}
             await end_connections()
@@ -354,7 +354,7 @@ async def test_a_connection_that_was_lost_while_the_handler_was_busy_is_tried_ag
         return Answer()
 
     async with mount(router_with(is_busy)) as client:
-        answer = await client.post("/cases/is_busy", headers=alice.headers)
+        answer = await client.post("/peels/is_busy", headers=alice.headers)
     assert (answer.status_code, seen) == (201, ["run", "run"])
     assert await sql.fetchval("SELECT count(*) FROM peelings") == 1 + (way != "commit")
 
@@ -376,7 +376,7 @@ async def test_a_handler_that_lets_its_transaction_lie_is_told_so_and_runs_once(
         return Answer()
 
     async with mount(router_with(takes_long), statement_timeout=0.5) as client:
-        answer = await client.post("/cases/takes_long", headers=alice.headers)
+        answer = await client.post("/peels/takes_long", headers=alice.headers)
     assert (answer.status_code, seen) == (500, ["run"])
     assert "the transaction lay idle" in log.lines("ERROR")[0]["exception"]
     assert await sql.fetchval("SELECT count(*) FROM peelings") == 0
@@ -396,7 +396,7 @@ async def test_a_connection_that_was_lost_is_no_reason_to_do_it_again_without_re
     for retries in (0, 1):
         seen.clear()
         async with mount(router_with(is_cut_off, retries=retries)) as client:
-            answer = await client.post("/cases/is_cut_off", headers=alice.headers)
+            answer = await client.post("/peels/is_cut_off", headers=alice.headers)
         assert (answer.status_code, answer.json()["reason"]) == (503, "unreachable")
         assert seen == ["run"] * (retries + 1)
     assert await sql.fetchval("SELECT count(*) FROM peelings") == 0

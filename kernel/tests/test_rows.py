@@ -37,7 +37,7 @@ from kernel.fast import rows, statements
 from kernel.fast.records import Row, rows_of
 from kernel.fast.rows import _way, read
 from kernel.testing.switches import off
-from kernel.tests.articles.models import Tag, TagPublic
+from kernel.tests.articles.models import PeeledTag, PeeledTagPublic
 from kernel.tests.peelings.models import Peeling, PeelingPublic
 
 MOMENT = datetime(2030, 1, 2, tzinfo=UTC)
@@ -408,7 +408,7 @@ async def test_a_row_of_a_query_is_a_dto(app):
 FIRST, SECOND = aliased(Peeling), aliased(Peeling)
 FIRST_ROWS, SECOND_ROWS = select(Peeling).subquery(), select(Peeling).subquery()
 TWO_IDS = [
-    select(Peeling, Tag).join(Tag, Tag.name == "b"),
+    select(Peeling, PeeledTag).join(PeeledTag, PeeledTag.name == "b"),
     select(Peeling.title, Peeling.version, Peeling.owner_id, Peeling, aliased(Peeling).id),
     text("SELECT p.*, 7 AS id FROM peelings p"),
     select(literal(1).label("id"), literal("x").label("title"), literal(2).label("id")),
@@ -418,7 +418,7 @@ TWO_IDS = [
     select((FIRST.id + 1).label("id"), (SECOND.id + 1).label("id")),
 ]
 ONE_ID = [
-    select(Peeling, Tag.name.label("tag")).outerjoin(Tag, Tag.name == "b"),
+    select(Peeling, PeeledTag.name.label("tag")).outerjoin(PeeledTag, PeeledTag.name == "b"),
     select(Peeling, Peeling.id, Peeling.title),
     select(Peeling.id.label("no"), Peeling),
     select(Peeling, func.count().over(), func.count(Peeling.id).over()),
@@ -443,7 +443,7 @@ def doors(app):
 
 async def peel(sql, alice):
     await sql.execute("INSERT INTO peelings (title, owner_id) VALUES ('a', $1)", alice.user_id)
-    await sql.execute("INSERT INTO tags (name) VALUES ('b')")
+    await sql.execute("INSERT INTO peeled_tags (name) VALUES ('b')")
 
 
 @pytest.mark.parametrize("statement", TWO_IDS)
@@ -469,10 +469,10 @@ async def test_a_column_twice_and_others_with_labels_are_read(app, sql, alice, s
 async def test_an_outer_join_that_finds_nothing_is_no_row(app, sql, alice):
     """Its columns are null, whatever they were declared to be."""
     await sql.execute("INSERT INTO peelings (title, owner_id) VALUES ('a', $1)", alice.user_id)
-    tags = select(Tag).select_from(Peeling).outerjoin(Tag, Tag.id == -1)
+    tags = select(PeeledTag).select_from(Peeling).outerjoin(PeeledTag, PeeledTag.id == -1)
     for _ in range(3):
         with pytest.raises(ValidationError):
-            await app.state.resources.reader.all(TagPublic, tags)
+            await app.state.resources.reader.all(PeeledTagPublic, tags)
 
 
 # Records.

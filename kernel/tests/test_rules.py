@@ -7,6 +7,7 @@ from typing import Annotated, Any, ClassVar
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, WebSocket
 from pydantic import ConfigDict, StringConstraints
+from pydantic import Field as TextField
 from sqlalchemy import ARRAY, MetaData, String
 from sqlmodel import Field, SQLModel
 
@@ -175,12 +176,37 @@ class CrateCreate(Input):
     labels: list[Annotated[str, StringConstraints(max_length=9)]]
 
 
+class CrateOfFew(Input):
+    labels: list[Annotated[str, StringConstraints(max_length=9)]] = Field(max_length=3)
+
+
+class CrateOrNone(Input):
+    labels: list[Annotated[str, TextField(max_length=9)]] | None = Field(None, max_length=20)
+
+
 class CrateUpdate(Input):
     labels: list[Annotated[str, StringConstraints(max_length=10)]]
 
 
+class CrateOfNine(Input):
+    labels: list[str] = Field(max_length=9)
+
+
 def test_the_texts_of_an_array_are_as_long_in_a_body_as_in_its_column():
-    assert unlike([Crate, CrateCreate, CrateUpdate]) == ["CrateUpdate.labels"]
+    known = [Crate, CrateCreate, CrateOfFew, CrateOrNone]
+    assert unlike([*known, CrateUpdate, CrateOfNine]) == [
+        "CrateUpdate.labels",
+        "CrateOfNine.labels",
+    ]
+
+
+async def takes_endless_texts(data: CrateOfNine) -> None: ...
+
+
+def test_how_many_texts_there_are_says_nothing_of_how_long_they_are():
+    app = FastAPI()
+    app.post("/x")(takes_endless_texts)
+    assert mistakes(app) == ["/x sets no bound to CrateOfNine.labels"]
 
 
 # What has no answer, and a router that is not the kernel's.

@@ -61,7 +61,7 @@ def is_idle(client):
 
 def router_with(*handlers):
     """A router whose POST /{name of the function} is that function."""
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
     for handler in handlers:
         router.post(f"/{handler.__name__}", status_code=201)(handler)
     return router
@@ -204,7 +204,7 @@ async def test_what_a_handler_was_lent_is_of_no_use_when_its_unit_of_work_has_en
 ):
     async with mount(router_with(handler, count), pool_size=3, max_overflow=0) as client:
         client.headers.update(alice.headers)
-        answers = [await client.post(f"/cases/{handler.__name__}") for _ in range(20)]
+        answers = [await client.post(f"/peels/{handler.__name__}") for _ in range(20)]
         for answer in answers:
             assert answer.status_code == (200 if handler is in_a_stream else 201)
         assert len(errors) == 20
@@ -212,14 +212,14 @@ async def test_what_a_handler_was_lent_is_of_no_use_when_its_unit_of_work_has_en
         assert stored == ["in time"] * (0 if handler is in_a_task_at_first_use else 20)
         assert await sql.fetchval(IN_TRANSACTION) == 0
         await until(is_idle(client), 2)
-        counts = await asyncio.gather(*[client.post("/cases/count") for _ in range(9)])
+        counts = await asyncio.gather(*[client.post("/peels/count") for _ in range(9)])
         assert {answer.json()["text"] for answer in counts} == {str(len(stored))}
 
 
 @pytest.mark.parametrize("handler", [in_background, in_a_stream, in_a_task, by_the_orm])
 async def test_the_refusal_says_what_to_do_instead(mount, alice, handler):
     async with mount(router_with(handler)) as client:
-        await client.post(f"/cases/{handler.__name__}", headers=alice.headers)
+        await client.post(f"/peels/{handler.__name__}", headers=alice.headers)
     assert "async with open_session()" in str(errors[0])
 
 
@@ -243,9 +243,9 @@ async def test_two_tasks_at_once_are_refused_and_cost_no_connection(
     async with mount(router_with(handler, count), pool_size=3, max_overflow=0) as client:
         client.headers.update(alice.headers)
         for _ in range(20):
-            answer = await client.post(f"/cases/{handler.__name__}")
+            answer = await client.post(f"/peels/{handler.__name__}")
             assert answer.status_code == 500
-        counts = await asyncio.gather(*[client.post("/cases/count") for _ in range(9)])
+        counts = await asyncio.gather(*[client.post("/peels/count") for _ in range(9)])
         assert {answer.status_code for answer in counts} == {201}
         await until(is_idle(client), 2)
     assert await titles(sql) == []
@@ -285,7 +285,7 @@ async def savepoints(me: CurrentUser, session: Session) -> Answer:
 
 async def test_a_savepoint_undoes_all_that_was_done_in_it_in_whatever_way(mount, alice, sql):
     async with mount(router_with(savepoints), **ONE) as client:
-        answer = await client.post("/cases/savepoints", headers=alice.headers)
+        answer = await client.post("/peels/savepoints", headers=alice.headers)
     assert (answer.status_code, answer.json()["text"]) == (201, "orm inserted released")
     assert await titles(sql) == ["orm", "inserted", "released"]
     assert len(errors) == 2
@@ -334,7 +334,7 @@ async def test_a_rollback_undoes_all_of_it_and_work_goes_on(mount, alice, sql, h
     key = {"Idempotency-Key": "a-key"}
     async with mount(router_with(handler), **ONE) as client:
         client.headers.update(alice.headers)
-        url = f"/cases/{handler.__name__}"
+        url = f"/peels/{handler.__name__}"
         assert (await client.post(url)).status_code == 201
         assert await titles(sql) == ["kept"]
         for replayed in (None, "true"):
@@ -346,7 +346,7 @@ async def test_a_rollback_undoes_all_of_it_and_work_goes_on(mount, alice, sql, h
 
 async def test_a_rollback_of_the_connection_under_its_session_is_no_success(mount, alice, sql):
     async with mount(router_with(rolled_back_by_the_connection), **ONE) as client:
-        url = "/cases/rolled_back_by_the_connection"
+        url = "/peels/rolled_back_by_the_connection"
         assert (await client.post(url, headers=alice.headers)).status_code == 500
         assert client.app.state.resources.writer.in_use() == 0
     assert await titles(sql) == []  # SQLAlchemy: "This transaction is inactive"
@@ -382,7 +382,7 @@ async def goes_on_after_a_refusal(me: CurrentUser, session: Session) -> Answer:
 
 async def test_a_refusal_that_was_caught_has_changed_nothing(mount, alice, sql):
     async with mount(router_with(goes_on_after_a_refusal)) as client:
-        answer = await client.post("/cases/goes_on_after_a_refusal", headers=alice.headers)
+        answer = await client.post("/peels/goes_on_after_a_refusal", headers=alice.headers)
     assert (answer.status_code, await titles(sql)) == (201, ["first", "second"])
 
 
@@ -408,7 +408,7 @@ async def test_a_commit_of_the_handlers_own_is_refused_with_a_sentence(
     async with mount(router_with(handler), **ONE) as client:
         client.headers.update(alice.headers)
         for _ in range(3):
-            assert (await client.post(f"/cases/{handler.__name__}")).status_code == 500
+            assert (await client.post(f"/peels/{handler.__name__}")).status_code == 500
         assert client.app.state.resources.writer.in_use() == 0
     assert await titles(sql) == []
     assert "the request boundary commits" in log.lines("ERROR")[0]["exception"]
@@ -425,8 +425,8 @@ async def test_the_end_of_a_transaction_that_was_sent_as_a_statement_is_no_succe
 
     async with mount(router_with(ends, count), **ONE) as client:
         client.headers.update(alice.headers)
-        assert (await client.post("/cases/ends")).status_code == 500
-        assert (await client.post("/cases/count")).status_code == 201
+        assert (await client.post("/peels/ends")).status_code == 500
+        assert (await client.post("/peels/count")).status_code == 201
     assert "must not begin or end the transaction" in log.lines("ERROR")[0]["exception"]
 
 
@@ -441,7 +441,7 @@ async def flushes(me: CurrentUser, session: Session) -> Answer:
 
 async def test_a_query_sees_what_the_orm_has_not_flushed_yet(mount, alice, sql):
     async with mount(router_with(flushes)) as client:
-        answer = await client.post("/cases/flushes", headers=alice.headers)
+        answer = await client.post("/peels/flushes", headers=alice.headers)
     assert answer.json() == {"text": "changed"}
     assert await titles(sql) == ["changed"]
 
@@ -481,7 +481,7 @@ LEAVINGS = {
 
 
 def leaving_router(leave, show):
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
 
     async def look(rows):
         [[seen]] = await rows.fetch(text(show))
@@ -523,23 +523,23 @@ async def test_what_a_request_leaves_on_its_connection_is_not_seen_by_the_next(
     mount, app, sql, what
 ):
     async with mount(leaving_router(*LEAVINGS[what]), **ONE, read_pool_size=1) as client:
-        before = [(await client.request(method, "/cases/look")).text for method in ("POST", "GET")]
+        before = [(await client.request(method, "/peels/look")).text for method in ("POST", "GET")]
         for path in ("leave", "fetch", "fail", "leave"):
-            await client.post(f"/cases/{path}")
-            assert (await client.post("/cases/look")).text == before[0]
-        await client.get("/cases/leave")
-        assert (await client.get("/cases/look")).text == before[1]
+            await client.post(f"/peels/{path}")
+            assert (await client.post("/peels/look")).text == before[0]
+        await client.get("/peels/leave")
+        assert (await client.get("/peels/look")).text == before[1]
 
 
 async def test_a_level_of_isolation_is_the_routers_to_set(mount, alice, log):
-    router = Router(prefix="/cases", tags=["cases"], isolation="repeatable_read")
+    router = Router(prefix="/peels", tags=["peels"], isolation="repeatable_read")
 
     async def show(session: Session) -> Answer:
         return Answer(text=(await session.exec(text("SHOW transaction_isolation"))).scalar())
 
     router.post("/repeatable")(show)
     router.post("/serializable", isolation="serializable")(show)
-    plain = Router(prefix="/cases", tags=["cases"])
+    plain = Router(prefix="/peels", tags=["peels"])
     plain.post("/plain")(show)
 
     @plain.post("/option")
@@ -551,7 +551,7 @@ async def test_a_level_of_isolation_is_the_routers_to_set(mount, alice, log):
     async with mount(router, **ONE) as client:
         client.app.include_router(plain)
         seen = {
-            name: (await client.post(f"/cases/{name}")).json().get("text")
+            name: (await client.post(f"/peels/{name}")).json().get("text")
             for name in ("repeatable", "plain", "serializable", "plain", "option", "plain")
         }
     assert seen == {
@@ -594,10 +594,10 @@ async def beside_one_that_fails(me: CurrentUser, session: Session) -> Answer:
 async def test_an_independent_session_stands_and_falls_by_itself(mount, alice, sql):
     async with mount(router_with(beside, beside_one_that_fails), **ONE) as client:
         client.headers.update(alice.headers)
-        assert (await client.post("/cases/beside")).status_code == 201
+        assert (await client.post("/peels/beside")).status_code == 201
         assert await titles(sql) == ["beside", "mine", "later"]
         await sql.execute("DELETE FROM peelings")
-        assert (await client.post("/cases/beside_one_that_fails")).status_code == 500
+        assert (await client.post("/peels/beside_one_that_fails")).status_code == 500
         assert await titles(sql) == ["stays"]
         assert client.app.state.resources.writer.in_use() == 0
 
@@ -654,7 +654,7 @@ async def calls_back(me: CurrentUser, session: Session, fail: bool = False) -> A
 
 
 async def test_what_is_to_be_called_after_a_commit_is_called_then_and_only_then(mount, alice, log):
-    url = "/cases/calls_back"
+    url = "/peels/calls_back"
     async with mount(router_with(calls_back), **ONE) as client:
         client.headers.update(alice.headers)
         assert (await client.post(url)).status_code == 201
@@ -692,7 +692,7 @@ async def goes_on_after_a_cut(me: CurrentUser, session: Session) -> Answer:
 
 async def test_a_session_whose_statement_was_cut_off_goes_no_further(mount, alice, sql, log):
     async with mount(router_with(goes_on_after_a_cut), **ONE) as client:
-        answer = await client.post("/cases/goes_on_after_a_cut", headers=alice.headers)
+        answer = await client.post("/peels/goes_on_after_a_cut", headers=alice.headers)
         assert answer.status_code == 500
         await until(is_idle(client), 3)
     assert await titles(sql) == []
@@ -715,9 +715,9 @@ async def copies(me: CurrentUser, session: Session, undo: bool = False) -> Answe
 async def test_rows_that_are_copied_in_are_part_of_the_unit_of_work(mount, alice, sql):
     async with mount(router_with(copies), **ONE) as client:
         client.headers.update(alice.headers)
-        assert (await client.post("/cases/copies?undo=1")).status_code == 500
+        assert (await client.post("/peels/copies?undo=1")).status_code == 500
         assert await titles(sql) == []
-        assert (await client.post("/cases/copies")).json() == {"text": "1000"}
+        assert (await client.post("/peels/copies")).json() == {"text": "1000"}
         assert len(await titles(sql)) == 1000
 
 

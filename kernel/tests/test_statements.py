@@ -67,7 +67,7 @@ from kernel.fast import inserts, statements
 from kernel.fast.records import Row
 from kernel.testing.switches import off
 from kernel.tests.processes import until
-from kernel.tests.statement_tables import DDL, UNDO, Made, Mood, Shop, State, Thing, rows
+from kernel.tests.statement_tables import DDL, UNDO, Made, Mood, PeeledState, Shop, Thing, rows
 
 T: Any = Thing
 S: Any = Shop
@@ -188,8 +188,8 @@ QUERIES: dict[str, Any] = {
         select(T.id).where(T.name == any_(bindparam("n", type_=ARRAY(String)))),
         {"n": ["a", "b"]},
     ),
-    "text": (text("SELECT id, name FROM all_things WHERE number > :n ORDER BY id"), {"n": 1}),
-    "text with types": text("SELECT secret, state FROM all_things ORDER BY id").columns(
+    "text": (text("SELECT id, name FROM peeled_things WHERE number > :n ORDER BY id"), {"n": 1}),
+    "text with types": text("SELECT secret, state FROM peeled_things ORDER BY id").columns(
         T.secret, T.state
     ),
     "text in a where": select(T.id).where(text("number = 2")),
@@ -219,7 +219,7 @@ QUERIES: dict[str, Any] = {
     "function alone": func.upper("x"),
     "* concat": select(func.concat(T.name, 1, type_=String)).order_by(T.id),
     # Types.
-    "enum": (select(T.id, T.state).where(T.state == bindparam("s")), {"s": State.PAID}),
+    "enum": (select(T.id, T.state).where(T.state == bindparam("s")), {"s": PeeledState.PAID}),
     "enum in": select(T.mood).where(T.mood.in_([Mood.SAD])),
     "enum of varchar": (select(T.mood).where(T.mood == bindparam("m")), {"m": Mood.SAD}),
     "decorated": (select(T.id, T.secret).where(T.secret == bindparam("s")), {"s": "hello"}),
@@ -229,7 +229,9 @@ QUERIES: dict[str, Any] = {
     ),
     "json": select(T.document, T.data, T.document["a"]).order_by(T.id),
     "jsonb contains": select(T.id).where(T.data.contains({"b": 1.5})).order_by(T.id),
-    "json in text": text("SELECT document, data, '[1]'::jsonb AS list FROM all_things ORDER BY id"),
+    "json in text": text(
+        "SELECT document, data, '[1]'::jsonb AS list FROM peeled_things ORDER BY id"
+    ),
     "json parameter": (select(bindparam("d", type_=T.__table__.c.data.type)), {"d": {"x": 1}}),
     "array": select(T.tags, T.numbers, T.tags[1]).order_by(T.id),
     "array contains": select(T.id).where(T.tags.contains(["x"])).order_by(T.id),
@@ -283,14 +285,14 @@ WRITES: dict[str, Any] = {
     "update from": update(T).where(T.shop_id == S.id).values(note=S.name).returning(T.id, T.note),
     "update that returns nothing": update(T).values(note="x"),
     "onupdate": update(T).values(note="x").returning(T.updated_at > T.created_at),
-    "delete": delete(T).where(T.state == State.PAID).returning(T.id, T.mood),
+    "delete": delete(T).where(T.state == PeeledState.PAID).returning(T.id, T.mood),
     "write in a cte": select(
         insert(M).values(name="in a cte").returning(M.status, M.place).cte("made")
     ),
     "update in a cte": select(
         update(S).where(S.id == 1).values(name=literal("x")).returning(S.name).cte("changed")
     ),
-    "text": text("UPDATE shops SET name = 'x' WHERE id = 1 RETURNING id, name"),
+    "text": text("UPDATE peeled_shops SET name = 'x' WHERE id = 1 RETURNING id, name"),
     "constraint": insert(T).values(name="x", shop_id=99),
     "missing": insert(T).values(number=1),
     "unknown column": (insert(S).returning(S.id), {"name": "x", "colour": "red"}),
@@ -323,7 +325,7 @@ def values_of(row):
 async def filled(tables, app, sql):
     """The app, with the rows in its database."""
     await sql.execute(
-        "ALTER SEQUENCE shops_id_seq RESTART; ALTER SEQUENCE all_things_id_seq RESTART"
+        "ALTER SEQUENCE peeled_shops_id_seq RESTART; ALTER SEQUENCE peeled_things_id_seq RESTART"
     )
     async with open_session(app) as session:
         for row in rows():  # not by the ORM, for which None would be the default

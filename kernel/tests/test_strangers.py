@@ -52,7 +52,7 @@ def is_idle(client):
 
 
 def router_with(*handlers, **options):
-    router = Router(prefix="/cases", tags=["cases"], **options)
+    router = Router(prefix="/peels", tags=["peels"], **options)
     for handler in handlers:
         router.post(f"/{handler.__name__}", status_code=201)(handler)
     return router
@@ -152,7 +152,7 @@ async def test_what_was_kept_touches_no_other_request(mount, alice, sql, what):
         client.headers.update(alice.headers)
         for _ in range(5):
             answers = await asyncio.gather(
-                client.post("/cases/keep"), *[client.post("/cases/slow_victim") for _ in range(3)]
+                client.post("/peels/keep"), *[client.post("/peels/slow_victim") for _ in range(3)]
             )
             assert {answer.status_code for answer in answers} == {201}
         await until(is_idle(client), 3)
@@ -180,8 +180,8 @@ async def test_a_task_that_outlives_its_handler_undoes_nobodys_work(mount, alice
         client.headers.update(alice.headers)
         for _ in range(3):
             answers = await asyncio.gather(
-                client.post("/cases/rolls_back_late"),
-                *[client.post("/cases/slow_victim") for _ in range(3)],
+                client.post("/peels/rolls_back_late"),
+                *[client.post("/peels/slow_victim") for _ in range(3)],
             )
             assert [answer.status_code for answer in answers][1:] == [201, 201, 201]
         await asyncio.gather(*outcomes, return_exceptions=True)
@@ -198,7 +198,7 @@ async def uses_the_engine(session: Session) -> Answer:
 
 async def test_the_engine_behind_a_connection_gives_no_other(mount, alice, sql, log):
     async with mount(router_with(uses_the_engine)) as client:
-        assert (await client.post("/cases/uses_the_engine")).status_code == 500
+        assert (await client.post("/peels/uses_the_engine")).status_code == 500
     assert await titles(sql) == []
     assert "this engine has no connections of its own" in log.lines("ERROR")[0]["exception"]
 
@@ -258,10 +258,10 @@ async def test_nothing_is_left_by_another_way(mount, alice, way, statement):
     router.post("/leave")(leaves(way, statement))
     async with mount(router, **ONE) as client:
         client.headers.update(alice.headers)
-        before = (await client.post("/cases/looks")).text
+        before = (await client.post("/peels/looks")).text
         for _ in range(2):
-            assert (await client.post("/cases/leave")).status_code == 200
-            assert (await client.post("/cases/looks")).text == before
+            assert (await client.post("/peels/leave")).status_code == 200
+            assert (await client.post("/peels/looks")).text == before
             assert (await client.post("/peelings", json={"title": "x"})).status_code == 201
 
 
@@ -269,7 +269,7 @@ async def test_nothing_is_left_by_another_way(mount, alice, way, statement):
 async def test_an_end_of_the_transaction_that_nobody_could_see_is_no_success(
     mount, alice, sql, log, word
 ):
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
 
     @router.post("/{then}")
     async def write(then: str, me: CurrentUser, session: Session) -> Answer:
@@ -283,7 +283,7 @@ async def test_an_end_of_the_transaction_that_nobody_could_see_is_no_success(
     async with mount(router, **ONE) as client:
         client.headers.update(alice.headers)
         for then in ("go-on", "end"):
-            assert (await client.post(f"/cases/{then}")).status_code == 500
+            assert (await client.post(f"/peels/{then}")).status_code == 500
         assert (await client.post("/peelings", json={"title": "next"})).status_code == 201
     for line in log.lines("ERROR"):
         assert "was sent as a statement" in line["exception"]
@@ -300,7 +300,7 @@ async def test_a_connection_that_was_detached_is_not_given_back(mount, alice):
     async with mount(router_with(detaches), **ONE) as client:
         client.headers.update(alice.headers)
         for _ in range(2):
-            await client.post("/cases/detaches")
+            await client.post("/peels/detaches")
             assert (await client.post("/peelings", json={"title": "x"})).status_code == 201
 
 
@@ -312,7 +312,7 @@ CONTROL = [
 
 @pytest.mark.parametrize("statement", CONTROL)
 async def test_a_statement_that_controls_the_transaction_is_refused(mount, alice, sql, statement):
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
 
     @router.post("/{way}")
     async def write(way: str, me: CurrentUser, session: Session) -> Answer:
@@ -334,10 +334,10 @@ async def test_a_statement_that_controls_the_transaction_is_refused(mount, alice
     async with mount(router, **ONE) as client:
         client.headers.update(alice.headers)
         for way in ("fetch", "exec", "driver"):
-            assert (await client.post(f"/cases/{way}")).status_code == 500
-            dry = await client.post(f"/cases/{way}", headers={"Prefer": "tx=rollback"})
+            assert (await client.post(f"/peels/{way}")).status_code == 500
+            dry = await client.post(f"/peels/{way}", headers={"Prefer": "tx=rollback"})
             assert dry.status_code == 500
-        assert (await client.get("/cases/read")).status_code == 500
+        assert (await client.get("/peels/read")).status_code == 500
 
         async def is_free():
             return await sql.fetchval(IN_TRANSACTION) == 0
@@ -368,7 +368,7 @@ async def gathers_with_a_savepoint(me: CurrentUser, session: Session) -> Answer:
 
 async def test_no_task_works_within_anothers_savepoint(mount, alice, sql):
     async with mount(router_with(gathers_with_a_savepoint)) as client:
-        url = "/cases/gathers_with_a_savepoint"
+        url = "/peels/gathers_with_a_savepoint"
         answer = await client.post(url, headers=alice.headers)
     assert answer.json()["text"] == "['ValueError', 'RuntimeError']"
     assert await titles(sql) == []
@@ -385,7 +385,7 @@ async def test_a_statement_that_is_still_under_way_at_the_commit_is_a_mistake(
     mount, alice, sql, log
 ):
     async with mount(router_with(returns_too_soon)) as client:
-        answer = await client.post("/cases/returns_too_soon", headers=alice.headers)
+        answer = await client.post("/peels/returns_too_soon", headers=alice.headers)
         await asyncio.gather(*outcomes, return_exceptions=True)
     assert answer.status_code == 500
     assert "one task at a time" in log.lines("ERROR")[0]["exception"]
@@ -417,7 +417,7 @@ async def test_a_refused_commit_lets_nobody_else_commit(mount, alice, sql):
             FOR EACH ROW WHEN (NEW.title = 'undone') EXECUTE FUNCTION refuse()""")
     try:
         async with mount(router_with(is_refused_at_commit)) as client:
-            answer = await client.post("/cases/is_refused_at_commit", headers=alice.headers)
+            answer = await client.post("/peels/is_refused_at_commit", headers=alice.headers)
     finally:
         await sql.execute("DROP FUNCTION refuse CASCADE")
     assert answer.status_code == 500  # the dependency's own commit() is refused
@@ -447,7 +447,7 @@ async def nests_in_background(tasks: BackgroundTasks, me: CurrentUser) -> Answer
 @pytest.mark.parametrize("handler", [nests, nests_in_background])
 async def test_sessions_within_sessions_do_not_wait_for_each_other(mount, alice, sql, handler):
     async with mount(router_with(handler), pool_size=2, max_overflow=0, pool_timeout=5) as client:
-        url = f"/cases/{handler.__name__}"
+        url = f"/peels/{handler.__name__}"
         answers = await asyncio.gather(
             *[client.post(url, headers=alice.headers) for _ in range(20)]
         )
@@ -467,7 +467,7 @@ async def test_an_error_of_another_connection_is_the_handlers_own(mount, alice, 
         return Answer()
 
     async with mount(router_with(asks_elsewhere)) as client:
-        answer = await client.post("/cases/asks_elsewhere", headers=alice.headers)
+        answer = await client.post("/peels/asks_elsewhere", headers=alice.headers)
     assert (answer.status_code, outcomes) == (500, ["run"])
 
 
@@ -486,12 +486,12 @@ async def test_a_connection_that_was_lost_before_the_commit_was_sent_is_no_unkno
     mount, alice, sql
 ):
     async with mount(router_with(is_lost_before_commit)) as client:
-        answer = await client.post("/cases/is_lost_before_commit", headers=alice.headers)
+        answer = await client.post("/peels/is_lost_before_commit", headers=alice.headers)
     assert (answer.status_code, await titles(sql)) == (201, ["2"])
 
 
 async def test_a_session_of_cookies_is_another_thing(mount, alice, sql):
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
 
     @router.post("/write")
     async def write(me: CurrentUser, session: Session) -> Answer:
@@ -506,7 +506,7 @@ async def test_a_session_of_cookies_is_another_thing(mount, alice, sql):
 
         client.app.middleware_stack = with_cookies
         client.headers.update(alice.headers)
-        assert (await client.post("/cases/write")).status_code == 200
+        assert (await client.post("/peels/write")).status_code == 200
         assert (await client.get("/peelings")).status_code == 200
 
 

@@ -100,7 +100,7 @@ async def test_a_mistake_in_a_stream_is_told(app):
 
 
 def exports():
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
 
     @router.get("/export", response_class=StreamingResponse)
     async def export(_: CurrentUser, reader: Reader) -> StreamingResponse:
@@ -115,7 +115,7 @@ def exports():
 
 async def test_an_export_is_streamed_to_its_end(mount, alice):
     async with mount(exports()) as client:
-        answer = await client.get("/cases/export", headers=alice.headers)
+        answer = await client.get("/peels/export", headers=alice.headers)
         assert client.app.state.resources.reader.in_use() == 0
     lines = answer.text.splitlines()
     assert (answer.status_code, len(lines)) == (200, 50_000)

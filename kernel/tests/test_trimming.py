@@ -310,7 +310,7 @@ async def test_a_body_need_not_be_an_object(mount):
     async def given(_: Session, data: Annotated[list[Branch], Body(max_length=2)]) -> list[Branch]:
         return data
 
-    router = Router(prefix="/lines")
+    router = Router(prefix="/peeled_lines")
     for endpoint in (lines, members, embedded, two, given):
         router.post(f"/{endpoint.__name__}")(endpoint)
     async with mount(router) as client:
@@ -326,9 +326,9 @@ async def test_a_body_need_not_be_an_object(mount):
                 [{"name": " a   "}],
             ),
         ]:
-            answer = await client.post(f"/lines/{path}", json=sent)
+            answer = await client.post(f"/peeled_lines/{path}", json=sent)
             assert (answer.status_code, answer.json()) == (200, expected), path
-            assert (await client.post(f"/lines/{path}", json=bad)).status_code == 422, path
+            assert (await client.post(f"/peeled_lines/{path}", json=bad)).status_code == 422, path
 
 
 class Strict(BaseModel):
@@ -355,7 +355,7 @@ async def test_what_is_in_a_body_is_trimmed_whoever_its_base_is(mount, kind):
     async def asked(data: Annotated[Strict, Query()]) -> Any:
         return data
 
-    router = Router(prefix="/lines")
+    router = Router(prefix="/peeled_lines")
     for endpoint in (one, many, sent_as_form):
         router.post(f"/{endpoint.__name__}")(endpoint)
     router.get("/asked")(asked)
@@ -363,10 +363,10 @@ async def test_what_is_in_a_body_is_trimmed_whoever_its_base_is(mount, kind):
         for line, status in ((" a ", 200), ("a\nb", 422), (" ", 422)):
             row = {"name": line}
             for answer in (
-                await client.post("/lines/one", json=row),
-                await client.post("/lines/many", json=[row]),
-                await client.post("/lines/sent_as_form", data=row),
-                await client.get("/lines/asked", params=row),
+                await client.post("/peeled_lines/one", json=row),
+                await client.post("/peeled_lines/many", json=[row]),
+                await client.post("/peeled_lines/sent_as_form", data=row),
+                await client.get("/peeled_lines/asked", params=row),
             ):
                 assert answer.status_code == status
                 shown = answer.json()[0] if isinstance(answer.json(), list) else answer.json()
@@ -374,7 +374,7 @@ async def test_what_is_in_a_body_is_trimmed_whoever_its_base_is(mount, kind):
 
 
 async def test_a_sockets_parameter_may_be_a_line(mount):
-    router = Router(prefix="/lines")
+    router = Router(prefix="/peeled_lines")
 
     @router.websocket("/live")
     async def tell(socket: WebSocket, line: Short) -> None:
@@ -382,9 +382,9 @@ async def test_a_sockets_parameter_may_be_a_line(mount):
         await socket.send_text(line)
 
     async with mount(router) as client:
-        async with client.socket("/lines/live?line=%20a%20") as socket:
+        async with client.socket("/peeled_lines/live?line=%20a%20") as socket:
             assert await socket.receive() == "a"
-        async with client.socket("/lines/live?line=a%0Ab") as socket:
+        async with client.socket("/peeled_lines/live?line=a%0Ab") as socket:
             assert socket.status == 422
 
 
@@ -411,18 +411,18 @@ async def test_a_parameter_may_be_a_line(mount):
     def threaded(line: Line) -> str:
         return line
 
-    router = Router(prefix="/lines")
+    router = Router(prefix="/peeled_lines")
     router.post("/everywhere/{name}")(everywhere)
     router.get("/threaded")(threaded)
     async with mount(router) as client:
         good = {"short": " b ", "many": [" e ", "f"], "maybe": " g "}
         sent = {"headers": {"X-Line": "c"}, "data": {"field": " d "}}
-        answer = await client.post("/lines/everywhere/%20a%20", params=good, **sent)
+        answer = await client.post("/peeled_lines/everywhere/%20a%20", params=good, **sent)
         assert answer.json() == ["a", "b", "c", "d", "e", "f", "g"]
         for bad in ({"short": " b   "}, {"many": ["e", " f   "]}, {"maybe": " "}):
-            answer = await client.post("/lines/everywhere/a", params=good | bad, **sent)
+            answer = await client.post("/peeled_lines/everywhere/a", params=good | bad, **sent)
             assert answer.status_code == 422, bad
-        assert (await client.get("/lines/threaded?line=%20a")).json() == "a"
+        assert (await client.get("/peeled_lines/threaded?line=%20a")).json() == "a"
 
 
 def test_what_a_pattern_says_of_a_line_is_so():

@@ -12,9 +12,9 @@ from kernel.testing.history import make_tables, query, tables_of_tests
 from kernel.tests.autogenerate import connect, steps_of_orders
 from kernel.tests.peelings.models import Peeling
 
-MAKE = "CREATE TRIGGER count_version BEFORE UPDATE ON orders FOR EACH ROW"
-DROP = "DROP TRIGGER IF EXISTS count_version ON orders"
-TABLE = "CREATE TABLE orders (id int PRIMARY KEY, version int NOT NULL)"
+MAKE = "CREATE TRIGGER count_version BEFORE UPDATE ON peeled_orders FOR EACH ROW"
+DROP = "DROP TRIGGER IF EXISTS count_version ON peeled_orders"
+TABLE = "CREATE TABLE peeled_orders (id int PRIMARY KEY, version int NOT NULL)"
 
 
 def steps(connection, columns):
@@ -22,7 +22,12 @@ def steps(connection, columns):
     metadata = MetaData()
     if columns:
         key = Column("id", Integer, primary_key=True)
-        Table("orders", metadata, key, *[Column(name, Integer, nullable=False) for name in columns])
+        Table(
+            "peeled_orders",
+            metadata,
+            key,
+            *[Column(name, Integer, nullable=False) for name in columns],
+        )
     return steps_of_orders(connection, metadata)
 
 

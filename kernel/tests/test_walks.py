@@ -1,11 +1,20 @@
 """The walks fail in words that say which hook to write, and where."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from kernel.samples import Sample
-from kernel.testing import authorization, boundary, contract, round_trips, rules, versions
+from kernel.testing import (
+    authorization,
+    boundary,
+    contract,
+    instruments,
+    round_trips,
+    rules,
+    versions,
+)
 from kernel.testing.matrix import matrix
 from kernel.testing.sampler import Sampler
 from kernel.testing.schemas import Schemas, dig, drop, put, written
@@ -13,6 +22,8 @@ from kernel.testing.walking import advice, marks_of
 from kernel.tests.articles import test_articles as hooks
 
 FILE = "kernel/tests/articles/test_articles.py"
+OF_TAG = "/peeled_articles/{peeled_slug}/peeled_tags/{peeled_tag_id}"
+ONLY_ACCOUNTANTS = {"like": "admin", "admin": 403, "accountant": 2}
 cast, current_tag = authorization.cast, versions.current_tag  # fixtures
 
 
@@ -40,8 +51,40 @@ async def failure(awaitable):
     ],
 )
 def test_an_operation_is_called_as_a_role_that_may(operation, monkeypatch, rule, role):
-    monkeypatch.setitem(hooks.RULES, "update_article", rule)
-    assert authorization.role_for(operation("update_article")) == role
+    monkeypatch.setitem(hooks.RULES, "update_peeled_article", rule)
+    assert authorization.role_for(operation("update_peeled_article")) == role
+
+
+async def test_the_walks_call_an_operation_as_that_role(app, operation, monkeypatch):
+    signed_up = []
+
+    async def sign_up(name, role="member"):
+        signed_up.append((name, role))
+        return role
+
+    monkeypatch.setitem(hooks.RULES, "create_peeled_tag", ONLY_ACCOUNTANTS)
+    make = instruments.sampler.__wrapped__
+    for name, callers in (
+        ("create_peeled_tag", [("Sampler", "accountant"), ("Admin", "admin")]),
+        ("create_peeled_country", [("Sampler", "admin")]),
+    ):
+        signed_up.clear()
+        called = SimpleNamespace(params={"operation": operation(name)})
+        request = SimpleNamespace(node=SimpleNamespace(callspec=called))
+        await make(request, app, sign_up, None)
+        assert signed_up == callers
+
+
+async def test_the_tag_of_an_actions_row_is_read_at_the_rows_own_path(
+    sampler, operation, current_tag, sql
+):
+    request = await sampler.prepare(operation("publish_peeled_article"))
+    await sampler.succeed(operation("create_peeled_article"))
+    newest = "(SELECT max(id) FROM peeled_articles)"
+    await sql.execute(f"UPDATE peeled_articles SET title = 'x' WHERE id = {newest}")
+    tag = (await sampler.caller.get(request.path.removesuffix("/publication"))).headers["etag"]
+    assert tag.startswith('"1-')
+    assert await current_tag(request) == tag
 
 
 # A hook that is missed.
@@ -49,17 +92,17 @@ def test_an_operation_is_called_as_a_role_that_may(operation, monkeypatch, rule,
 
 async def test_without_keys_a_row_is_looked_for_by_its_id(app, admin, operation, monkeypatch):
     monkeypatch.delattr(hooks, "KEYS")
-    told = await failure(Sampler(app, admin).succeed(operation("update_article")))
-    assert "PUT /articles/{slug} (update_article) answered 404" in told
-    assert f'{FILE} can say KEYS = {{"slug": "place.in.the.answer.that.made.it"}}' in told
+    told = await failure(Sampler(app, admin).succeed(operation("update_peeled_article")))
+    assert "PUT /peeled_articles/{peeled_slug} (update_peeled_article) answered 404" in told
+    assert f'{FILE} can say KEYS = {{"peeled_slug": "place.in.the.answer.that.made.it"}}' in told
 
 
 async def test_a_key_that_is_nowhere_is_told(app, admin, operation, monkeypatch):
-    monkeypatch.setitem(hooks.KEYS, "slug", "article.name")
-    told = await failure(Sampler(app, admin).succeed(operation("update_article")))
-    assert "PUT /articles/{slug} (update_article): nothing gives its {slug}" in told
-    assert "POST /articles (create_article) answered" in told
-    assert f'{FILE} can say KEYS = {{"slug": ' in told
+    monkeypatch.setitem(hooks.KEYS, "peeled_slug", "article.name")
+    told = await failure(Sampler(app, admin).succeed(operation("update_peeled_article")))
+    assert "(update_peeled_article): nothing gives its {peeled_slug}" in told
+    assert "POST /peeled_articles (create_peeled_article) answered" in told
+    assert f'{FILE} can say KEYS = {{"peeled_slug": ' in told
 
 
 async def test_the_key_of_another_slices_parameter_is_not_taken(app, admin, operation, monkeypatch):
@@ -75,53 +118,66 @@ async def test_a_row_that_is_not_there_to_be_changed_is_told(sampler, operation,
 
 
 async def test_without_a_sample_a_body_is_refused(sampler, operation, monkeypatch):
-    monkeypatch.delitem(hooks.SAMPLES, "create_tag")
-    told = await failure(sampler.succeed(operation("create_tag")))
-    assert "POST /tags (create_tag) answered 422" in told
-    assert f'{FILE} can say SAMPLES = {{"create_tag": lambda caller, number: {{...}}}}' in told
+    monkeypatch.delitem(hooks.SAMPLES, "create_peeled_tag")
+    told = await failure(sampler.succeed(operation("create_peeled_tag")))
+    assert "POST /peeled_tags (create_peeled_tag) answered 422" in told
+    assert (
+        f'{FILE} can say SAMPLES = {{"create_peeled_tag": lambda caller, number: {{...}}}}' in told
+    )
 
 
 async def test_without_a_state_before_it_an_operation_is_refused(sampler, operation, monkeypatch):
-    monkeypatch.delitem(hooks.BEFORE, "withdraw_article")
-    told = await failure(sampler.succeed(operation("withdraw_article")))
-    assert "DELETE /articles/{slug}/publication (withdraw_article) answered 409" in told
-    assert f'{FILE} can say BEFORE = {{"withdraw_article": lambda caller, url: ...}}' in told
+    monkeypatch.delitem(hooks.BEFORE, "withdraw_peeled_article")
+    told = await failure(sampler.succeed(operation("withdraw_peeled_article")))
+    assert (
+        "DELETE /peeled_articles/{peeled_slug}/publication (withdraw_peeled_article) answered 409"
+        in told
+    )
+    assert f'{FILE} can say BEFORE = {{"withdraw_peeled_article": lambda caller, url: ...}}' in told
 
 
 async def test_a_state_that_cannot_be_made_is_told(sampler, operation, monkeypatch):
-    monkeypatch.setitem(hooks.BEFORE, "withdraw_article", lambda caller, url: caller.get("/x"))
-    told = await failure(sampler.succeed(operation("withdraw_article")))
-    assert f"(withdraw_article): its BEFORE in {FILE} failed: GET /x: 404" in told
+    monkeypatch.setitem(
+        hooks.BEFORE, "withdraw_peeled_article", lambda caller, url: caller.get("/x")
+    )
+    told = await failure(sampler.succeed(operation("withdraw_peeled_article")))
+    assert f"(withdraw_peeled_article): its BEFORE in {FILE} failed: GET /x: 404" in told
 
 
 async def test_without_its_answer_another_service_is_out_of_reach(
     sampler, operation, upstreams, monkeypatch
 ):
     upstreams.clear()
-    told = await failure(sampler.succeed(operation("translate_article")))
-    assert "POST /articles/{slug}/translation (translate_article) answered 502" in told
+    told = await failure(sampler.succeed(operation("translate_peeled_article")))
+    assert (
+        "POST /peeled_articles/{peeled_slug}/translation (translate_peeled_article) answered 502"
+        in told
+    )
     assert f'{FILE} can say UPSTREAMS = {{"https://translator.example/v1/translate": ' in told
 
 
 @pytest.mark.parametrize("rule", [None, "signed-in", {"other": 403}, {"like": "nobody"}])
 def test_without_a_rule_an_operation_is_told(operation, monkeypatch, rule):
-    monkeypatch.setitem(hooks.RULES, "create_tag", rule)
+    monkeypatch.setitem(hooks.RULES, "create_peeled_tag", rule)
     with pytest.raises(AssertionError) as failed:
-        authorization.test_each_operation_has_its_rule(operation("create_tag"))
-    assert "POST /tags (create_tag)" in str(failed.value)
-    assert f'{FILE} can say RULES = {{"create_tag": "signed_in"' in str(failed.value)
+        authorization.test_each_operation_has_its_rule(operation("create_peeled_tag"))
+    assert "POST /peeled_tags (create_peeled_tag)" in str(failed.value)
+    assert f'{FILE} can say RULES = {{"create_peeled_tag": "signed_in"' in str(failed.value)
 
 
 async def test_a_caller_who_gets_something_else_is_told(
     app, client, cast, upstreams, operation, monkeypatch
 ):
-    monkeypatch.setitem(hooks.RULES, "update_article", "owner_or_admin")
+    monkeypatch.setitem(hooks.RULES, "update_peeled_article", "owner_or_admin")
     told = await failure(
-        authorization.obeys(app, client, cast, operation("update_article"), "RULES")
+        authorization.obeys(app, client, cast, operation("update_peeled_article"), "RULES")
     )
-    assert "PUT /articles/{slug} (update_article) does not keep to its rule" in told
+    assert (
+        "PUT /peeled_articles/{peeled_slug} (update_peeled_article) does not keep to its rule"
+        in told
+    )
     assert "other: expected 404, got 403" in told
-    assert f'{FILE} can say RULES = {{"update_article": ' in told
+    assert f'{FILE} can say RULES = {{"update_peeled_article": ' in told
 
 
 async def test_a_cost_that_is_not_written_down_is_told(operation, monkeypatch):
@@ -129,22 +185,22 @@ async def test_a_cost_that_is_not_written_down_is_told(operation, monkeypatch):
         return 7
 
     walk = round_trips.test_an_operation_waits_no_more_often_than_this
-    await walk(cost, operation("tag_article"))
-    monkeypatch.delitem(hooks.COSTS, "tag_article")
-    told = await failure(walk(cost, operation("tag_article")))
-    assert "PUT /articles/{slug}/tags/{tag_id} (tag_article) waits 7 times" in told
-    assert f'{FILE} can say COSTS = {{"tag_article": 7}}' in told
+    await walk(cost, operation("tag_peeled_article"))
+    monkeypatch.delitem(hooks.COSTS, "tag_peeled_article")
+    told = await failure(walk(cost, operation("tag_peeled_article")))
+    assert f"PUT {OF_TAG} (tag_peeled_article) waits 7 times" in told
+    assert f'{FILE} can say COSTS = {{"tag_peeled_article": 7}}' in told
 
 
 async def test_what_may_be_skipped_is_told_under_every_failure(sampler, operation, current_tag):
     told = await failure(
         versions.test_of_many_changes_of_one_version_exactly_one_wins(
-            sampler, current_tag, operation("tag_article")
+            sampler, current_tag, operation("tag_peeled_article")
         )
     )
-    assert "PUT /articles/{slug}/tags/{tag_id} (tag_article) answered" in told
-    section = advice(operation("tag_article"), "test_of_many_changes_of_one_version")
-    assert f'{FILE} can say SKIPS = {{"tag_article": {{"test_of_many_changes' in section
+    assert f"PUT {OF_TAG} (tag_peeled_article) answered" in told
+    section = advice(operation("tag_peeled_article"), "test_of_many_changes_of_one_version")
+    assert f'{FILE} can say SKIPS = {{"tag_peeled_article": {{"test_of_many_changes' in section
 
 
 # A hook that is there.
@@ -187,8 +243,8 @@ def test_a_key_of_no_path_is_found(walk, monkeypatch):
     ],
 )
 def test_a_skip_needs_a_reason_and_a_walk(walk, monkeypatch, told, wrong):
-    monkeypatch.setitem(hooks.SKIPS, "create_tag", told)
-    with pytest.raises(AssertionError, match=f"{FILE}: SKIPS of 'create_tag' {wrong}"):
+    monkeypatch.setitem(hooks.SKIPS, "create_peeled_tag", told)
+    with pytest.raises(AssertionError, match=f"{FILE}: SKIPS of 'create_peeled_tag' {wrong}"):
         rules.test_each_skip_has_its_reason(walk)
 
 
@@ -203,20 +259,20 @@ def test_a_skip_needs_a_reason_and_a_walk(walk, monkeypatch, told, wrong):
     ],
 )
 def test_a_skip_is_reported_with_its_reason(operation, monkeypatch, told, is_skipped):
-    monkeypatch.setitem(hooks.SKIPS, "create_tag", told)
-    marks = marks_of(operation("create_tag"), boundary.test_a_valid_request_succeeds)
+    monkeypatch.setitem(hooks.SKIPS, "create_peeled_tag", told)
+    marks = marks_of(operation("create_peeled_tag"), boundary.test_a_valid_request_succeeds)
     reasons = [mark.kwargs["reason"] for mark in marks]
-    assert reasons == (["POST /tags (create_tag): why"] if is_skipped else [])
+    assert reasons == (["POST /peeled_tags (create_peeled_tag): why"] if is_skipped else [])
 
 
 async def test_a_key_can_be_whatever_a_callable_gives(app, admin, operation, monkeypatch):
     async def tag(caller):
-        return (await caller.post("/tags", json={"name": "soups"})).json()["id"]
+        return (await caller.post("/peeled_tags", json={"name": "soups"})).json()["id"]
 
-    monkeypatch.setitem(hooks.KEYS, "tag_id", tag)
-    monkeypatch.setitem(hooks.KEYS, "slug", lambda caller: "a/b")
-    url = await Sampler(app, admin).url(operation("tag_article"))
-    assert url == "/articles/a%2Fb/tags/1"
+    monkeypatch.setitem(hooks.KEYS, "peeled_tag_id", tag)
+    monkeypatch.setitem(hooks.KEYS, "peeled_slug", lambda caller: "a/b")
+    url = await Sampler(app, admin).url(operation("tag_peeled_article"))
+    assert url == "/peeled_articles/a%2Fb/peeled_tags/1"
 
 
 @pytest.mark.parametrize(
@@ -228,8 +284,8 @@ async def test_a_key_can_be_whatever_a_callable_gives(app, admin, operation, mon
     ],
 )
 async def test_a_sample_can_be_a_list(sampler, operation, monkeypatch, sample):
-    monkeypatch.setitem(hooks.SAMPLES, "add_sections", sample)
-    answer = await sampler.succeed(operation("add_sections"))
+    monkeypatch.setitem(hooks.SAMPLES, "add_peeled_sections", sample)
+    answer = await sampler.succeed(operation("add_peeled_sections"))
     assert [row["heading"] for row in answer.json()] == ["Soup"]
 
 
@@ -242,11 +298,11 @@ async def test_a_rule_can_name_a_further_role(
     await sql.execute("ALTER TABLE users DROP CONSTRAINT ck_users_role")
     try:
         outcomes = {"like": "signed_in"}
-        monkeypatch.setitem(hooks.RULES, "list_tags", outcomes | {"accountant": 2})
-        await authorization.obeys(app, client, cast, operation("list_tags"), "RULES")
-        monkeypatch.setitem(hooks.RULES, "list_tags", outcomes | {"accountant": 403})
+        monkeypatch.setitem(hooks.RULES, "list_peeled_tags", outcomes | {"accountant": 2})
+        await authorization.obeys(app, client, cast, operation("list_peeled_tags"), "RULES")
+        monkeypatch.setitem(hooks.RULES, "list_peeled_tags", outcomes | {"accountant": 403})
         told = await failure(
-            authorization.obeys(app, client, cast, operation("list_tags"), "RULES")
+            authorization.obeys(app, client, cast, operation("list_peeled_tags"), "RULES")
         )
         assert "accountant: expected 403, got 200" in told
     finally:
@@ -258,26 +314,29 @@ async def test_a_rule_can_name_a_further_role(
 
 
 def test_the_fields_of_envelopes_and_lists_are_walked(operation):
-    fields = {each.path for each in operation("create_article").fields}
+    fields = {each.path for each in operation("create_peeled_article").fields}
     assert fields == {
         ("article",),
         ("article", "title"),
         ("article", "seo"),
         ("article", "seo", "summary"),
     }
-    assert [each.path for each in operation("add_sections").fields] == [(0, "heading"), (0, "text")]
-    places = [each.path for each in operation("create_article").places]
+    assert [each.path for each in operation("add_peeled_sections").fields] == [
+        (0, "heading"),
+        (0, "text"),
+    ]
+    places = [each.path for each in operation("create_peeled_article").places]
     assert places == [(), ("article",), ("article", "seo")]
 
 
 async def test_wrong_documents_stand_in_place_of_inner_objects(sampler, operation):
-    request = await sampler.prepare(operation("create_article"))
+    request = await sampler.prepare(operation("create_peeled_article"))
     request = replace(request, body={"article": {"title": "a", "seo": {"summary": "b"}}})
     wrong = list(contract.wrong_documents(request))
     assert b"[]" in wrong
     assert b'{"article": []}' in wrong
     assert b'{"article": {"title": "a", "seo": []}}' in wrong
-    request = await sampler.prepare(operation("add_sections"))
+    request = await sampler.prepare(operation("add_peeled_sections"))
     assert b"[[]]" in list(contract.wrong_documents(request))
     assert b"[]" not in list(contract.wrong_documents(request))
 

@@ -29,7 +29,7 @@ from kernel.tests.peelings.models import Peeling, PeelingPublic
 from kernel.tests.processes import checkout_in, serve
 from kernel.tests.test_open import Errors, in_house_form
 
-router = Router(prefix="/live", tags=["live"])
+router = Router(prefix="/peeled_live", tags=["peeled_live"])
 
 
 class Teapot(ServiceError):
@@ -161,6 +161,14 @@ async def close_it(socket: WebSocket) -> None:
     await socket.close(4000, "bye")
 
 
+@router.websocket("/last-words")
+async def close_with_last_words(socket: WebSocket) -> None:
+    await socket.accept()
+    for word in ("one", "two"):
+        await socket.send_text(word)
+    await socket.close(4000, "bye")
+
+
 @router.websocket("/refuse")
 async def refuse_it(socket: WebSocket) -> None:
     await socket.close(1008, "not here")
@@ -185,7 +193,9 @@ def logged(log):
 
 
 async def test_a_socket_knows_its_caller(service, alice, log):
-    async with service.socket("/live/me", {**alice.headers, "X-Request-ID": "one"}) as socket:
+    async with service.socket(
+        "/peeled_live/me", {**alice.headers, "X-Request-ID": "one"}
+    ) as socket:
         assert (socket.status, socket.headers["x-request-id"]) == (101, "one")
         assert await socket.receive() == f"{alice.user_id} member"
         await socket.send("hello")
@@ -199,7 +209,7 @@ async def test_a_socket_knows_its_caller(service, alice, log):
         "logger": "kernel.http.websockets",
         "message": "websocket",
         "request_id": "one",
-        "route": "/live/me",
+        "route": "/peeled_live/me",
         "status": 101,
         "code": 4321,
         "queries": 1,
@@ -213,7 +223,7 @@ async def test_a_key_opens_a_socket_as_well(service, alice):
     key = (await alice.post("/keys", json={"name": "x"})).json()["key"]
     # What no browser sends by itself is good from anywhere.
     headers = {"X-API-Key": key, "Origin": "https://elsewhere.example"}
-    async with service.socket("/live/me", headers) as socket:
+    async with service.socket("/peeled_live/me", headers) as socket:
         assert await socket.receive() == f"{alice.user_id} member"
 
 
@@ -222,7 +232,7 @@ async def test_a_key_opens_a_socket_as_well(service, alice):
     "headers", [{}, {"Authorization": "Bearer x.y.z"}, {"X-API-Key": "none"}], ids=str
 )
 async def test_a_stranger_is_refused_in_the_houses_form(service, log, headers):
-    async with service.socket("/live/me", headers) as socket:
+    async with service.socket("/peeled_live/me", headers) as socket:
         body = socket.json()
     assert (socket.status, body["status"], body["message"]) == (401, 401, "sign in to do this")
     assert socket.headers["www-authenticate"] == "Bearer, APIKey"
@@ -233,15 +243,15 @@ async def test_a_stranger_is_refused_in_the_houses_form(service, log, headers):
 
 async def test_an_optional_caller_is_known_or_not_but_never_wrong(service, alice):
     for headers, expected in (({}, "None"), (alice.headers, str(alice.user_id))):
-        async with service.socket("/live/viewer", headers) as socket:
+        async with service.socket("/peeled_live/viewer", headers) as socket:
             assert await socket.receive() == expected
             with pytest.raises(Closed, match="1000"):
                 await socket.receive()
-    async with service.socket("/live/viewer", {"X-API-Key": "none"}) as socket:
+    async with service.socket("/peeled_live/viewer", {"X-API-Key": "none"}) as socket:
         assert socket.status == 401
 
 
-@pytest.mark.parametrize("path", ["/live/admin", "/live/accountant"])
+@pytest.mark.parametrize("path", ["/peeled_live/admin", "/peeled_live/accountant"])
 async def test_a_role_is_checked(service, alice, admin, path):
     async with service.socket(path, alice.headers) as socket:
         assert socket.status == 403
@@ -251,7 +261,7 @@ async def test_a_role_is_checked(service, alice, admin, path):
 
 async def test_an_account_that_is_gone_is_nobodys(service, alice, admin):
     await admin.patch(f"/users/{alice.user_id}", json={"is_active": False})
-    async with service.socket("/live/me", alice.headers) as socket:
+    async with service.socket("/peeled_live/me", alice.headers) as socket:
         assert socket.status == 401
 
 
@@ -279,7 +289,7 @@ async def test_a_page_of_another_site_has_no_cookie(settings):
             ("http://[::1", 401),
         ]:
             headers = {"cookie": "session=x"} | ({} if origin is None else {"origin": origin})
-            async with open_socket(app, "/live/me", headers) as socket:
+            async with open_socket(app, "/peeled_live/me", headers) as socket:
                 assert socket.status == status, origin
 
 
@@ -288,19 +298,19 @@ async def test_a_page_of_another_site_has_no_cookie(settings):
 
 @as_shipped
 async def test_a_socket_has_parameters_and_what_the_service_has(service, alice, sql):
-    async with service.socket("/live/all/7?number=3&q=x&limit=5", alice.headers) as socket:
+    async with service.socket("/peeled_live/all/7?number=3&q=x&limit=5", alice.headers) as socket:
         assert await socket.receive() == '["julienne",7,3,"x",5,0,1]'
 
 
 async def test_a_parameter_that_is_not_valid_is_told_without_its_value(service, alice):
-    async with service.socket("/live/all/7?number=canary&limit=0", alice.headers) as socket:
+    async with service.socket("/peeled_live/all/7?number=canary&limit=0", alice.headers) as socket:
         body = socket.json()
     assert (socket.status, "canary" in str(body)) == (422, False)
     assert [each["loc"] for each in body["errors"]] == [["query", "limit"], ["query", "number"]]
 
 
 async def test_a_socket_has_no_session_and_is_told_what_to_do(service, log):
-    async with service.socket("/live/session") as socket:
+    async with service.socket("/peeled_live/session") as socket:
         assert socket.status == 500
     (line,) = log.lines("ERROR")
     assert "it opens one for each change, with open_session()" in line["exception"]
@@ -311,7 +321,7 @@ async def test_an_open_socket_holds_no_connection(mount, alice):
     async with AsyncExitStack() as stack:
         service = await stack.enter_async_context(mount(router, **few))
         for _ in range(3):
-            socket = service.socket("/live/me", alice.headers)
+            socket = service.socket("/peeled_live/me", alice.headers)
             await (await stack.enter_async_context(socket)).receive()
         for method in ("GET", "POST"):
             answer = await service.request(
@@ -326,21 +336,21 @@ async def test_an_open_socket_holds_no_connection(mount, alice):
 @pytest.mark.parametrize("failure", FAILURES)
 async def test_a_failure_before_the_handshake_is_an_answer(service, log, failure):
     status, _, reason = OUTCOMES[failure]
-    async with service.socket(f"/live/early/{failure}") as socket:
+    async with service.socket(f"/peeled_live/early/{failure}") as socket:
         assert (socket.status, "canary" in str(socket.headers)) == (status, False)
         body = socket.json()
     assert body["request_id"] == socket.headers["x-request-id"]
     assert logged(log)["status"] == status
     if status == 403:
         assert body["message"] == reason
-    async with service.socket(f"/live/early/{failure}", can_answer=False) as socket:
+    async with service.socket(f"/peeled_live/early/{failure}", can_answer=False) as socket:
         assert (socket.status, socket.body) == (403, b"")
 
 
 @pytest.mark.parametrize("failure", FAILURES)
 async def test_a_failure_behind_the_handshake_closes_the_socket(service, log, failure):
     _, code, reason = OUTCOMES[failure]
-    async with service.socket(f"/live/late/{failure}") as socket:
+    async with service.socket(f"/peeled_live/late/{failure}") as socket:
         assert socket.status == 101
         with pytest.raises(Closed) as closed:
             await socket.receive()
@@ -352,33 +362,33 @@ async def test_a_failure_behind_the_handshake_closes_the_socket(service, log, fa
 
 
 async def test_a_path_of_no_socket_is_not_found(service):
-    for path in ("/nowhere", "/live/me/more", "/peelings"):
+    for path in ("/nowhere", "/peeled_live/me/more", "/peelings"):
         async with service.socket(path) as socket:
             assert (socket.status, socket.json()["error"]) == (404, "not_found")
 
 
 async def test_a_closed_door_is_a_403_with_its_reason(service):
-    async with service.socket("/live/refuse") as socket:
+    async with service.socket("/peeled_live/refuse") as socket:
         body = socket.json()
     assert (socket.status, body["error"], body["message"]) == (403, "forbidden", "not here")
 
 
 async def test_a_handshake_that_nobody_answers_is_a_mistake_of_ours(service, log):
-    async with service.socket("/live/forget") as socket:
+    async with service.socket("/peeled_live/forget") as socket:
         assert (socket.status, socket.json()["error"]) == (500, "internal_server_error")
     (line,) = log.lines("ERROR")
     assert "has neither accepted nor closed it" in line["exception"]
 
 
 async def test_a_close_of_ones_own_is_as_it_is(service, log):
-    async with service.socket("/live/close") as socket:
+    async with service.socket("/peeled_live/close") as socket:
         assert socket.headers["x-of"] == "ours"
         with pytest.raises(Closed, match="4000 bye"):
             await socket.receive()
     assert logged(log)["code"] == 4000
 
 
-@pytest.mark.parametrize("path", ["/live/careless", "/live/deaf"])
+@pytest.mark.parametrize("path", ["/peeled_live/careless", "/peeled_live/deaf"])
 async def test_a_client_that_leaves_is_no_error(service, log, path):
     async with service.socket(path) as socket:
         await socket.close(1001)
@@ -396,7 +406,7 @@ async def test_a_client_that_leaves_is_no_error(service, log, path):
     ],
 )
 async def test_a_message_of_another_kind_is_the_clients_mistake(service, log, kind, good, bad):
-    async with service.socket(f"/live/reading/{kind}") as socket:
+    async with service.socket(f"/peeled_live/reading/{kind}") as socket:
         await socket.send(good)
         assert await socket.receive()
         await socket.send(bad)
@@ -406,7 +416,7 @@ async def test_a_message_of_another_kind_is_the_clients_mistake(service, log, ki
 
 
 async def test_what_a_handler_cannot_read_itself_is_its_own_mistake(service, log):
-    async with service.socket("/live/reading/crash") as socket:
+    async with service.socket("/peeled_live/reading/crash") as socket:
         await socket.send("{")
         with pytest.raises(Closed, match="1011"):
             await socket.receive()
@@ -433,7 +443,7 @@ async def server(mount):
         while not server.started:  # noqa: ASYNC110  # it tells nobody
             await asyncio.sleep(0.01)
         port = server.servers[0].sockets[0].getsockname()[1]
-        yield f"ws://127.0.0.1:{port}/live"
+        yield f"ws://127.0.0.1:{port}/peeled_live"
         server.should_exit = True
         await task
 
@@ -463,6 +473,13 @@ async def test_uvicorn_does_it_all_as_well(server, alice, log):
     assert "canary" not in str(log.lines())
 
 
+async def test_how_the_service_closes_is_told_whatever_it_has_sent_before(mount):
+    async with mount(router) as client:
+        for path in ("last-words", "close"):
+            async with client.socket(f"/peeled_live/{path}") as socket:
+                assert await socket.closed() == (4000, "bye")
+
+
 # In a process of its own, as users run it.
 
 SLICE = '''\
@@ -472,7 +489,7 @@ from fastapi import WebSocket
 
 from kernel import Conflict, CurrentUser, Router
 
-router = Router(prefix="/live", tags=["live"])
+router = Router(prefix="/peeled_live", tags=["peeled_live"])
 
 
 @router.websocket("")
@@ -491,12 +508,13 @@ async def echo(socket: WebSocket, me: CurrentUser) -> None:
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 async def test_a_process_serves_many_and_ends_with_them(tmp_path, database):
     with checkout_in(tmp_path / "live") as checkout:
-        (checkout / "features/live").mkdir()
-        (checkout / "features/live/__init__.py").touch()
-        (checkout / "features/live/router.py").write_text(SLICE)
+        (checkout / "features/peeled_live").mkdir()
+        (checkout / "features/peeled_live/__init__.py").touch()
+        (checkout / "features/peeled_live/router.py").write_text(SLICE)
         contents = (checkout / "service.py").read_text()
         contents = contents.replace(
-            "from features.users", "from features.live import router as live\nfrom features.users"
+            "from features.users",
+            "from features.peeled_live import router as live\nfrom features.users",
         )
         mounted = "    app.include_router(live.router)\n    return app\n"
         (checkout / "service.py").write_text(contents.replace("    return app\n", mounted))
@@ -513,7 +531,7 @@ async def test_a_process_serves_many_and_ends_with_them(tmp_path, database):
 
 
 async def use_sockets(service):
-    url = f"ws://127.0.0.1:{service.port}/live?q=canary"
+    url = f"ws://127.0.0.1:{service.port}/peeled_live?q=canary"
     headers = {"Authorization": service.client.headers["authorization"]}
     connect = partial(websockets.connect, url, additional_headers=headers)
     with pytest.raises(websockets.InvalidStatus, match="401") as refused:

@@ -12,8 +12,8 @@ Language = Literal["de", "fr"]
 State = Literal["draft", "published"]
 
 
-class Article(Table, table=True):
-    __tablename__ = "articles"
+class PeeledArticle(Table, table=True):
+    __tablename__ = "peeled_articles"
     __table_args__ = (
         CheckConstraint("state IN ('draft', 'published')", name="state"),
         Index(None, "owner_id", "id"),
@@ -27,54 +27,56 @@ class Article(Table, table=True):
     owner_id: int = Field(foreign_key="users.id", sa_type=BigInteger)
 
 
-class Section(Table, table=True):
-    __tablename__ = "sections"
+class PeeledSection(Table, table=True):
+    __tablename__ = "peeled_sections"
 
     heading: str = Field(max_length=100)
     text: str | None = Field(default=None, max_length=2000)
-    article_id: int = Field(
-        foreign_key="articles.id", ondelete="CASCADE", sa_type=BigInteger, index=True
+    peeled_article_id: int = Field(
+        foreign_key="peeled_articles.id", ondelete="CASCADE", sa_type=BigInteger, index=True
     )
 
 
-class Tag(Table, table=True):
-    __tablename__ = "tags"
+class PeeledTag(Table, table=True):
+    __tablename__ = "peeled_tags"
 
     name: str = Field(max_length=50, unique=True)
 
 
-class Country(Table, table=True):
+class PeeledCountry(Table, table=True):
     """A table whose key is text."""
 
-    __tablename__ = "countries"
+    __tablename__ = "peeled_countries"
 
     id: str = Field(primary_key=True, max_length=20)  # type: ignore[assignment]  # not a number
     name: str = Field(max_length=100)
 
 
-class ArticleTag(SQLModel, table=True):
-    __tablename__ = "article_tags"
+class PeeledArticleTag(SQLModel, table=True):
+    __tablename__ = "peeled_article_tags"
 
-    article_id: int = Field(
-        foreign_key="articles.id", ondelete="CASCADE", sa_type=BigInteger, primary_key=True
+    peeled_article_id: int = Field(
+        foreign_key="peeled_articles.id", ondelete="CASCADE", sa_type=BigInteger, primary_key=True
     )
-    tag_id: int = Field(foreign_key="tags.id", sa_type=BigInteger, primary_key=True, index=True)
+    peeled_tag_id: int = Field(
+        foreign_key="peeled_tags.id", sa_type=BigInteger, primary_key=True, index=True
+    )
 
 
-class Seo(Input):
+class PeeledSeo(Input):
     summary: Line | None = Field(default=None, max_length=200)
 
 
-class ArticleFields(Input):
+class PeeledArticleFields(Input):
     title: Line = Field(max_length=100)
-    seo: Seo | None = None
+    seo: PeeledSeo | None = None
 
 
-class ArticleBody(Input):
-    article: ArticleFields
+class PeeledArticleBody(Input):
+    article: PeeledArticleFields
 
 
-class ArticlePublic(Public):
+class PeeledArticlePublic(Public):
     slug: str
     title: str
     summary: str | None
@@ -82,21 +84,21 @@ class ArticlePublic(Public):
     owner_id: int
 
 
-class ArticleAnswer(SQLModel):
-    article: ArticlePublic
+class PeeledArticleAnswer(SQLModel):
+    article: PeeledArticlePublic
 
 
-class SectionCreate(Input):
+class PeeledSectionCreate(Input):
     heading: Line = Field(max_length=100)
     text: Text | None = Field(default=None, max_length=2000)
 
 
-class SectionPublic(Public):
+class PeeledSectionPublic(Public):
     heading: str
     text: str | None
 
 
-class TagCreate(Input):
+class PeeledTagCreate(Input):
     name: Line = Field(max_length=50)
 
     @field_validator("name")
@@ -107,31 +109,31 @@ class TagCreate(Input):
         return name
 
 
-class TagPublic(Public):
+class PeeledTagPublic(Public):
     name: str
 
 
-class CountryFields(Input):
+class PeeledCountryFields(Input):
     name: Line = Field(max_length=100)
 
 
-class CountryCreate(CountryFields):
+class PeeledCountryCreate(PeeledCountryFields):
     id: Line = Field(max_length=20)
 
 
-class CountryPublic(Public):
+class PeeledCountryPublic(Public):
     id: str  # type: ignore[assignment]  # not a number
     name: str
 
 
-class PreviewCreate(Input):
+class PeeledPreviewCreate(Input):
     text: Text = Field(max_length=2000)
 
 
-class PreviewPublic(SQLModel):
+class PeeledPreviewPublic(SQLModel):
     words: int
 
 
-class TranslationPublic(SQLModel):
+class PeeledTranslationPublic(SQLModel):
     language: Language
     title: str

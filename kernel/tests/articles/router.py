@@ -21,113 +21,131 @@ from kernel import (
 
 from . import handlers
 from .models import (
-    ArticleAnswer,
-    ArticleBody,
-    ArticlePublic,
-    CountryCreate,
-    CountryFields,
-    CountryPublic,
     Language,
-    PreviewCreate,
-    PreviewPublic,
-    SectionCreate,
-    SectionPublic,
-    TagCreate,
-    TagPublic,
-    TranslationPublic,
+    PeeledArticleAnswer,
+    PeeledArticleBody,
+    PeeledArticlePublic,
+    PeeledCountryCreate,
+    PeeledCountryFields,
+    PeeledCountryPublic,
+    PeeledPreviewCreate,
+    PeeledPreviewPublic,
+    PeeledSectionCreate,
+    PeeledSectionPublic,
+    PeeledTagCreate,
+    PeeledTagPublic,
+    PeeledTranslationPublic,
 )
 
-router = Router(tags=["articles"])
+router = Router(tags=["peeled_articles"])
 OTHERS = {403: error_response(403)}
 TEXT: dict[int | str, dict[str, object]] = {
     200: {"content": {"text/plain": {"schema": {"type": "string"}}}}
 }
 
 
-@router.post("/articles", status_code=201)
-async def create_article(data: ArticleBody, me: CurrentUser, session: Session) -> ArticleAnswer:
-    return await handlers.create_article(session, me, data.article)
+@router.post("/peeled_articles", status_code=201)
+async def create_peeled_article(
+    data: PeeledArticleBody, me: CurrentUser, session: Session
+) -> PeeledArticleAnswer:
+    return await handlers.create_peeled_article(session, me, data.article)
 
 
-@router.get("/articles")
-async def list_articles(me: CurrentUser, reader: Reader, paging: Paging) -> Page[ArticlePublic]:
-    return await handlers.list_articles(reader, me, paging)
+@router.get("/peeled_articles")
+async def list_peeled_articles(
+    me: CurrentUser, reader: Reader, paging: Paging
+) -> Page[PeeledArticlePublic]:
+    return await handlers.list_peeled_articles(reader, me, paging)
 
 
-@router.post("/articles/preview")
-async def preview_article(data: PreviewCreate, _: CurrentUser) -> PreviewPublic:
+@router.post("/peeled_articles/preview")
+async def preview_peeled_article(data: PeeledPreviewCreate, _: CurrentUser) -> PeeledPreviewPublic:
     return handlers.preview(data)
 
 
-@router.get("/articles/{slug}")
-async def get_article(slug: Key, me: Viewer, reader: Reader) -> ArticleAnswer:
-    return await handlers.get_article(reader, me, slug)
+@router.get("/peeled_articles/{peeled_slug}")
+async def get_peeled_article(peeled_slug: Key, me: Viewer, reader: Reader) -> PeeledArticleAnswer:
+    return await handlers.get_peeled_article(reader, me, peeled_slug)
 
 
-@router.put("/articles/{slug}", responses=OTHERS)
-async def update_article(
-    slug: Key, data: ArticleBody, me: CurrentUser, session: Session
-) -> ArticleAnswer:
-    return await handlers.update_article(session, me, slug, data.article)
+@router.put("/peeled_articles/{peeled_slug}", responses=OTHERS)
+async def update_peeled_article(
+    peeled_slug: Key, data: PeeledArticleBody, me: CurrentUser, session: Session
+) -> PeeledArticleAnswer:
+    return await handlers.update_peeled_article(session, me, peeled_slug, data.article)
 
 
-@router.delete("/articles/{slug}", status_code=204, responses=OTHERS)
-async def delete_article(slug: Key, me: CurrentUser, session: Session) -> None:
-    await handlers.delete_article(session, me, slug)
+@router.delete("/peeled_articles/{peeled_slug}", status_code=204, responses=OTHERS)
+async def delete_peeled_article(peeled_slug: Key, me: CurrentUser, session: Session) -> None:
+    await handlers.delete_peeled_article(session, me, peeled_slug)
 
 
-@router.post("/articles/{slug}/publication", responses=OTHERS)
-async def publish_article(slug: Key, me: CurrentUser, session: Session) -> ArticleAnswer:
-    return await handlers.change_state(session, me, slug, "draft", "published")
+@router.post("/peeled_articles/{peeled_slug}/publication", responses=OTHERS)
+async def publish_peeled_article(
+    peeled_slug: Key, me: CurrentUser, session: Session
+) -> PeeledArticleAnswer:
+    return await handlers.change_state(session, me, peeled_slug, "draft", "published")
 
 
-@router.delete("/articles/{slug}/publication", responses=OTHERS)
-async def withdraw_article(slug: Key, me: CurrentUser, session: Session) -> ArticleAnswer:
-    return await handlers.change_state(session, me, slug, "published", "draft")
+@router.delete("/peeled_articles/{peeled_slug}/publication", responses=OTHERS)
+async def withdraw_peeled_article(
+    peeled_slug: Key, me: CurrentUser, session: Session
+) -> PeeledArticleAnswer:
+    return await handlers.change_state(session, me, peeled_slug, "published", "draft")
 
 
-@router.put("/articles/{slug}/tags/{tag_id}", status_code=204, responses=OTHERS)
-async def tag_article(slug: Key, tag_id: Id, me: CurrentUser, session: Session) -> None:
-    await handlers.tag_article(session, me, slug, tag_id)
+@router.put(
+    "/peeled_articles/{peeled_slug}/peeled_tags/{peeled_tag_id}", status_code=204, responses=OTHERS
+)
+async def tag_peeled_article(
+    peeled_slug: Key, peeled_tag_id: Id, me: CurrentUser, session: Session
+) -> None:
+    await handlers.tag_peeled_article(session, me, peeled_slug, peeled_tag_id)
 
 
-@router.delete("/articles/{slug}/tags/{tag_id}", status_code=204, responses=OTHERS)
-async def untag_article(slug: Key, tag_id: Id, me: CurrentUser, session: Session) -> None:
-    await handlers.untag_article(session, me, slug, tag_id)
+@router.delete(
+    "/peeled_articles/{peeled_slug}/peeled_tags/{peeled_tag_id}", status_code=204, responses=OTHERS
+)
+async def untag_peeled_article(
+    peeled_slug: Key, peeled_tag_id: Id, me: CurrentUser, session: Session
+) -> None:
+    await handlers.untag_peeled_article(session, me, peeled_slug, peeled_tag_id)
 
 
-@router.post("/articles/{slug}/sections", status_code=201, responses=OTHERS)
-async def add_sections(
-    slug: Key, data: list[SectionCreate], me: CurrentUser, session: Session
-) -> list[SectionPublic]:
-    return await handlers.add_sections(session, me, slug, data)
+@router.post("/peeled_articles/{peeled_slug}/peeled_sections", status_code=201, responses=OTHERS)
+async def add_peeled_sections(
+    peeled_slug: Key, data: list[PeeledSectionCreate], me: CurrentUser, session: Session
+) -> list[PeeledSectionPublic]:
+    return await handlers.add_peeled_sections(session, me, peeled_slug, data)
 
 
-@router.post("/articles/{slug}/cover", status_code=201, responses=OTHERS)
-async def set_cover(
-    slug: Key,
+@router.post("/peeled_articles/{peeled_slug}/cover", status_code=201, responses=OTHERS)
+async def set_peeled_cover(
+    peeled_slug: Key,
     file: UploadFile,
     x_alt_text: Annotated[str, Header(max_length=100)],
     me: CurrentUser,
     session: Session,
-) -> ArticleAnswer:
-    return await handlers.set_cover(session, me, slug, file.size or len(x_alt_text))
+) -> PeeledArticleAnswer:
+    return await handlers.set_peeled_cover(session, me, peeled_slug, file.size or len(x_alt_text))
 
 
-@router.post("/articles/{slug}/translation", responses=OTHERS)
-async def translate_article(
-    slug: Key,
+@router.post("/peeled_articles/{peeled_slug}/translation", responses=OTHERS)
+async def translate_peeled_article(
+    peeled_slug: Key,
     language: Annotated[Language, Query()],
     me: CurrentUser,
     session: Session,
     http: Http,
-) -> TranslationPublic:
-    return await handlers.translate(session, http, me, slug, language)
+) -> PeeledTranslationPublic:
+    return await handlers.translate(session, http, me, peeled_slug, language)
 
 
-@router.get("/articles/{slug}/text", response_class=StreamingResponse, responses=TEXT)
-async def stream_article(slug: Key, me: CurrentUser, reader: Reader) -> StreamingResponse:
-    found = await handlers.get_article(reader, me, slug)
+@router.get("/peeled_articles/{peeled_slug}/text", response_class=StreamingResponse, responses=TEXT)
+async def stream_peeled_article(
+    peeled_slug: Key, me: CurrentUser, reader: Reader
+) -> StreamingResponse:
+    found = await handlers.get_peeled_article(reader, me, peeled_slug)
 
     async def lines() -> AsyncIterator[str]:
         yield found.article.title
@@ -135,33 +153,37 @@ async def stream_article(slug: Key, me: CurrentUser, reader: Reader) -> Streamin
     return StreamingResponse(lines(), media_type="text/plain")
 
 
-@router.post("/tags", status_code=201)
-async def create_tag(data: TagCreate, _: Admin, session: Session) -> TagPublic:
-    return await handlers.create_tag(session, data)
+@router.post("/peeled_tags", status_code=201)
+async def create_peeled_tag(data: PeeledTagCreate, _: Admin, session: Session) -> PeeledTagPublic:
+    return await handlers.create_peeled_tag(session, data)
 
 
-@router.get("/tags")
-async def list_tags(_: CurrentUser, reader: Reader, paging: Paging) -> Page[TagPublic]:
-    return await handlers.list_tags(reader, paging)
+@router.get("/peeled_tags")
+async def list_peeled_tags(_: CurrentUser, reader: Reader, paging: Paging) -> Page[PeeledTagPublic]:
+    return await handlers.list_peeled_tags(reader, paging)
 
 
-@router.post("/countries", status_code=201)
-async def create_country(data: CountryCreate, _: Admin, session: Session) -> CountryPublic:
-    return await handlers.create_country(session, data)
+@router.post("/peeled_countries", status_code=201)
+async def create_peeled_country(
+    data: PeeledCountryCreate, _: Admin, session: Session
+) -> PeeledCountryPublic:
+    return await handlers.create_peeled_country(session, data)
 
 
-@router.get("/countries/{code}")
-async def get_country(code: Key, _: CurrentUser, reader: Reader) -> CountryPublic:
-    return await handlers.get_country(reader, code)
+@router.get("/peeled_countries/{peeled_code}")
+async def get_peeled_country(
+    peeled_code: Key, _: CurrentUser, reader: Reader
+) -> PeeledCountryPublic:
+    return await handlers.get_peeled_country(reader, peeled_code)
 
 
-@router.patch("/countries/{code}")
-async def rename_country(
-    code: Key, data: CountryFields, _: Admin, session: Session
-) -> CountryPublic:
-    return await handlers.rename_country(session, code, data)
+@router.patch("/peeled_countries/{peeled_code}")
+async def rename_peeled_country(
+    peeled_code: Key, data: PeeledCountryFields, _: Admin, session: Session
+) -> PeeledCountryPublic:
+    return await handlers.rename_peeled_country(session, peeled_code, data)
 
 
-@router.delete("/countries/{code}", status_code=204)
-async def delete_country(code: Key, _: Admin, session: Session) -> None:
-    await handlers.delete_country(session, code)
+@router.delete("/peeled_countries/{peeled_code}", status_code=204)
+async def delete_peeled_country(peeled_code: Key, _: Admin, session: Session) -> None:
+    await handlers.delete_peeled_country(session, peeled_code)

@@ -232,7 +232,7 @@ async def _caught_up(primary, standby):
 
 
 def reading_in_a_write():
-    router = Router(prefix="/cases", tags=["cases"])
+    router = Router(prefix="/peels", tags=["peels"])
 
     @router.post("/here")
     async def here(reader: Reader) -> dict[str, int]:
@@ -255,7 +255,7 @@ async def test_a_replica_that_lags_is_asked_for_no_identity_and_for_no_news(prim
         news = await client.get(place, headers={"Cache-Control": "max-age=0, No-Cache"})
         assert (news.status_code, news.json()) == (200, made.json())
         assert (await client.get(place, headers={"Cache-Control": "no-store"})).status_code == 404
-        assert (await client.post("/cases/here")).json() == {"port": primary.port}
+        assert (await client.post("/peels/here")).json() == {"port": primary.port}
         assert client.app.state.resources.reader.diverted == 0
 
         async def has_arrived():

@@ -36,7 +36,7 @@ async def test_the_short_way_is_taken(app, sampler, monkeypatch):
             await sampler.call(operation)
             paths[operation.name], asked[:] = [*asked], []
     assert len(paths) > 20
-    assert {name for name in paths if paths[name]} <= {"export_peelings", "stream_article"}
+    assert {name for name in paths if paths[name]} <= {"export_peelings", "stream_peeled_article"}
     routes = [span.attributes.get("http.route") for span in PROVIDER.tracer.spans]
     assert "/api/users/{user_id}" in routes
 
