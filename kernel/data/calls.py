@@ -1,4 +1,4 @@
-"""A call of a function, to be made later: its arguments by the function's signature, as JSON."""
+"""The arguments of a deferred call: validated by the function's signature, kept as JSON."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -18,47 +18,46 @@ from typing_extensions import TypedDict
 
 @dataclass(frozen=True)
 class Arguments:
-    """What a function takes: `given` are the parameters that are not the caller's to say, by their
-    types; `needs` are those of the others that have no default."""
+    """The parameters of a function: `injected` ones, with their types, come from the kernel; the
+    caller passes the others, of which `required` have no default."""
 
     name: str
-    given: Mapping[str, type]
-    needs: tuple[str, ...]
+    injected: Mapping[str, type]
+    required: tuple[str, ...]
     adapter: TypeAdapter[dict[str, Any]]
 
     @classmethod
     def of(cls, name: str, function: Any, types: Collection[type], reserved: set[str]) -> Self:
-        """Those of an async function, of which parameters of these types are given, and none has a
-        reserved name.
+        """Those of an async function; parameters of these `types` are injected.
 
         Raises:
-            TypeError: they cannot be those of a call that is made later.
+            TypeError: the function is not async, or a parameter is positional-only, variadic or
+                untyped, has a reserved name, or a type that JSON cannot hold.
         """
         if not iscoroutinefunction(function):
-            raise TypeError(f"{name} is no async function")
-        given, fields = {}, {}
+            raise TypeError(f"{name} is no async function: write it with async def")
+        injected, fields = {}, {}
         hints = get_type_hints(function, include_extras=True)
         for parameter in signature(function).parameters.values():
             is_named = parameter.kind in (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
             hint = hints.get(parameter.name)
             if not is_named or hint is None or parameter.name in reserved:
-                told = f"have a name and a type, and be none of {', '.join(sorted(reserved))}"
-                raise TypeError(f"{name}: the parameter {parameter.name} should {told}")
+                rule = f"have a name and a type, and be none of {', '.join(sorted(reserved))}"
+                raise TypeError(f"{name}: the parameter {parameter.name} should {rule}")
             bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint
             if bare in types:
-                given[parameter.name] = bare
+                injected[parameter.name] = bare
             else:
-                is_needed = parameter.default is Parameter.empty
-                fields[parameter.name] = hint if is_needed else NotRequired[hint]
-        needs = tuple(each for each in fields if get_origin(fields[each]) is not NotRequired)
-        return cls(name, given, needs, _adapter(name, fields))
+                is_required = parameter.default is Parameter.empty
+                fields[parameter.name] = hint if is_required else NotRequired[hint]
+        required = tuple(key for key, hint in fields.items() if get_origin(hint) is not NotRequired)
+        return cls(name, injected, required, _adapter(name, fields))
 
     def dump(self, arguments: dict[str, Any]) -> str:
         """The arguments as JSON.
 
         Raises:
-            TypeError: one is none of the function's, or of another type, or would not be the same
-                after its way through JSON.
+            TypeError: one is unknown, missing or of another type, or JSON would change its value.
         """
         try:
             valid = self.adapter.validate_python(arguments)
@@ -66,7 +65,7 @@ class Arguments:
         except ValidationError as error:
             raise self._mistake(error) from None
         except PydanticSerializationError:
-            raise TypeError(f"{self.name}: an argument is not what JSON can hold") from None
+            raise TypeError(f"{self.name}: JSON cannot hold an argument") from None
         if (loaded := self.load(text)) != valid:
             names = ", ".join(name for name in valid if loaded.get(name) != valid[name])
             raise TypeError(f"{self.name}: JSON would change {names}")
@@ -84,9 +83,9 @@ class Arguments:
             raise self._mistake(error) from None
 
     def _mistake(self, error: ValidationError) -> TypeError:
-        told = error.errors(include_url=False, include_context=False, include_input=False)
-        words = ", ".join(f"{'.'.join(map(str, each['loc']))}: {each['type']}" for each in told)
-        return TypeError(f"{self.name}: {words}")
+        details = error.errors(include_url=False, include_context=False, include_input=False)
+        reasons = [f"{'.'.join(map(str, part['loc']))}: {part['type']}" for part in details]
+        return TypeError(f"{self.name}: {', '.join(reasons)}")
 
 
 def _adapter(name: str, fields: dict[str, Any]) -> TypeAdapter[dict[str, Any]]:

@@ -1,6 +1,7 @@
-"""The table of jobs, and what is done with it.
+"""The table of jobs, and its statements.
 
-Clocks are the database's; a test's may be ahead of it, and is the first parameter where it counts.
+Times are the database's `now()`. Where a test may run ahead of it, the parameter `clock` comes
+first: the later of the two counts.
 """
 
 from datetime import datetime
@@ -17,16 +18,15 @@ LIVE = text("state IN ('waiting', 'running')")
 
 
 class JobFailed(RuntimeError):
-    """A job has failed for good; the message must not have values in it, for it is kept."""
+    """A job has failed for good. Its message is stored: put no secret and no input in it."""
 
 
 class Job(SQLModel, table=True):
-    """One call of a task, which gets it as a parameter of this type.
+    """One call of a task; a task with a parameter of this type gets its own.
 
-    `id` is the same in all attempts, of which this is the `attempts`-th; `request_id` is that of
-    the request that has enqueued it. `run_at` is when it is due; while it runs, when others may
-    take it for lost; after its end, when that was. A task that raises `Job.Failed("why")` is not
-    tried again.
+    `id` is the same in all attempts, and `attempts` counts this one; `request_id` is that of the
+    request that enqueued it. `run_at` is when a waiting job is due, when a running job's lease
+    ends, or when an ended job ended. A task that raises `Job.Failed("why")` is not tried again.
     """
 
     Failed: ClassVar[type[JobFailed]] = JobFailed
@@ -46,15 +46,15 @@ class Job(SQLModel, table=True):
         default=None, primary_key=True, sa_type=BigInteger, sa_column_args=[Identity(always=True)]
     )
     task: str = Field(sa_type=Text)
-    arguments: str = Field(sa_type=Text)  # JSON as it was made, which jsonb would change
+    arguments: str = Field(sa_type=Text)  # as it was dumped: jsonb would change the JSON
     key: str | None = Field(default=None, sa_type=Text)
     state: str = Field(
         default="waiting", sa_type=Text, sa_column_kwargs={"server_default": "waiting"}
     )
     run_at: datetime = Field(default=None, sa_column_kwargs={"server_default": func.now()})
     attempts: int = Field(default=0, sa_column_kwargs={"server_default": "0"})
-    lease: UUID | None = None  # of whoever runs it, in one attempt
-    tick: datetime | None = None  # of the schedule that it is due by
+    lease: UUID | None = None  # of the attempt that runs now
+    tick: datetime | None = None  # of its schedule, if that enqueued it
     error: str | None = Field(default=None, sa_type=Text)  # the last attempt's
     request_id: str | None = Field(default=None, sa_type=Text)
     created_at: datetime = Field(default=None, sa_column_kwargs={"server_default": func.now()})
@@ -66,23 +66,23 @@ ENQUEUE = """
     ON CONFLICT (task, key) WHERE state IN ('waiting', 'running') {} RETURNING id
 """
 KEEP = ENQUEUE.format("DO NOTHING")
-# Who runs it has lost it with its lease: a transactional task's work is undone.
+# A worker that runs the job loses its lease, so a transactional task's work is rolled back.
 REPLACE = ENQUEUE.format("""DO UPDATE SET arguments = excluded.arguments, run_at = excluded.run_at,
     request_id = excluded.request_id, state = 'waiting', attempts = 0, lease = NULL, error = NULL
 """)
-# For each task its oldest jobs, also those of workers that are gone. A task that has many cannot
-# keep the others waiting: they are asked in another order each time.
+# Of each task the oldest due jobs, with those whose lease has ended. `take` shuffles the tasks, so
+# that one with many jobs cannot starve the others.
 TAKE = """
     WITH due AS MATERIALIZED (
-        SELECT job.id, job.run_at, known.seconds
-        FROM unnest($2::text[], $3::int[], $4::float[]) AS known (task, most, seconds)
+        SELECT job.id, job.run_at, tasks.seconds
+        FROM unnest($2::text[], $3::int[], $4::float[]) AS tasks (task, most, seconds)
         CROSS JOIN LATERAL (
             SELECT id, run_at FROM jobs
-            WHERE jobs.task = known.task AND state IN ('waiting', 'running')
+            WHERE jobs.task = tasks.task AND state IN ('waiting', 'running')
                 AND run_at <= greatest($1::timestamptz, now())
             ORDER BY run_at, id
-            LIMIT CASE WHEN known.most IS NULL THEN $5::int ELSE greatest(0, least($5,
-                known.most - (SELECT count(*) FROM jobs AS other WHERE other.task = known.task
+            LIMIT CASE WHEN tasks.most IS NULL THEN $5::int ELSE greatest(0, least($5,
+                tasks.most - (SELECT count(*) FROM jobs AS other WHERE other.task = tasks.task
                     AND other.state = 'running' AND other.run_at > greatest($1, now())))) END
             FOR UPDATE SKIP LOCKED
         ) AS job LIMIT $5
@@ -92,10 +92,10 @@ TAKE = """
     FROM due WHERE jobs.id = due.id
     RETURNING jobs.*, greatest($1, now()) - due.run_at AS waited
 """
-# Of two workers that count what runs of a task, each would see what the other has not yet taken.
+# Workers that count a task's running jobs take turns: none sees what another has not committed.
 TAKE_TURNS = "SELECT pg_advisory_xact_lock(5308117453)"
 END = "DELETE FROM jobs WHERE id = $1 AND lease = $2 RETURNING id"
-# The row of a tick stays for a while, so that nobody makes it again.
+# The row of a tick stays for a while (see TICK), so that no process makes it again.
 END_TICK = """
     UPDATE jobs SET state = 'done', lease = NULL, run_at = now() WHERE id = $1 AND lease = $2
     RETURNING id
@@ -109,8 +109,8 @@ GIVE_BACK = """
     UPDATE jobs SET state = 'waiting', run_at = now(), lease = NULL, attempts = attempts - 1
     WHERE id = $1 AND lease = $2
 """
-# A tick is made when the database's clock has come to it, by whoever comes first. One that has not
-# run by then is over, and the first one that a task ever has is not run: its time has passed.
+# The first process to see that a tick is due inserts its job. An older tick that still waits is
+# superseded. The very first tick of a task is recorded without a run: it may lie before the task.
 TICK = """
     WITH latest AS (SELECT max(tick) AS tick FROM jobs WHERE task = $2),
     is_due AS (SELECT $3::timestamptz <= greatest($1::timestamptz, now()) AS yes),

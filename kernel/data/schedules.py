@@ -1,4 +1,4 @@
-"""When a task is due by itself."""
+"""The schedule of a task: `every` or `cron`."""
 
 import re
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ NO_EVERY = 'every="{}" should be a number and a unit, s, m, h, d or w, as in eve
 
 @dataclass(frozen=True)
 class Schedule:
-    """Every so many seconds, counted from 1970-01-01T00:00Z, or by a cron expression in UTC, with
-    five fields, or with six of which the first is seconds (cronsim)."""
+    """Every `seconds`, counted from 1970-01-01T00:00Z, or by a cron expression in UTC: five
+    fields, or six of which the first is seconds (cronsim)."""
 
     seconds: int = 0
     cron: str = ""
@@ -27,10 +27,10 @@ class Schedule:
 
 
 def make_schedule(every: str | None, cron: str | None) -> Schedule | None:
-    """What a task's decorator says.
+    """The schedule that a task's decorator asks for, or None.
 
     Raises:
-        ValueError: it is not to be understood, or both are said.
+        ValueError: one is not valid, or both are set.
     """
     if every is not None and cron is not None:
         raise ValueError("a task has one schedule: every= or cron=")

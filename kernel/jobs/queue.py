@@ -1,4 +1,4 @@
-"""What a process takes out of the table of jobs, and what schedules put there."""
+"""Taking due jobs from the table, and enqueueing those of schedules."""
 
 import logging
 import random
@@ -19,28 +19,28 @@ logger = logging.getLogger(__name__)
 async def take(
     app: HasState, tasks: Sequence[Task[Any]], most: int, clock: datetime | None = None
 ) -> list[Run]:
-    """Take so many jobs of the tasks that are due; a test's clock may be ahead."""
+    """Take at most `most` due jobs of these tasks. A test may pass a `clock` ahead of now."""
     tasks, lease = random.sample(tasks, len(tasks)), uuid4()
-    names, limits = [each.name for each in tasks], [each.concurrency for each in tasks]
-    seconds = [each.timeout + LEASE_SECONDS for each in tasks]
+    names, limits = [task.name for task in tasks], [task.concurrency for task in tasks]
+    seconds = [task.timeout + LEASE_SECONDS for task in tasks]
     async with session_of(resources_of(app).writer) as session:
         raw = await session.unit.begin()
         if any(limits):
             await raw.run(TAKE_TURNS)
         rows = await raw.run(TAKE, clock, names, limits, seconds, most, lease)
-    values = [dict(row) for row in rows]
-    runs = [Run(app, each.pop("waited"), Job(**each), clock) for each in values]
+    jobs = [dict(row) for row in rows]
+    runs = [Run(app, job.pop("waited"), Job(**job), clock) for job in jobs]
     return sorted(runs, key=lambda run: run.job.id)
 
 
 class Ticks:
-    """The ticks that one process has seen to."""
+    """Enqueues the scheduled jobs, and remembers which ticks it has handled."""
 
     def __init__(self, app: HasState) -> None:
         self._app, self._seen = app, dict[str, datetime]()
 
     async def make(self, clock: datetime | None = None) -> None:
-        """Enqueue what is due by its schedule; a test's clock may be ahead."""
+        """Enqueue each scheduled task that is due. A test may pass a `clock` ahead of now."""
         now = clock or datetime.now(UTC)
         for task in TASKS.values():
             if task.schedule is None:

@@ -1,4 +1,4 @@
-"""One run of a job: its function, its end, and what is told of it."""
+"""One run of a job: call its function, record the outcome, log and count it."""
 
 import asyncio
 import logging
@@ -24,25 +24,25 @@ from kernel.metrics import Family
 from kernel.tracebacks import summarize
 
 MOST_ATTEMPTS = 25
-# Whoever runs a job has so many seconds more than its timeout to say what became of it.
+# A lease lasts this much longer than the task's timeout: time to record the outcome.
 LEASE_SECONDS = 15.0
 RUNS = Family("jobs_runs_total", "Runs that have ended.", ("task", "outcome"))
 logger = logging.getLogger(__name__)
 
 
 class LeaseLost(Exception):
-    """Somebody else has the job, or it has been discarded: what was done for it is undone."""
+    """Another worker has the job, or it was discarded: this run's transaction is rolled back."""
 
 
 @dataclass(eq=False)
 class Run:
-    """A job that this process has taken. `clock` is a test's, if that is ahead of the database."""
+    """A job that this process has taken. `clock` is set by tests that run ahead of now."""
 
     app: HasState
     waited: timedelta
     job: Job
     clock: datetime | None = None
-    taken: float = field(default_factory=time.monotonic)
+    taken_at: float = field(default_factory=time.monotonic)
     error: BaseException | None = None
     has_ended: bool = False
 
@@ -52,11 +52,11 @@ class Run:
 
     @property
     def lease_seconds(self) -> float:
-        """For how long it is surely nobody else's."""
-        return self.task.timeout + LEASE_SECONDS - (time.monotonic() - self.taken)
+        """Seconds until another worker may take the job."""
+        return self.task.timeout + LEASE_SECONDS - (time.monotonic() - self.taken_at)
 
     async def run(self) -> None:
-        """Run it, and see to it that this is known."""
+        """Run the job, record the outcome in the table, log it and count it."""
         with jobs_context(self.app, self.job.request_id) as context:
             started, level = time.perf_counter(), logging.INFO
             try:
@@ -71,24 +71,24 @@ class Run:
             self.has_ended = True
             RUNS.add(1, self.job.task, outcome)
             job, ms = self.job, round((time.perf_counter() - started) * 1000, 1)
-            told = {"task": job.task, "job": job.id, "attempt": job.attempts, "outcome": outcome}
-            told |= {"duration_ms": ms, "waited_ms": round(self.waited.total_seconds() * 1000, 1)}
-            logger.log(level, "job", exc_info=self.error, extra={"fields": told})
+            fields = {"task": job.task, "job": job.id, "attempt": job.attempts, "outcome": outcome}
+            fields |= {"duration_ms": ms, "waited_ms": round(self.waited.total_seconds() * 1000, 1)}
+            logger.log(level, "job", exc_info=self.error, extra={"fields": fields})
 
     async def give_back(self) -> None:
-        """Let somebody else run it, as if nobody had taken it."""
+        """Make the job due again for any worker; this attempt does not count."""
         await self._write(GIVE_BACK)
 
     async def _perform(self, context: RequestContext) -> str:
         task, resources = self.task, resources_of(self.app)
         session = WriteSession(resources.writer.unit_of_work())
         context.unit = session.unit
-        ours = {Job: self.job, Resources: resources, WriteSession: session}
-        given = {name: ours[kind] for name, kind in task.arguments.given.items()}
+        by_type = {Job: self.job, Resources: resources, WriteSession: session}
+        injected = {name: by_type[kind] for name, kind in task.arguments.injected.items()}
         arguments = task.arguments.load(self.job.arguments)
         try:
             async with asyncio.timeout(task.timeout):
-                await task.function(**given, **arguments)
+                await task.function(**injected, **arguments)
                 if not task.external:
                     await self._end(session)
                     await session.finish()
@@ -96,7 +96,7 @@ class Run:
             context.unit = None
             await session.end()
         if task.external:
-            await self._persist(self._end_by_itself)
+            await self._persist(self._end_in_new_session)
         await run_callbacks(session.unit.committed)
         return "done"
 
@@ -106,7 +106,7 @@ class Run:
         if not await raw.run(end, self.job.id, self.job.lease):
             raise LeaseLost
 
-    async def _end_by_itself(self) -> None:
+    async def _end_in_new_session(self) -> None:
         async with session_of(resources_of(self.app).writer) as session:
             await self._end(session)
 
@@ -114,8 +114,8 @@ class Run:
         is_last = isinstance(error, JobFailed) or self.job.attempts >= MOST_ATTEMPTS
         jitter = random.uniform(0.75, 1.25)  # noqa: S311  # not a secret
         seconds = 0.0 if is_last else jitter * math.exp(min(10, self.job.attempts))
-        told = f"{summarize(error)} at {_place_of(error)}"
-        values = ("failed" if is_last else "waiting", self.clock, seconds, told)
+        message = f"{summarize(error)} at {_place_of(error)}"
+        values = ("failed" if is_last else "waiting", self.clock, seconds, message)
         await self._persist(lambda: self._write(FAIL, *values))
         return "failed" if is_last else "retry"
 
@@ -124,7 +124,7 @@ class Run:
             await (await session.unit.begin()).run(sql, self.job.id, self.job.lease, *values)
 
     async def _persist(self, write: Callable[[], Awaitable[None]]) -> None:
-        """Say what became of the job, as long as it is this process's to say."""
+        """Write the outcome; while the database is away, try again until the lease ends."""
         while True:
             try:
                 return await write()
@@ -140,7 +140,7 @@ def _is_cancelled() -> bool:
 
 
 def _place_of(error: BaseException) -> str:
-    """Where the error was raised, in the service's own code if that is in its traceback."""
+    """File, line and function of the error: of the last frame in features/, or else the last."""
     frames = traceback.extract_tb(error.__traceback__)
-    frame = ([each for each in frames if "/features/" in each.filename] or frames)[-1]
+    frame = ([frame for frame in frames if "/features/" in frame.filename] or frames)[-1]
     return f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"

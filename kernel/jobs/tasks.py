@@ -1,4 +1,4 @@
-"""Tasks: the functions whose calls are jobs."""
+"""Tasks: the functions whose calls can be enqueued as jobs."""
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,15 +15,15 @@ from kernel.data.schedules import Schedule, make_schedule
 from kernel.data.session import WriteSession
 
 P = ParamSpec("P")
-# What a task is given, and what `enqueue` has parameters of these names for.
-OURS, RESERVED = (WriteSession, Job, Resources), {"run_at", "key", "replace"}
+# Parameters of these types are injected when a task runs; these names belong to `enqueue` itself.
+INJECTED, RESERVED = (WriteSession, Job, Resources), {"run_at", "key", "replace"}
 TASKS: dict[str, "Task[Any]"] = {}
-# What is to be woken by a new job, in this process.
+# The workers of this process, which a new job wakes.
 wakers: WeakSet[Any] = WeakSet()
 
 
 class Options(TypedDict, total=False):
-    """What a task's decorator says of it."""
+    """The options of the `task` decorator; see there."""
 
     external: bool
     timeout: float
@@ -34,7 +34,7 @@ class Options(TypedDict, total=False):
 
 @dataclass(frozen=True, eq=False)
 class Task(Generic[P]):
-    """A function whose calls can be enqueued; called by its name, it simply runs."""
+    """A function whose calls can be enqueued; called directly, it simply runs."""
 
     function: Callable[P, Awaitable[Any]]
     external: bool = False
@@ -44,12 +44,12 @@ class Task(Generic[P]):
     cron: str | None = None
 
     def __post_init__(self) -> None:
-        needs, given = self.arguments.needs, self.arguments.given.values()
+        arguments = self.arguments  # raises for parameters that a task cannot have
         if self.timeout <= 0 or (self.concurrency is not None and self.concurrency < 1):
             raise ValueError(f"{self.name}: timeout and concurrency should be positive")
-        if self.external and WriteSession in given:
-            raise TypeError(f"{self.name} is external and holds no session: open_session() has one")
-        if self.schedule and needs:
+        if self.external and WriteSession in arguments.injected.values():
+            raise TypeError(f"{self.name} is external, so it holds no session: use open_session()")
+        if self.schedule and arguments.required:
             raise TypeError(f"{self.name} runs on a schedule, which gives no arguments")
 
     async def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Any:
@@ -57,7 +57,7 @@ class Task(Generic[P]):
 
     @cached_property
     def name(self) -> str:
-        """Its slice's name and its own; of what is in no slice, that of the package."""
+        """`slice.function`; outside of features/, `package.function`."""
         top, *rest = self.function.__module__.split(".")
         return f"{rest[0] if top == 'features' and rest else top}.{self.place.split('.')[-1]}"
 
@@ -67,7 +67,7 @@ class Task(Generic[P]):
 
     @cached_property
     def arguments(self) -> Arguments:
-        return Arguments.of(self.name, self.function, OURS, RESERVED)
+        return Arguments.of(self.name, self.function, INJECTED, RESERVED)
 
     @cached_property
     def schedule(self) -> Schedule | None:
@@ -76,16 +76,20 @@ class Task(Generic[P]):
     def insert(
         self, arguments: dict[str, Any], run_at: datetime | None, key: str | None, *, replace: bool
     ) -> tuple[str, list[Any]]:
-        """The statement that enqueues a call, and its values; see `Arguments.dump`."""
+        """The statement that enqueues a call, and its values.
+
+        Raises:
+            TypeError: an argument is wrong (see `Arguments.dump`), or `run_at` is naive.
+        """
         if run_at is not None and run_at.tzinfo is None:
-            raise TypeError(f"{self.name}: run_at has no offset from UTC")
+            raise TypeError(f"{self.name}: run_at has no offset from UTC: give it a timezone")
         request_id = (context := current_context()) and context.request_id
         values = [self.name, self.arguments.dump(arguments), key, run_at, request_id]
         return (REPLACE if replace else KEEP), values
 
     @staticmethod
     def wake() -> None:
-        """Let the workers of this process look at once."""
+        """Make the workers of this process look for jobs now."""
         for waker in wakers:
             waker.wake()
 
@@ -97,23 +101,23 @@ def task(**options: Unpack[Options]) -> Callable[[Callable[P, Awaitable[Any]]], 
 def task(function: Callable[P, Awaitable[Any]] | None = None, /, **options: Unpack[Options]) -> Any:
     """Make an async function a task: `await session.enqueue(it, user_id=7)` has it run later.
 
-    It runs in one unit of work, which also ends the job, so what it does in the database happens
-    once; `external` is for what talks to others: no transaction is held, and it may happen again.
-    `timeout` is in seconds, 30 unless said; `concurrency` is how many run at once, in all
-    processes; `every="1h"` or `cron="0 3 * * *"`, in UTC, enqueue it by themselves.
+    It runs in one unit of work, which also ends the job, so its changes in the database happen
+    exactly once. `external=True` is for a task that calls other systems: it holds no transaction,
+    and after a crash it may run again. `timeout` is in seconds, 30 by default; `concurrency` is how
+    many run at once, in all processes; `every="1h"` or `cron="0 3 * * *"`, in UTC, is a schedule.
 
     Raises:
-        TypeError: the function's parameters cannot be those of a task.
-        ValueError: the schedule is not to be understood, a number is not positive, or there is a
-            task of this name.
+        TypeError: the function is not async, or has a parameter that it cannot have.
+        ValueError: the schedule is not valid, a number is not positive, or another task has this
+            name.
     """
 
     def make(function: Callable[P, Awaitable[Any]]) -> Task[P]:
-        made = Task(function, **options)
-        known = TASKS.get(made.name)
-        if known and known.place != made.place and "<" not in made.place:
-            raise ValueError(f"two tasks are called {made.name}: give one another name")
-        TASKS[made.name] = made
-        return made
+        new = Task(function, **options)
+        existing = TASKS.get(new.name)
+        if existing and existing.place != new.place and "<" not in new.place:
+            raise ValueError(f"two tasks are called {new.name}: give one another name")
+        TASKS[new.name] = new
+        return new
 
     return make if function is None else make(function)

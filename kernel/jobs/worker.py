@@ -1,4 +1,4 @@
-"""The worker: it takes jobs that are due, a few ahead of what it runs, and runs them."""
+"""The worker: takes due jobs, a few more than it runs at once, and runs them."""
 
 import asyncio
 import logging
@@ -15,40 +15,40 @@ from kernel.reminders import Reminders
 from kernel.tracebacks import summarize
 
 POLL_SECONDS, PATIENCE_SECONDS = 1.0, 10.0
-# Beside requests: so many jobs at once hold a connection, and so many external ones run.
+# Jobs that run at once in a process that also serves requests; an external one holds no connection.
 TRANSACTIONAL, EXTERNAL = 4, 16
-# Jobs are taken ahead for so many seconds, and no more than so many.
+# Prefetch: take as many jobs as run in this many seconds, at most this many.
 AHEAD_SECONDS, MOST_AHEAD = 0.2, 100
-# After the end was told, who is cancelled may go on for so long.
+# How long cancelled jobs may take to end when the worker closes.
 END_SECONDS = 1.0
 logger = logging.getLogger(__name__)
 
 
 class Lane:
-    """The jobs of one kind: so many run at once, and a few more are taken ahead."""
+    """The jobs of one kind, external or not: `slots` run at once, a few more are prefetched."""
 
     def __init__(self, app: HasState, slots: int, *, is_external: bool) -> None:
         self._app, self._slots = app, slots
-        self._tasks = [each for each in TASKS.values() if each.external == is_external]
+        self._tasks = [task for task in TASKS.values() if task.external == is_external]
         self._turns = asyncio.Semaphore(slots)
-        self._seconds = AHEAD_SECONDS  # that a job takes
+        self._seconds = AHEAD_SECONDS  # of one job, a moving average
         self.runs: dict[asyncio.Task[None], Run] = {}
 
     @property
     def room(self) -> int:
-        """How many jobs to take, none as long as there is enough to do."""
+        """How many jobs to take now; 0 while more than half of the prefetched ones are left."""
         ahead = int(min(MOST_AHEAD, self._slots * AHEAD_SECONDS / max(self._seconds, 0.0001)))
         room = max(self._slots, ahead) - len(self.runs)
         return room if self._tasks and (room > ahead // 2 or not self.runs) else 0
 
     async def fill(self, finish: Callable[["asyncio.Task[None]"], None]) -> None:
-        """Take what is due, as far as there is room, and begin to run it."""
+        """Take due jobs while there is room, and start them."""
         if room := self.room:
             for run in await take(self._app, self._tasks, room):
-                doing = asyncio.create_task(self._run(run))
-                self.runs[doing] = run
-                doing.add_done_callback(self.runs.pop)
-                doing.add_done_callback(finish)
+                running = asyncio.create_task(self._run(run))
+                self.runs[running] = run
+                running.add_done_callback(self.runs.pop)
+                running.add_done_callback(finish)
 
     async def _run(self, run: Run) -> None:
         async with self._turns:
@@ -62,7 +62,7 @@ class Lane:
 
 
 class Worker:
-    """Runs the jobs of the tasks that this code has, in the process of `app`."""
+    """Runs the jobs of all tasks in `TASKS`, in the process of `app`."""
 
     def __init__(self, app: HasState, transactional: int) -> None:
         self._app, self._resources = app, resources_of(app)
@@ -76,12 +76,12 @@ class Worker:
         self._working = asyncio.create_task(self._work())
 
     def wake(self) -> None:
-        """Look at once, and not when a second is over."""
+        """Look for jobs now instead of at the next poll."""
         self._woken.set()
 
     async def _work(self) -> None:
-        """Take and run jobs until `close`; while the database is away, look for it ever less
-        often."""
+        """Take and run jobs until `close`; while the database is away, wait twice as long after
+        each failure, at most `PATIENCE_SECONDS`."""
         wait = POLL_SECONDS
         with jobs_context(self._app):
             while not self._is_stopping:
@@ -91,7 +91,7 @@ class Worker:
                         await self._ticks.make()
                         for lane in self._lanes:
                             await lane.fill(self._finish)
-                except Exception as error:  # noqa: BLE001  # whatever it is, jobs go on after it
+                except Exception as error:  # noqa: BLE001  # the worker must survive any error
                     self._note(error)
                     await asyncio.sleep(wait)
                     wait = min(2 * wait, PATIENCE_SECONDS)
@@ -101,33 +101,34 @@ class Worker:
                     await asyncio.wait_for(self._woken.wait(), POLL_SECONDS)
 
     async def close(self, grace_seconds: float = 0.0) -> None:
-        """Take no more, wait so long for what runs, and let others have what still does."""
+        """Take no more jobs, wait `grace_seconds` for running jobs, cancel the others and give them
+        back."""
         self._is_stopping = True
         self.wake()
         await asyncio.wait([self._working], timeout=END_SECONDS)  # it may just have taken some
         running = {task: run for lane in self._lanes for task, run in lane.runs.items()}
         if running and grace_seconds:
             await asyncio.wait(running, timeout=grace_seconds)
-        for each in (self._working, *running):
-            each.cancel()
+        for task in (self._working, *running):
+            task.cancel()
         await asyncio.wait([self._working, *running], timeout=END_SECONDS)
-        # Who goes on all the same has it until its lease ends.
-        ended = [run for each, run in running.items() if each.done() and not run.has_ended]
+        # A job that ignores its cancellation keeps its lease, and is taken again when that ends.
+        ended = [run for task, run in running.items() if task.done() and not run.has_ended]
         try:
             async with asyncio.timeout(2 * END_SECONDS):
                 for run in ended:
                     await run.give_back()
-        except Exception as error:  # noqa: BLE001  # then their leases end
+        except Exception as error:  # noqa: BLE001  # others take them when their leases end
             self._note(error)
 
-    def _finish(self, doing: "asyncio.Task[None]") -> None:
-        if not doing.cancelled() and (error := doing.exception()):
+    def _finish(self, task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()):
             self._note(error)
         if any(lane.room for lane in self._lanes):
             self.wake()
 
     def _note(self, error: BaseException) -> None:
-        """Tell of what keeps jobs waiting, when that changes, and then at most every 30 s."""
+        """Log why jobs wait: when the kind of error changes, and then at most every 30 s."""
         if failures := self._reminders.count(type(error).__qualname__):
             fields = {"error": summarize(error), "failures": failures}
             logger.warning("jobs wait: the worker has failed", extra={"fields": fields})
@@ -135,14 +136,14 @@ class Worker:
 
 @asynccontextmanager
 async def working(app: HasState) -> AsyncIterator[None]:
-    """Run jobs within the block, unless the settings say that others do."""
+    """Run jobs within the block, unless the setting `jobs` is "off"."""
     settings = resources_of(app).settings
     if settings.jobs == "off":
         yield
         return
-    is_apart = settings.jobs == "only"
-    worker = Worker(app, settings.pool_size if is_apart else TRANSACTIONAL)
+    is_dedicated = settings.jobs == "only"
+    worker = Worker(app, settings.pool_size if is_dedicated else TRANSACTIONAL)
     try:
         yield
     finally:
-        await worker.close(settings.drain_seconds if is_apart else 0.0)
+        await worker.close(settings.drain_seconds if is_dedicated else 0.0)

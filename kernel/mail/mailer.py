@@ -1,4 +1,4 @@
-"""Who takes a message over: the mail server or, in development without one, a list."""
+"""Mailers: they hand a message to the SMTP server or, in development without one, to a list."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ from kernel.errors import ServiceError
 from kernel.mail_settings import SmtpServer
 from kernel.settings import Settings
 
-# RFC 5321 §4.5.3.2 allows minutes for each step; whoever takes that long is asked again later.
+# RFC 5321 §4.5.3.2 allows minutes for each step; a server that is so slow is tried again later.
 STEP_SECONDS = 10.0
 IN_ALL_SECONDS = 45.0
 KEPT = 100
@@ -29,57 +29,58 @@ logger = logging.getLogger(__name__)
 
 
 class NoMailServer(ServiceError):
-    """The operator has named none (RFC 9110 §15.6.2)."""
+    """APP_SMTP_URL is not set, so no mail can be sent (501, RFC 9110 §15.6.2)."""
 
     status = 501
 
 
 class MailNotSent(Exception):
-    """The mail server has not taken it, and may later; `reason` is its code, or an error's type."""
+    """The mail server did not accept it now, and may later; `reason` is its reply code, or the
+    type of the error."""
 
     def __init__(self, reason: int | str) -> None:
-        super().__init__(f"the mail server has not taken it: {reason}")
+        super().__init__(f"the mail was not sent: {reason}")
         self.reason = reason
 
 
 class MailRefused(MailNotSent):
-    """The mail server will never take it: there is no such mailbox, say (RFC 5321 §4.2.1)."""
+    """The mail server will never accept it, as of an unknown mailbox (RFC 5321 §4.2.1)."""
 
 
 class Mailer:
-    """Takes messages over; this one refuses them, outside development, until there is a server."""
+    """The base of mailers; used itself outside development without APP_SMTP_URL: it refuses all."""
 
-    async def send(self, message: EmailMessage) -> None:  # noqa: ARG002  # those below need it
-        """Hand it over.
+    async def send(self, message: EmailMessage) -> None:  # noqa: ARG002  # subclasses need it
+        """Send the message.
 
         Raises:
-            MailNotSent: it was not taken.
+            MailNotSent: it was not accepted; MailRefused, if it never will be.
         """
         raise MailNotSent(OFF)
 
 
 class SmtpMailer(Mailer):
-    """Hands each message over to the server, on a connection of its own."""
+    """Sends each message to the SMTP server, on a new connection."""
 
     def __init__(self, server: SmtpServer) -> None:
         self._server = server
         is_clear = not (server.is_tls or server.is_starttls)
-        # What the machine trusts, or the file that SSL_CERT_FILE names.
+        # It trusts the system's certificates, or those of the file that SSL_CERT_FILE names.
         self._context = None if is_clear else ssl.create_default_context()
 
     async def send(self, message: EmailMessage) -> None:
         """See `Mailer`."""
-        is_taken = False
+        is_accepted = False
         try:
             async with asyncio.timeout(IN_ALL_SECONDS), self._connection() as connection:
                 await connection.send_message(message)
-                is_taken = True
+                is_accepted = True
         except (SMTPException, OSError) as error:  # their texts may repeat an address
-            if is_taken:
-                return  # and what has failed is to say goodbye
+            if is_accepted:
+                return  # only QUIT has failed
             failure = _failure(error)
-            told = {"error": type(error).__qualname__, "reason": failure.reason}
-            logger.warning("a mail was not sent", extra={"fields": told})
+            fields = {"error": type(error).__qualname__, "reason": failure.reason}
+            logger.warning("a mail was not sent", extra={"fields": fields})
             raise failure from None
 
     def _connection(self) -> SMTP:
@@ -93,12 +94,12 @@ class SmtpMailer(Mailer):
             start_tls=server.is_starttls,
             tls_context=self._context,
             timeout=STEP_SECONDS,
-            local_hostname=gethostname(),  # to ask for its whole name may take a resolver's time
+            local_hostname=gethostname(),  # the default, getfqdn(), may wait for a resolver
         )
 
 
 def _failure(error: Exception) -> MailNotSent:
-    """What has failed for good, and what may not: a server that lets nobody in is mended."""
+    """MailRefused if another attempt cannot help: a refused login can be corrected later."""
     if isinstance(error, SMTPRecipientsRefused):
         code = error.recipients[0].code
         return (MailRefused if code >= 500 else MailNotSent)(code)
@@ -118,14 +119,14 @@ class Outbox(Mailer):
         self.messages: deque[EmailMessage] = deque(maxlen=KEPT)
 
     async def send(self, message: EmailMessage) -> None:
-        """Keep it."""
+        """Keep the message, and log it."""
         self.messages.append(message)
-        told = {"to": message["To"], "subject": message["Subject"], "text": text_of(message)}
-        logger.info("a mail, kept at /mail and not sent", extra={"fields": told})
+        fields = {"to": message["To"], "subject": message["Subject"], "text": text_of(message)}
+        logger.info("a mail, kept at /mail and not sent", extra={"fields": fields})
 
 
 def text_of(message: EmailMessage, kind: str = "plain") -> str | None:
-    """What it says, as text or as HTML."""
+    """The body, as `plain` text or as `html`; None if the message has no such part."""
     part = message.get_body((kind,))
     return None if part is None else part.get_content()
 

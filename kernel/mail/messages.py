@@ -1,4 +1,4 @@
-"""A mail as it is handed over: RFC 5322, text and HTML, with an id that stays the same."""
+"""A mail as a message (RFC 5322): text and HTML, with the same Message-ID in each attempt."""
 
 from datetime import UTC, datetime
 from email.headerregistry import Address
@@ -15,16 +15,16 @@ ADDRESS = TypeAdapter[str](Email)
 
 
 def normal_address(text: str) -> str:
-    """The address, normalised.
+    """The e-mail address, normalised as `Email` is.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the text is no e-mail address.
     """
     return ADDRESS.validate_python(text)
 
 
 def compose(message_id: str, sender: Address, to: str, content: Content) -> EmailMessage:
-    """The message. No value can begin a header: addresses are parsed, a subject is one line."""
+    """The message. No value can inject a header: addresses are parsed, a subject is one line."""
     message = EmailMessage(SMTP)
     message["From"] = sender
     message["To"] = _deliverable(to)
@@ -32,7 +32,7 @@ def compose(message_id: str, sender: Address, to: str, content: Content) -> Emai
     message["Date"] = datetime.now(UTC)
     # The same in each attempt, so that a mail that comes twice is shown once (RFC 5322 §3.6.4).
     message["Message-ID"] = f"<{message_id}@{sender.domain}>"
-    message["Auto-Submitted"] = "auto-generated"  # nobody's holiday answers it (RFC 3834 §5)
+    message["Auto-Submitted"] = "auto-generated"  # no out-of-office replies (RFC 3834 §5)
     message.set_content(content.text, cte="quoted-printable")
     if content.html is not None:
         message.add_alternative(content.html, subtype="html", cte="quoted-printable")
@@ -40,8 +40,8 @@ def compose(message_id: str, sender: Address, to: str, content: Content) -> Emai
 
 
 def _deliverable(address: str) -> Address:
-    """The address with its domain in ASCII, which every server takes (RFC 5891 §4.4); a local part
-    of other letters needs one that has SMTPUTF8."""
+    """The address with its domain in ASCII, which every server accepts (RFC 5891 §4.4); a local
+    part that is not ASCII needs a server with SMTPUTF8."""
     try:
         checked = validate_email(address, check_deliverability=False)
     except EmailNotValidError:

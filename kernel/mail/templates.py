@@ -1,9 +1,8 @@
-"""What a mail says, as files in the slice that sends it: `welcome.txt` and, if it is there,
-`welcome.html`.
+"""The templates of a mail, as files in its slice: `welcome.txt` and, optionally, `welcome.html`.
 
-The text's first line is the subject, `Subject: Welcome, $name`, and the second one is blank. Values
-stand for `$name` or `${name}` (Python's `string.Template`; `$$` is a dollar), and in the HTML they
-are escaped, also within the quotes of an attribute.
+The first line of the text is the subject, `Subject: Welcome, $name`, and the second one is blank.
+Values replace `$name` or `${name}` (Python's `string.Template`; `$$` is a dollar sign). In the HTML
+they are escaped, with quotes, so they may stand in a quoted attribute.
 """
 
 import re
@@ -14,14 +13,14 @@ from pathlib import Path
 from string import Template
 
 SUBJECT = re.compile(r"Subject:[ \t]*(?P<subject>\S[^\n]*)\n[ \t]*\n(?P<text>.*\S.*)", re.DOTALL)
-# What ends a line somewhere, or is no character: in a subject it would begin another header.
+# Line ends, control characters and lone surrogates: in a subject they could begin another header.
 NOT_IN_A_LINE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 HEAD = "{} should begin with a line `Subject: …`, a blank line, and then its text"
 
 
 @dataclass(frozen=True)
 class Content:
-    """What a mail says, with its values."""
+    """A mail's subject and bodies, with its values in them."""
 
     subject: str
     text: str
@@ -30,7 +29,7 @@ class Content:
 
 @dataclass(frozen=True)
 class Files:
-    """A mail's templates, as its files have them."""
+    """The templates of a mail, as read from its files."""
 
     subject: Template
     text: Template
@@ -41,37 +40,37 @@ class Files:
         """The templates of `welcome.txt`, and of `welcome.html` beside it.
 
         Raises:
-            TypeError: one is not as it should be.
+            TypeError: the text file is missing or has no subject line, or a `$` is not valid.
         """
         html_file = text_file.with_suffix(".html")
         if not text_file.is_file():
-            raise TypeError(f"there is no {text_file.name} beside the module of its mail")
-        found = SUBJECT.fullmatch(text_file.read_text(encoding="utf-8"))
-        if found is None:
+            raise TypeError(f"there is no {text_file.name} beside the module of its mail: add it")
+        match = SUBJECT.fullmatch(text_file.read_text(encoding="utf-8"))
+        if match is None:
             raise TypeError(HEAD.format(text_file.name))
         html = html_file.read_text(encoding="utf-8") if html_file.is_file() else None
         templates = cls(
-            Template(found["subject"]), Template(found["text"]), Template(html) if html else None
+            Template(match["subject"]), Template(match["text"]), Template(html) if html else None
         )
         for name, template in templates.named(text_file):
             if not template.is_valid():
-                raise TypeError(f"{name} has a $ that begins no name: a dollar is $$")
+                raise TypeError(f"{name} has a $ without a name: write $$ for a dollar sign")
         return templates
 
     def check(self, text_file: Path, names: set[str]) -> None:
-        """Whether the values that the mail has, and those that its files need, are the same.
+        """Check that the mail's fields are the names in its templates.
 
         Raises:
-            TypeError: they are not.
+            TypeError: a template uses a name that is no field, or none uses a field.
         """
         needed: set[str] = set()
         for file, template in self.named(text_file):
-            own = set(template.get_identifiers())
-            if unknown := sorted(own - names):
+            identifiers = set(template.get_identifiers())
+            if unknown := sorted(identifiers - names):
                 raise TypeError(f"{file} needs ${unknown[0]}, which is no field of its mail")
-            needed |= own
-        if idle := sorted(names - needed):
-            raise TypeError(f"the field {idle[0]} of the mail is in none of its files")
+            needed |= identifiers
+        if unused := sorted(names - needed):
+            raise TypeError(f"the field {unused[0]} of the mail is in none of its files: remove it")
 
     def render(self, values: Mapping[str, object]) -> Content:
         """The mail with these values."""
@@ -82,7 +81,7 @@ class Files:
         return Content(subject.strip(), self.text.substitute(texts), html)
 
     def named(self, text_file: Path) -> Iterator[tuple[str, Template]]:
-        """Each, with the name of its file."""
+        """Each template with the name of its file."""
         yield text_file.name, self.subject
         yield text_file.name, self.text
         if self.html:
