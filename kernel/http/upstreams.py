@@ -35,7 +35,7 @@ def upstream_failure(error: httpx.HTTPError) -> ServiceError | None:
     return BadGateway("another service could not be asked")
 
 
-def whom_it_asked(error: httpx.HTTPError) -> dict[str, object]:
+def request_fields(error: httpx.HTTPError) -> dict[str, object]:
     """What a log line may tell of the request: its path and query may hold a secret."""
     try:
         told: dict[str, object] = {"host": error.request.url.host}
