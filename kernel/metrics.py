@@ -144,7 +144,7 @@ REFUSED = Family(
 UNDER_WAY = Family("http_requests_in_flight", "Requests under way.", (), "gauge")
 REFUSALS = Family(
     "database_refusals_total",
-    "What the database, or a pool of connections to it, did not do, by the reason.",
+    "Connections and statements that the database or a pool refused, by reason.",
     ("pool", "reason"),
 )
 OUTAGE = Family("database_outage", "Workers for which it is so now.", ("pool", "reason"), "gauge")

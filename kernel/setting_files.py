@@ -93,5 +93,5 @@ def _names_of(kind: type[BaseSettings]) -> Iterator[str]:
 
 def _is_known(name: str, names: set[str]) -> bool:
     """Whether it is one of the names, or begins with one that ends in `*`."""
-    prefixes = tuple(known[:-1] for known in names if known[-1] == "*")
+    prefixes = tuple(pattern[:-1] for pattern in names if pattern[-1] == "*")
     return name in names or name.startswith(prefixes)

@@ -32,8 +32,8 @@ class CredentialScheme:
 
     @classmethod
     def bearer(cls, token_url: str, authenticate: Authenticator) -> Self:
-        """`Authorization: Bearer …` (RFC 6750). Clients get their tokens at `token_url`, which OpenAPI
-        shows; it may be the name of an operation, whose path is then used."""
+        """`Authorization: Bearer …` (RFC 6750). OpenAPI tells clients to get tokens at `token_url`;
+        it may be the name of an operation, whose path is then used."""
         return cls(OAuth2PasswordBearer(token_url), _bearer_tokens, authenticate)
 
     @classmethod
