@@ -1,7 +1,7 @@
-"""What a service is made of, and all that its slices import: `from kernel import Router, Session`.
+"""The kernel's public names, all that slices import: `from kernel import Router, Session`.
 
 The names are in `__init__.pyi`, for type checkers as well as for this module: each is imported when
-it is first used, so that a command which wants the settings alone pays for nothing else (PEP 562).
+it is first used, so that a command which needs only the settings imports nothing else (PEP 562).
 `docs/guide.md` says what each of them is.
 """
 

@@ -1,4 +1,4 @@
-"""What is known of the request under way; log lines, errors and timings read it from here."""
+"""The context of the current request, from which log lines, errors and timings read."""
 
 import os
 import time
@@ -10,8 +10,8 @@ from functools import lru_cache
 from ipaddress import ip_network
 from typing import Any
 
-# Where the kernel keeps what it knows of a request, in its ASGI scope. Names of its own: "session",
-# say, is where Starlette's SessionMiddleware keeps its.
+# Keys of the kernel's own values in a request's ASGI scope. They have a prefix, because others are
+# in use: Starlette's SessionMiddleware, for one, has "session".
 HEADER_NAMES = "kernel.header_names"
 SESSION = "kernel.session"
 PRINCIPAL = "kernel.principal"
@@ -19,50 +19,43 @@ PRINCIPAL = "kernel.principal"
 
 @dataclass(slots=True)
 class RequestContext:
-    """One request: the app that it came to, its id, what it has cost so far (durations in seconds;
-    `slowest_statement` is without values), how often its unit of work was begun, what its failure
-    was, who it is for, from which address, the path of its operation as that is mounted, or its own
-    if there is none, the `Link` that the answer has, whether it was seen to hold a secret, the unit
-    of work under way, for whom it counts among those in flight, until when its answer has to begin,
-    whether its work is committed, or may be, and no key keeps it from being done again, and of the
-    rate limit, if there is one: a digest of its credential, for whom it counts, and fields that
-    tell what is left."""
+    """One request, or the jobs of a process (`jobs_context`). Durations are in seconds."""
 
     app: Any = None
     request_id: str = field(default_factory=lambda: os.urandom(16).hex())
     started: float = field(default_factory=time.perf_counter)
-    queries: int = 0
+    queries: int = 0  # how many have run so far
     database_time: float = 0.0
     waiting_time: float = 0.0  # for a connection of a pool
     slowest_time: float = 0.0
-    slowest_statement: str | None = None
-    attempts: int = 0
-    error: str | None = None
-    user_id: int | None = None
-    client: str | None = None
-    route: str | None = None
-    unmatched_path: str | None = None
-    link: str | None = None
-    holds_secret: bool = False
-    unit: Any = None
-    in_flight: Any = None
-    counts_for: Hashable = None
-    deadline: Any = None
-    may_be_done: bool = False
+    slowest_statement: str | None = None  # without values
+    attempts: int = 0  # how often its unit of work has begun
+    error: str | None = None  # of its failure: the reason of a 503, or the type of the exception
+    user_id: int | None = None  # the caller's account
+    client: str | None = None  # the client's address
+    route: str | None = None  # the path template of its operation, as mounted
+    unmatched_path: str | None = None  # its own path, if it has no operation
+    link: str | None = None  # the response's Link header
+    holds_secret: bool = False  # whether a secret was seen in the response
+    unit: Any = None  # the current unit of work
+    in_flight: Any = None  # the InFlight that counts it
+    counts_for: Hashable = None  # the caller for whom `in_flight` counts it
+    deadline: Any = None  # when its response has to begin
+    may_be_done: bool = False  # whether it is committed, or may be, without an idempotency key
     rate_limiter: Any = None
-    credential: int | None = None
-    limited_as: str | None = None
-    quota: tuple[tuple[bytes, bytes], ...] = ()
+    credential: int | None = None  # a digest of its credential, if there is a rate limit
+    limited_as: str | None = None  # the caller for whom the rate limit counts it
+    quota: tuple[tuple[bytes, bytes], ...] = ()  # the response's RateLimit header fields
     trace: dict[str, str] | None = None  # the ids of its span
     on_statement: Callable[[str, float, str | None], None] | None = None
 
     @property
     def caller(self) -> Hashable:
-        """Whose request it is, as far as that is known: an account's, or an address's."""
+        """Who sends the request: the account's id or, until that is known, the client's network."""
         return network_of(self.client or "") if self.user_id is None else self.user_id
 
     def spend(self, started: float, statement: str, error: str | None = None) -> None:
-        """Count the time since then as the statement's."""
+        """Add the statement's time since `started`, and keep it if it is the slowest."""
         seconds = time.perf_counter() - started
         if self.on_statement is not None:
             self.on_statement(statement, seconds, error)
@@ -71,7 +64,7 @@ class RequestContext:
             self.slowest_time, self.slowest_statement = seconds, statement
 
     def begin_attempt(self, unit: Any) -> None:
-        """Forget what an earlier attempt has said of its answer."""
+        """Reset what an earlier attempt has noted about the response."""
         self.unit, self.holds_secret, self.may_be_done = unit, False, False
         self.attempts += 1
         self.user_id = self.link = None
@@ -79,26 +72,26 @@ class RequestContext:
 
 @lru_cache(maxsize=4096)
 def network_of(address: str) -> str:
-    """What a client has to itself: an IPv6 client has a whole /64 to choose its address from."""
+    """The network that counts as one client: a client may use any address of an IPv6 /64."""
     return str(ip_network(f"{address}/64", strict=False)) if ":" in address else address
 
 
 def count_query(started: float, statement: str, error: str | None = None) -> None:
-    """Note that a query has run since then, well or with an error of this type."""
+    """Count a query that began at `started`; `error` is the type of its failure, if any."""
     if context := _context.get():
         context.queries += 1
         context.spend(started, statement, error)
 
 
 def count_time(started: float, statement: str, error: str | None = None) -> None:
-    """Note what ended since then and is no query: BEGIN and COMMIT, say."""
+    """Add the time since `started` of a statement that is no query, such as BEGIN or COMMIT."""
     if context := _context.get():
         context.spend(started, statement, error)
 
 
 @contextmanager
 def counting_wait() -> Iterator[None]:
-    """Note that a connection is waited for within the block."""
+    """Add the block's duration to the time that the request waits for a connection."""
     started = time.perf_counter()
     try:
         yield
@@ -108,7 +101,7 @@ def counting_wait() -> Iterator[None]:
 
 
 _context: ContextVar[RequestContext | None] = ContextVar("request_context", default=None)
-# What the operation's parameters in the query are called, if some of them are a model's.
+# The names of the operation's query parameters, if a model declares some of them.
 query_names: ContextVar[frozenset[str]] = ContextVar("query_names", default=frozenset())
 enter_context = _context.set
 leave_context = _context.reset
@@ -116,8 +109,8 @@ leave_context = _context.reset
 
 @contextmanager
 def jobs_context(app: Any, request_id: str | None = None) -> Iterator[RequestContext]:
-    """The context of jobs, of which a request may have enqueued one. They are one caller, who has
-    half of a pool's connections at most."""
+    """The context of jobs, with the id of the request that has enqueued one, if there is one. All
+    jobs are one caller, so they use half of a pool's connections at most."""
     context = RequestContext(app, client="jobs")
     context.request_id = request_id or context.request_id
     token = enter_context(context)

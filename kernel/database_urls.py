@@ -8,8 +8,8 @@ TARGETS = ("any", "primary", "standby", "prefer-standby", "read-write", "read-on
 
 
 def split_hosts(url: str) -> list[str]:
-    """The URL of each host, in their order; the URL alone where only asyncpg knows its hosts: in a
-    service file, in its own defaults, or with a list of default ports."""
+    """One URL for each host, in their order; the URL itself where only asyncpg can tell the hosts:
+    from a service file, from its own defaults, or with a list of default ports."""
     parts = urlsplit(url)
     credentials, at, hosts = parts.netloc.rpartition("@")
     if "@" in credentials or "," in os.environ.get("PGPORT", ""):
@@ -20,7 +20,7 @@ def split_hosts(url: str) -> list[str]:
 
 
 def target_of(url: str) -> str | None:
-    """Its `target_session_attrs`, or None where a service file may say it."""
+    """The URL's `target_session_attrs`, or None where a service file may set it."""
     options = _options(urlsplit(url))
     if TARGET in options or "service" not in options:
         return options.get(TARGET, os.environ.get("PGTARGETSESSIONATTRS", "any"))
@@ -28,8 +28,8 @@ def target_of(url: str) -> str | None:
 
 
 def with_all_hosts(url: str) -> str:
-    """The URL with `host=a:1&host=b:2`, as SQLAlchemy's manual has it, in asyncpg's form, which
-    otherwise takes the last one alone: `host=a:1,b:2`."""
+    """The URL with several `host` options, as in SQLAlchemy's manual (`host=a:1&host=b:2`), in
+    asyncpg's form, `host=a:1,b:2`: of repeated options, asyncpg takes the last one."""
     parts = urlsplit(url)
     fields, lists = parts.query.split("&"), dict[str, list[str]]()
     for field in fields:
@@ -44,7 +44,7 @@ def with_all_hosts(url: str) -> str:
 
 
 def with_target(url: str, target: str | None) -> str:
-    """The URL with another `target_session_attrs`, if one is named: the last one counts."""
+    """The URL with this `target_session_attrs`, if any: appended, since the last one counts."""
     if target is None:
         return url
     parts = urlsplit(url)
@@ -54,12 +54,12 @@ def with_target(url: str, target: str | None) -> str:
 def hosts_of(url: str) -> str:
     """The hosts and ports of a database URL, or the folder of its socket, without credentials."""
     parts = urlsplit(url)
-    named = [value for name, value in parse_qsl(parts.query) if name == "host"]
-    return ",".join([parts.netloc.rpartition("@")[2], *named]).strip(",")
+    query_hosts = [value for name, value in parse_qsl(parts.query) if name == "host"]
+    return ",".join([parts.netloc.rpartition("@")[2], *query_hosts]).strip(",")
 
 
 def has_an_empty_host(url: str) -> bool:
-    """Whether a list of hosts names nobody in one of its places, which asyncpg cannot read."""
+    """Whether a list of hosts has an empty item, as in `a,,b`, which asyncpg cannot read."""
     parts = urlsplit(url)
     hosts = parts.netloc.rpartition("@")[2] or _options(parts).get("host", "")
     return "," in hosts and not all(hosts.split(","))
@@ -77,7 +77,7 @@ def _split_query(parts: SplitResult) -> list[str]:
         ports *= len(hosts)
     pairs = zip(hosts, ports, strict=True)
     queries = [options | {"host": host} | ({"port": port} if port else {}) for host, port in pairs]
-    return [_with(parts, query=urlencode(each)) for each in queries]
+    return [_with(parts, query=urlencode(query)) for query in queries]
 
 
 def _with(parts: SplitResult, *, netloc: str | None = None, query: str | None = None) -> str:

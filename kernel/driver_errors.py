@@ -1,4 +1,4 @@
-"""What an error of the database's driver says of itself; `sqlstate` judges whose fault it is."""
+"""Facts about an error of the database driver; `kernel.data.sqlstate` judges whose fault it is."""
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError, StatementError
@@ -17,7 +17,7 @@ class PoolTimeout(TimeoutError):
 
 
 class ShareTimeout(PoolTimeout):
-    """None came free of those that one caller may have at once."""
+    """No connection came free within the share of the pool that one caller may use."""
 
     def __init__(self) -> None:
         super().__init__(is_connecting=False)
@@ -36,8 +36,8 @@ def claim_error(error: BaseException, statement: str) -> None:
 
 
 def statement_of(error: BaseException) -> str | None:
-    """The text of the statement that failed, without its values; None for anybody else's error."""
-    if isinstance(error, StatementError) and _is_beyond_its_type(error):
+    """The text of the statement that failed, without its values; None for other code's error."""
+    if isinstance(error, StatementError) and _is_conversion_overflow(error):
         return error.statement
     statement: str | None = getattr(driver_error(error), "kernel_statement", None)
     return statement
@@ -49,23 +49,23 @@ def sqlstate(error: BaseException) -> str:
 
 
 def is_silent(error: BaseException) -> bool:
-    """Whether the server has not answered, although its own limits of time are shorter."""
+    """Whether the server did not answer in time, although its own timeouts are shorter."""
     return isinstance(driver_error(error), TimeoutError) and not isinstance(error, PoolTimeout)
 
 
 def is_unsendable(error: BaseException) -> bool:
-    """Whether a value could not be sent, so that the statement has been prepared at most."""
-    is_asyncpgs = isinstance(error, asyncpg.DataError) and error.__cause__ is not None
-    return is_asyncpgs or _is_beyond_its_type(error)
+    """Whether a value could not be encoded: the statement was prepared at most, and not run."""
+    is_encoding_error = isinstance(error, asyncpg.DataError) and error.__cause__ is not None
+    return is_encoding_error or _is_conversion_overflow(error)
 
 
-def _is_beyond_its_type(error: BaseException) -> bool:
-    """Whether SQLAlchemy could not process a value: a moment that is after the year 9999 in UTC."""
+def _is_conversion_overflow(error: BaseException) -> bool:
+    """Whether SQLAlchemy could not convert a value: a time that is after the year 9999 in UTC."""
     return isinstance(error, StatementError) and isinstance(error.orig, OverflowError)
 
 
 def is_out_of_range(error: BaseException) -> bool:
-    """Whether it could not because the value is out of its type's range, in number or character."""
+    """Whether an unsendable value is a number or a character out of its type's range."""
     cause = error.__cause__
-    is_said = any(words in str(cause) for words in ("value out of", "exponent is too"))
-    return isinstance(cause, OverflowError | UnicodeError) or is_said
+    has_range_message = any(phrase in str(cause) for phrase in ("value out of", "exponent is too"))
+    return isinstance(cause, OverflowError | UnicodeError) or has_range_message

@@ -1,4 +1,4 @@
-"""The answers that are not a success, as exceptions: raise one anywhere, in a handler as well."""
+"""Error responses as exceptions: raise one anywhere, in a handler or in what it calls."""
 
 import copyreg
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ AT_ONCE = "too many of your requests are under way; try again when they are thro
 
 
 def title_of(status: int) -> str:
-    """The status in words, as RFC 9110 and the registry of status codes have it."""
+    """The reason phrase of a status (RFC 9110 §15 and the IANA registry), or "Error"."""
     return TITLES.get(status, "Error")
 
 
@@ -29,9 +29,12 @@ class CannotStart(RuntimeError):
 
 
 class ServiceError(Exception):
-    """An answer other than success; `extras` become further members of its body.
+    """An error response; `extras` become further members of its body.
 
-    A subclass says its status: `class PaymentRequired(ServiceError): status = 402`.
+    A subclass sets its status: `class PaymentRequired(ServiceError): status = 402`.
+
+    Raises:
+        TypeError: a subclass's status is not from 400 to 599.
     """
 
     status: ClassVar[int] = 500
@@ -51,7 +54,8 @@ class ServiceError(Exception):
         self.extras = extras
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Whatever a subclass is made of, a copy has what was made of it (pickle, `__reduce__`).
+        # A copy restores the attributes and skips `__init__`, which may have other parameters in
+        # a subclass (pickle, `__reduce__`).
         return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]  # pickle's own, which typeshed has not
 
 
@@ -70,6 +74,8 @@ class Forbidden(ServiceError):
 
 
 class NotFound(ServiceError):
+    """A 404: "<what> <key> not found". Of a key, the message has 64 characters at most."""
+
     status = 404
 
     def __init__(self, what: str, key: object) -> None:
@@ -98,9 +104,10 @@ class TooManyRequests(ServiceError):
 
 
 class TooManyAtOnce(TooManyRequests):
-    """A caller's own requests have all that one caller may have.
+    """One caller has as many requests, or connections of a pool, in use as it may.
 
-    It is no 503: balancers take a worker out for these, and so one caller would stop everybody.
+    It is no 503: for that, a load balancer takes the worker out of rotation, and one caller would
+    stop the service for everybody.
     """
 
     default_headers = MappingProxyType({"Retry-After": "1"})
@@ -115,11 +122,11 @@ class Unavailable(ServiceError):
 
 
 class DatabaseUnavailable(Unavailable):
-    """A 503 whose cause is logged where it happens; `reason` tells which it is."""
+    """A 503 whose cause is logged where it happens; its extra `reason` names that cause."""
 
 
 class OutcomeUnknown(ServiceError):
-    """A 503 without Retry-After: whoever tries again unseeing may do the work twice."""
+    """A 503 without Retry-After: a client that retries without a check may do the work twice."""
 
     status = 503
 

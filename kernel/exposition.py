@@ -1,4 +1,4 @@
-"""What is counted, as Prometheus reads it: that of all workers, and slices' own metrics with it."""
+"""The metrics of all workers, slices' own included, in the formats that Prometheus reads."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from kernel.metric_files import SHARING
-from kernel.metrics import BUCKETS, FAMILIES, STATE, Family, Key, Telling
+from kernel.metrics import BUCKETS, FAMILIES, STATE, Family, Key, WorkerMetrics
 
 LIMITS = [*map(str, BUCKETS), "+Inf"]
 
@@ -38,7 +38,7 @@ def _registry() -> CollectorRegistry:
 
 
 class ServiceCollector(Collector):
-    """The kernel's metrics; in the library's own registry, so that no other one has their names."""
+    """The kernel's metrics. It is in the library's registry, which refuses duplicate names."""
 
     def describe(self) -> Iterable[Metric]:
         return [_metric(family) for family in FAMILIES.values()]
@@ -54,24 +54,24 @@ class ServiceCollector(Collector):
 
 def _totals() -> dict[str, dict[Key, list[float]]]:
     totals: dict[str, dict[Key, list[float]]] = defaultdict(dict)
-    for series, numbers, is_alive in _tellings():
+    for series, numbers, is_alive in _all_workers():
         for (name, *labels), place in series.items():
             family = FAMILIES[name]
             if family.is_gauge and not is_alive:
                 continue
-            own = [*numbers[place : place + family.width]]
-            known = totals[name].get(tuple(labels))
-            if known and family.kind == "highest":
-                own = [max(known[0], own[0])]
-            elif known:
-                own = [a + b for a, b in zip(known, own, strict=True)]
-            totals[name][tuple(labels)] = own
+            values = [*numbers[place : place + family.width]]
+            total = totals[name].get(tuple(labels))
+            if total and family.kind == "highest":
+                values = [max(total[0], values[0])]
+            elif total:
+                values = [a + b for a, b in zip(total, values, strict=True)]
+            totals[name][tuple(labels)] = values
     return totals
 
 
-def _tellings() -> Iterable[Telling]:
+def _all_workers() -> Iterable[WorkerMetrics]:
     if SHARING.files:
-        return SHARING.files.tell()
+        return SHARING.files.read_all()
     return [({**STATE.values.series}, STATE.values.numbers, True)]
 
 

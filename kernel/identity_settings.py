@@ -1,4 +1,4 @@
-"""What the operator decides about tokens and sign-ins, a part of the service's settings."""
+"""The settings of tokens and sign-ins, a part of the service's settings."""
 
 from typing import Annotated
 
@@ -8,7 +8,7 @@ from kernel.setting_types import Secret, reveal
 
 
 class IdentitySettings(BaseModel):
-    """Times are in seconds."""
+    """The fields about identity, a part of `Settings`; times are in seconds."""
 
     jwt_secret: Secret | None = None
     jwt_old_secret: Secret | None = None
@@ -19,10 +19,10 @@ class IdentitySettings(BaseModel):
 
     @property
     def signing_secret(self) -> str | None:
-        """The key of access tokens, or None for one that is made and kept in dev."""
+        """The key that signs access tokens, or None for one that dev makes and keeps."""
         return reveal(self.jwt_secret)
 
     @property
     def old_signing_secret(self) -> str | None:
-        """The key that was in use before, whose tokens are still good."""
+        """The previous key, whose tokens are still valid."""
         return reveal(self.jwt_old_secret)

@@ -1,6 +1,5 @@
-"""Logs: one line for each record, uvicorn's own included, with the request's id on it.
-
-As JSON, or for people who read them on a terminal.
+"""Logs: one line for each record, uvicorn's included, with the request's id; as JSON or, on a
+terminal, as text.
 """
 
 import json
@@ -17,7 +16,7 @@ from kernel.terminal import ConsoleFormatter, shows_colours
 from kernel.tracebacks import describe, message_of
 
 LogFormat = Literal["console", "json"]
-OF_WEBSOCKETS = ('"WebSocket %s"', "without completing handshake")
+WEBSOCKET_MESSAGES = ('"WebSocket %s"', "without completing handshake")
 
 
 def _encode(line: dict[str, object]) -> str:
@@ -32,7 +31,7 @@ def _encode(line: dict[str, object]) -> str:
 class JsonFormatter(logging.Formatter):
     """A record as one line of JSON; `extra={"fields": {...}}` adds members.
 
-    With `full`, as in development, the messages of all errors are told, with the values in them.
+    With `full`, as in development, the messages of all errors are included, with their values.
     """
 
     def __init__(self, *, full: bool = False) -> None:
@@ -59,15 +58,15 @@ class JsonFormatter(logging.Formatter):
 def formatter_for(
     stream: TextIO, form: LogFormat | None, *, full: bool = False
 ) -> logging.Formatter:
-    """The one of this form or, if none is chosen, what suits the stream: for people on a terminal,
-    JSON in a pipe or a file."""
+    """The formatter of this form or, if that is None, of the one that suits the stream: "console"
+    on a terminal, "json" in a pipe or a file."""
     if (form or ("console" if stream.isatty() else "json")) == "json":
         return JsonFormatter(full=full)
     return ConsoleFormatter(full=full, colours=shows_colours(stream))
 
 
 def parents_formatter() -> logging.Formatter:
-    """That of uvicorn's parent process, which reads no settings; deploy/logging.json names it."""
+    """The formatter of uvicorn's parent process, which reads no settings (deploy/logging.json)."""
     chosen = os.environ.get("APP_LOG_FORMAT")
     forms: dict[str | None, LogFormat] = {"console": "console", "json": "json"}
     return formatter_for(sys.stderr, forms.get(chosen))
@@ -76,31 +75,31 @@ def parents_formatter() -> logging.Formatter:
 class _Lines(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            # In one write; a stream of lines, as standard error is, flushes by itself.
+            # One write; standard error is line-buffered, so it flushes by itself.
             self.stream.write(self.format(record) + self.terminator)
         except Exception:  # noqa: BLE001  # as every handler does
             self.handleError(record)
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Whether uvicorn says what the service's line of a WebSocket does not: its own have the query,
-    and an error for each handshake that was answered."""
-    return not any(words in str(record.msg) for words in OF_WEBSOCKETS)
+def _is_not_about_websockets(record: logging.LogRecord) -> bool:
+    """Whether it is not one of uvicorn's lines about WebSockets: those have the query in them, and
+    are an error for each refused handshake. The service writes its own line."""
+    return not any(text in str(record.msg) for text in WEBSOCKET_MESSAGES)
 
 
 def configure_logging(level: str, *, form: LogFormat | None = None, full: bool = False) -> None:
-    """Send every logger's records to standard error, in the form or in the one that suits it.
+    """Send every logger's records to standard error, as `formatter_for` formats them.
 
-    The service's own loggers and uvicorn's speak from `level` on, libraries from WARNING on: some
-    of them log headers, statements and bodies at DEBUG.
+    The service's own loggers and uvicorn's log from `level` on, libraries from WARNING on: some of
+    them log headers, statements and bodies at DEBUG.
     """
-    # What no line shows need not be looked up (logging HOWTO, "Optimization").
+    # No line shows these, so they are not looked up (logging HOWTO, "Optimization").
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     handler = _Lines(sys.stderr)
     handler.set_name(__name__)
     handler.setFormatter(formatter_for(sys.stderr, form, full=full))
     root = logging.getLogger()
-    root.handlers = [each for each in root.handlers if each.name != __name__]
+    root.handlers = [other for other in root.handlers if other.name != __name__]
     root.addHandler(handler)
     root.setLevel(logging.WARNING)
     for name in ("features", "kernel", "service"):
@@ -110,7 +109,7 @@ def configure_logging(level: str, *, form: LogFormat | None = None, full: bool =
     for name in ("uvicorn", "uvicorn.error"):
         logging.getLogger(name).handlers = []
         logging.getLogger(name).propagate = True
-    logging.getLogger("uvicorn.error").addFilter(_is_news)
+    logging.getLogger("uvicorn.error").addFilter(_is_not_about_websockets)
     # The service writes its own access line; without handlers uvicorn does not even format its.
     access = logging.getLogger("uvicorn.access")
     access.handlers, access.propagate = [], False

@@ -1,4 +1,4 @@
-"""What the operator decides about mail: who sends it on, whose it is, and where its links lead."""
+"""The settings of mail: its server, its sender, and the base URL of its links."""
 
 import re
 from email.headerregistry import Address
@@ -15,14 +15,14 @@ OPTIONS = "has one option, for smtp://: ?starttls=off"
 IN_THE_CLEAR = "should not send a password in the clear: leave out starttls=off"
 SENDER = "should be an address, like no-reply@example.com or Shop <no-reply@example.com>"
 BASE = "should be the address of the pages that links lead to, like https://app.example.com"
-# Where a page is, in development, that nobody has named.
+# The base URL of links in development, if none is set.
 LOCAL = "http://127.0.0.1:8000"
 LOCAL_SENDER = Address(username="no-reply", domain="localhost")
 NAMED = re.compile(r"(?P<name>[^<>]*?)\s*<(?P<address>[^<>]+)>")
 
 
 class SmtpServer(NamedTuple):
-    """The mail server that takes over: with TLS from the beginning, by STARTTLS, or without."""
+    """The mail server: with TLS from the beginning, by STARTTLS, or without."""
 
     host: str
     port: int
@@ -36,14 +36,14 @@ class SmtpServer(NamedTuple):
         """The server that a URL names. The ports are those of RFC 8314 §3.3 and RFC 6409 §3.1.
 
         Raises:
-            ValueError: it names none, in a sentence that repeats nothing of it.
+            ValueError: it is not such a URL; the message repeats nothing of it.
         """
         try:
             parts = urlsplit(url)
             port, options = parts.port, parse_qsl(parts.query, strict_parsing=bool(parts.query))
         except ValueError:
             raise ValueError(FORM) from None
-        user, password = (None if each is None else unquote(each) for each in _login(parts.netloc))
+        user, password = (None if text is None else unquote(text) for text in _login(parts.netloc))
         is_named = parts.scheme in {"smtp", "smtps"} and parts.hostname and port != 0
         if not is_named or parts.path.strip("/") or parts.fragment or not url.isprintable():
             raise ValueError(FORM)
@@ -71,20 +71,20 @@ def parse_sender(text: str) -> Address:
     """The address that mails come from, with the name that they show.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not an address.
     """
-    # It brings a resolver of names along, and not every command reads this setting.
+    # Imported late: it loads a DNS resolver, and not every command reads this setting.
     from email_validator import EmailNotValidError, validate_email  # noqa: PLC0415
 
     named = NAMED.fullmatch(text.strip())
     name, address = (named["name"].strip('" '), named["address"]) if named else ("", text.strip())
     try:
-        found = validate_email(address, check_deliverability=False).ascii_email
+        ascii_email = validate_email(address, check_deliverability=False).ascii_email
     except EmailNotValidError:
-        found = None
-    if found is None or not text.isprintable():
+        ascii_email = None
+    if ascii_email is None or not text.isprintable():
         raise ValueError(SENDER)
-    return Address(name, addr_spec=found)
+    return Address(name, addr_spec=ascii_email)
 
 
 def _smtp_url(url: SecretStr) -> SecretStr:
@@ -109,7 +109,7 @@ def _base(url: str) -> str:
 
 
 class MailSettings(BaseSettings):
-    """The service's settings about mail, a part of `Settings`."""
+    """The fields about mail, a part of `Settings`."""
 
     smtp_url: Annotated[SecretStr, AfterValidator(_smtp_url)] | None = None
     mail_from: Annotated[str, AfterValidator(_sender)] | None = None
@@ -117,23 +117,23 @@ class MailSettings(BaseSettings):
 
     @property
     def smtp_server(self) -> SmtpServer | None:
-        """Who sends mails on, or None where they are only kept (dev) or refused."""
+        """The server that mails are sent through, or None where they are kept (dev) or refused."""
         return SmtpServer.parse(self.smtp_url.get_secret_value()) if self.smtp_url else None
 
     @property
     def sender(self) -> Address:
-        """Whom mails come from."""
+        """The address that mails come from."""
         return parse_sender(self.mail_from) if self.mail_from else LOCAL_SENDER
 
     @property
     def link_base(self) -> str:
-        """What the links in mails begin with, without a slash at its end."""
+        """The base URL of the links in mails, without a slash at its end."""
         return self.public_url or LOCAL
 
     @model_validator(mode="after")
-    def _mail_is_somebodys(self) -> Self:
+    def _require_sender_and_links(self) -> Self:
         needed = ("mail_from", "public_url") if self.smtp_url else ()
-        missing = [f"APP_{each.upper()}" for each in needed if getattr(self, each) is None]
+        missing = [f"APP_{name.upper()}" for name in needed if getattr(self, name) is None]
         if missing:
             lines = [f"{name} is required with APP_SMTP_URL" for name in missing]
             raise ValueError("\n".join(lines))

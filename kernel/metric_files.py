@@ -1,8 +1,9 @@
-"""The files in which the workers of one service count, so that any of them can tell for all.
+"""The files in which the workers of one service count, so that each can serve the totals of all.
 
-A worker has its file locked (flock(2)) for as long as it lives, in whatever way it ends. What a
-dead one has counted stays, its gauges are nobody's, and the next worker goes on in its file.
-uvicorn's workers know each other by the key that multiprocessing gives to a parent's children.
+A worker holds a lock on its file (flock(2)) while it lives; the system releases it however the
+worker ends. A dead worker's counters stay, its gauges are dropped, and the next new worker goes on
+in its file. uvicorn's workers find each other by the key that multiprocessing gives to a parent's
+children.
 """
 
 import fcntl
@@ -19,23 +20,23 @@ from pathlib import Path
 from shutil import rmtree
 from tempfile import gettempdir
 
-from kernel.metrics import FAMILIES, STATE, Key, Telling, Values
+from kernel.metrics import FAMILIES, STATE, Key, Values, WorkerMetrics
 
-VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client's own, for which it reads it as well
+VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it, too
 PREFIX = "service-metrics-"
-IN_MEMORY = Path("/dev/shm")  # noqa: S108  # its folder there is nobody else's
+IN_MEMORY = Path("/dev/shm")  # noqa: S108  # the folder made in it is this user's alone
 ALONE = (
-    "the workers cannot share their metrics, so that each tells its own: {error}; set"
-    f" {VARIABLE} to a folder that they may write"
+    "the workers cannot share their metrics, so each one serves its own: {error}; set"
+    f" {VARIABLE} to a folder that they can write"
 )
 TOO_LATE = (
-    "prometheus_client was imported before kernel.http.server, so metrics of slices are told by"
-    " each worker for itself: start uvicorn with --http kernel.http.server:Protocol"
+    "prometheus_client was imported before kernel.http.server, so each worker serves its own"
+    " metrics of slices: start uvicorn with --http kernel.http.server:Protocol"
 )
 
 
 class MetricFiles:
-    """A folder of them, of which one is this worker's own."""
+    """The folder of the workers' files; one of them is this worker's."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,7 +47,7 @@ class MetricFiles:
         STATE.use(self._continued(Values(file, os.open(log, flags, 0o600)), log))
 
     def _continued(self, values: Values, log: Path) -> Values:
-        """The counts of a worker that is dead, and none of its gauges."""
+        """The counters of the dead worker that had the file; its gauges become 0."""
         for place, width, key in _lines(log):
             values.used = max(values.used, place + width)
             if not _is_known(width, key):
@@ -54,11 +55,11 @@ class MetricFiles:
             values.series[key] = place
             if FAMILIES[key[0]].is_gauge:
                 values.numbers[place] = 0.0
-        self._bury(int(values.numbers[0]))
+        self._remove_live_gauges(int(values.numbers[0]))
         values.numbers[0] = os.getpid()
         return values
 
-    def tell(self) -> Iterator[Telling]:
+    def read_all(self) -> Iterator[WorkerMetrics]:
         """What each worker has counted, and whether it lives."""
         for path in self.folder.glob("*.values"):
             lines = _lines(path.with_suffix(".series"))
@@ -69,19 +70,19 @@ class MetricFiles:
                 numbers = memoryview(mmap(file.fileno(), 0, access=ACCESS_READ)).cast("d")
             is_alive = _is_locked(path)
             if not is_alive:
-                self._bury(int(numbers[0]))
+                self._remove_live_gauges(int(numbers[0]))
             yield series, numbers, is_alive
 
-    def _bury(self, pid: int) -> None:
-        """Take away what slices' own gauges have of a dead worker."""
+    def _remove_live_gauges(self, pid: int) -> None:
+        """Remove a dead worker's values of slices' gauges."""
         if pid and any(self.folder.glob(f"gauge_live*_{pid}.db")):
             from prometheus_client.multiprocess import mark_process_dead  # noqa: PLC0415  # slow
 
             mark_process_dead(pid, str(self.folder))  # type: ignore[no-untyped-call]  # the library's
 
     def leave(self) -> None:
-        """Let another one have the file; the last one takes the folder away."""
-        fcntl.flock(self._file, fcntl.LOCK_UN)  # which closing would not: the map has the file, too
+        """Release the file for another worker; the last worker removes the folder."""
+        fcntl.flock(self._file, fcntl.LOCK_UN)  # closing would not unlock: the map keeps it open
         if not _is_used(self.folder) and self.folder.name.startswith(PREFIX):
             rmtree(self.folder, ignore_errors=True)
 
@@ -99,41 +100,42 @@ SHARING = Sharing()
 def share_metrics() -> None:
     """Share what is counted with the other workers, if there are any.
 
-    To be called before any metric of a slice's own is made: prometheus_client reads once where.
+    Call it before a slice makes a metric: prometheus_client reads the variable once, on import.
     """
-    parent, given = parent_process(), os.environ.get(VARIABLE)
-    if SHARING.files or SHARING.problem or not (parent or given):
+    parent, configured = parent_process(), os.environ.get(VARIABLE)
+    if SHARING.files or SHARING.problem or not (parent or configured):
         return
     try:
         key = current_process().authkey
-        SHARING.files = MetricFiles(_folder(parent.pid or 0, key) if parent else Path(str(given)))
+        folder = _folder(parent.pid or 0, key) if parent else Path(str(configured))
+        SHARING.files = MetricFiles(folder)
     except OSError as error:
         SHARING.problem = ALONE.format(error=error.strerror)
         os.environ.pop(VARIABLE, None)  # the library would fail with the first metric of a slice
         return
-    if "prometheus_client" in sys.modules and not given:
+    if "prometheus_client" in sys.modules and not configured:
         SHARING.problem = TOO_LATE
     os.environ[VARIABLE] = str(SHARING.files.folder)
 
 
 def stop_sharing() -> None:
-    """Say that this worker has ended."""
+    """Release this worker's file, at its end."""
     if SHARING.files:
         SHARING.files.leave()
         SHARING.files = None
 
 
 def _folder(parent: int, key: bytes) -> Path:
-    """The folder of this parent's workers, which nobody else can write.
+    """The folder of this parent's workers, which no other user can write.
 
     Raises:
-        OSError: there is none.
+        OSError: it cannot be made.
     """
-    given, digest = os.environ.get(VARIABLE), sha256(b"metrics" + key).hexdigest()[:16]
-    if given and given.endswith(digest):  # a process that a worker has started
-        return Path(given)
+    configured, digest = os.environ.get(VARIABLE), sha256(b"metrics" + key).hexdigest()[:16]
+    if configured and configured.endswith(digest):  # a process that a worker has started
+        return Path(configured)
     refusal = OSError(2, "there is no such folder")
-    for name in [given] if given else [str(IN_MEMORY), None]:
+    for name in [configured] if configured else [str(IN_MEMORY), None]:
         try:
             place = Path(name or gettempdir())  # where nothing can be written, this is an error too
             folder = place / f"{PREFIX}{parent}-{digest}"
@@ -147,7 +149,7 @@ def _folder(parent: int, key: bytes) -> Path:
 
 
 def _sweep(place: Path) -> None:
-    """Take away what the workers of a parent that is gone have left, if it was killed."""
+    """Remove the folders of parents that were killed, and whose workers are gone."""
     for folder in place.glob(f"{PREFIX}*"):
         parent = folder.name.removeprefix(PREFIX).partition("-")[0]
         with suppress(OSError, ValueError):
@@ -161,7 +163,7 @@ def _sweep(place: Path) -> None:
 
 
 def _free_files(folder: Path) -> Iterator[tuple[int, int]]:
-    """Those of dead workers, and then new ones, each locked from now on."""
+    """Number and descriptor of the files of dead workers, then of new ones; each is locked."""
     for number in count():
         file = _open_locked(folder / f"{number}.values", fcntl.LOCK_EX)
         if file is not None:
@@ -192,9 +194,9 @@ def _open_locked(path: Path, kind: int) -> int | None:
 
 
 def _lines(log: Path) -> Iterator[tuple[int, int, Key]]:
-    """Where the numbers of each series begin, and how many there are."""
+    """Of each series: where its numbers begin, how many there are, and its key."""
     text = log.read_bytes() if log.exists() else b""
-    # Behind the last line's end is one that is being written.
+    # After the last line break, a line may still be being written.
     for line in text.rpartition(b"\n")[0].splitlines():
         place, width, *key = json.loads(line)
         yield place, width, tuple(key)

@@ -1,7 +1,7 @@
-"""What the service counts: numbers by name and labels, to which all of its workers add.
+"""The service's metrics: numbers by name and labels, to which all of its workers add.
 
-They are prometheus_client's to show (`exposition`), and not its own to keep: where several workers
-share them, its values cost a request 4 µs, and these 0.5 µs. `metric_files` shares them.
+prometheus_client renders them (`exposition`) but does not store them: where several workers share
+them, its values cost a request 4 µs, and these 0.5 µs. `metric_files` shares them.
 """
 
 import json
@@ -13,15 +13,15 @@ from dataclasses import dataclass
 from mmap import mmap
 from typing import Literal, NamedTuple
 
-# Seconds: of what most operations take, to what ends them.
+# Seconds: from what most operations take up to what ends every request.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-# A path that no route has; and methods as RFC 9110 §9.3 and RFC 5789 have them: anybody can send
-# any word, and each would be a series for good.
+# The label of paths that no route has, and the methods of RFC 9110 §9.3 and RFC 5789: a client can
+# send any word as either, and each would be a series that stays.
 UNMATCHED = "unmatched"
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-# Of numbers, in bytes 512 KiB: those of 3,000 operations.
+# The most numbers, 512 KiB of them: those of 3,000 operations.
 MOST_NUMBERS = 1 << 16
-# In front: the process's id, and a place for what is beyond the most.
+# The first numbers are a header: the process's id, and one for all series beyond MOST_NUMBERS.
 HEADER, OVERFLOW, FIRST_NUMBERS = 32, 1, 512
 Kind = Literal["counter", "gauge", "highest", "histogram"]
 Key = tuple[str, ...]
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class Values:
-    """Numbers in memory, or in a file's: `series` says where those of a name and labels begin."""
+    """Numbers in memory, or in a mapped file: `series` has where those of a key begin."""
 
     def __init__(self, numbers_file: int | None = None, series_file: int | None = None) -> None:
         self._numbers_file, self._series_file = numbers_file, series_file
@@ -38,7 +38,7 @@ class Values:
         self.used, self._is_full = HEADER, False
 
     def reserve(self, key: Key, width: int) -> int:
-        """A place for a new series; one for all that are too many."""
+        """The index of a new series' first number; OVERFLOW for all when there is no room."""
         if self._is_full:
             return OVERFLOW
         place = self.used
@@ -49,7 +49,7 @@ class Values:
                 os.write(self._series_file, json.dumps([place, width, *key]).encode() + b"\n")
         except OSError as error:
             self._is_full = True
-            logger.warning("there is no room for further metrics: %s", error.strerror)
+            logger.warning("no room for further metrics, which are not counted: %s", error.strerror)
             return OVERFLOW
         self.used += width
         self.series[key] = place
@@ -64,7 +64,8 @@ class Values:
             if self.series:
                 memory[: self.numbers.nbytes] = self.numbers.cast("B")
         else:
-            # With zeros, or a full file system would be told of by a signal, which ends the worker.
+            # Zeros are written first: on a full file system that is an error here, while writing
+            # to the map would be a signal (SIGBUS), which ends the worker.
             present = os.fstat(self._numbers_file).st_size
             os.pwrite(self._numbers_file, bytes(max(0, size - present)), present)
             memory = mmap(self._numbers_file, max(size, present))
@@ -73,7 +74,7 @@ class Values:
 
 @dataclass(frozen=True)
 class Family:
-    """The numbers of one name. Gauges of live workers are added up, or the highest one counts."""
+    """A metric. Gauges of live workers are added up; of "highest", the largest counts."""
 
     name: str
     help: str
@@ -85,16 +86,16 @@ class Family:
 
     @property
     def is_gauge(self) -> bool:
-        """Whether it is what a worker has now, and a dead one has not."""
+        """Whether it is the present state of a worker, which a dead one has not."""
         return self.kind in {"gauge", "highest"}
 
     @property
     def width(self) -> int:
-        """How many numbers a series has: of a histogram, one for each bucket, and their sum."""
+        """How many numbers a series has: of a histogram, one for each bucket, and the sum."""
         return len(BUCKETS) + 2 if self.kind == "histogram" else 1
 
     def place(self, *labels: str) -> int:
-        """Where in `STATE.values.numbers`, which this may replace, the series begins."""
+        """Where in `STATE.values.numbers` the series begins; this may replace that attribute."""
         key = (self.name, *labels)
         place = STATE.values.series.get(key)
         return STATE.values.reserve(key, self.width) if place is None else place
@@ -109,7 +110,7 @@ class Family:
 
 
 class State:
-    """What this process counts in."""
+    """The values of this process, and the indexes that it has looked up."""
 
     def __init__(self) -> None:
         self.use(Values())
@@ -143,7 +144,7 @@ REFUSED = Family(
 UNDER_WAY = Family("http_requests_in_flight", "Requests under way.", (), "gauge")
 REFUSALS = Family(
     "database_refusals_total",
-    "What the database, or a pool of connections to it, did not do, by the reason.",
+    "Connections and statements that the database or a pool refused, by reason.",
     ("pool", "reason"),
 )
 OUTAGE = Family("database_outage", "Workers for which it is so now.", ("pool", "reason"), "gauge")
@@ -154,7 +155,7 @@ RETRIES = Family("database_retries_total", "Reads and writes that began again.",
 
 
 def count_answer(method: str, route: str | None, status: int) -> None:
-    """Count an answer."""
+    """Count a response."""
     method = method if method in METHODS else "other"
     route = route or UNMATCHED
     place = STATE.answers.get((method, route, status))
@@ -190,5 +191,5 @@ def count_request(method: str, route: str | None, status: int, cost: Cost) -> No
         numbers[time] += database_seconds
 
 
-# What a worker tells: where its series are, its numbers, and whether it lives.
-Telling = tuple[Mapping[Key, int], "memoryview[float]", bool]
+# A worker's series and where each begins, its numbers, and whether it lives.
+WorkerMetrics = tuple[Mapping[Key, int], "memoryview[float]", bool]

@@ -1,46 +1,47 @@
-"""What happens often is logged when it begins, and then at most every 30 seconds, with a count."""
+"""Repeated events are logged when they begin, and then every 30 seconds at most, with a count."""
 
 import time
 from collections.abc import Hashable
 from dataclasses import dataclass
 
 REMINDER_SECONDS = 30.0
-# What has come back for less than this has not come back.
+# An incident is over when it has not happened for this long.
 STABLE_SECONDS = 1.0
 MOST_KEYS = 1000
 
 
 @dataclass
 class _Incident:
-    told: float | None
+    logged_at: float | None
     latest: float
-    untold: int = 0
+    unlogged: int = 0
 
 
 class Reminders:
-    """Incidents that go on, each by its key."""
+    """The incidents that go on, by their keys."""
 
     def __init__(self) -> None:
         self._incidents: dict[Hashable, _Incident] = {}
 
     def count(self, key: Hashable) -> int:
-        """Count an incident; give how many there were since the last time to tell it, or 0 if it is
-        not yet time again."""
+        """Count an event; return how many there were since the last log line, or 0 if it is too
+        early for another line."""
         now = time.monotonic()
         if len(self._incidents) >= MOST_KEYS:
             self._incidents.clear()
         incident = self._incidents.setdefault(key, _Incident(None, now))
         incident.latest = now
-        incident.untold += 1
-        if incident.told is not None and now - incident.told < REMINDER_SECONDS:
+        incident.unlogged += 1
+        if incident.logged_at is not None and now - incident.logged_at < REMINDER_SECONDS:
             return 0
-        incident.told, untold, incident.untold = now, incident.untold, 0
-        return untold
+        incident.logged_at, unlogged, incident.unlogged = now, incident.unlogged, 0
+        return unlogged
 
     def end(self, key: Hashable) -> int | None:
-        """Forget an incident that is over; give how many were not told, or None if it was none."""
+        """Forget an incident that is over; return how many events no line has counted, or None if
+        there is no such incident, or it is not over yet."""
         incident = self._incidents.get(key)
         if incident is None or time.monotonic() - incident.latest < STABLE_SECONDS:
             return None
         del self._incidents[key]
-        return incident.untold
+        return incident.unlogged

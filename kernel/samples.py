@@ -1,4 +1,4 @@
-"""A valid request of an operation, as a slice's tests give it to the walks."""
+"""A valid request of an operation, as a slice's tests declare it in SAMPLES."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -7,7 +7,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Sample:
-    """A valid request, where SAMPLES has to give more of it than the JSON body."""
+    """A valid request, for an entry of SAMPLES that needs more than the JSON body."""
 
     json: Any = None
     data: Mapping[str, Any] | None = None

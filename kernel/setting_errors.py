@@ -10,7 +10,7 @@ from pydantic_settings import BaseSettings, SettingsError
 def mistakes_of(
     kind: type[BaseSettings], error: ValidationError | SettingsError | UnicodeDecodeError | OSError
 ) -> Iterator[str]:
-    """A line for each mistake."""
+    """A line for each mistake, without a line break at its end."""
     if isinstance(error, ValidationError):
         for mistake in error.errors(include_url=False, include_context=False, include_input=False):
             name = _variable(kind, *mistake["loc"])
@@ -24,11 +24,11 @@ def mistakes_of(
         yield ".env: should be UTF-8"
 
 
-def _variable(kind: type[BaseSettings], *place: int | str) -> str:
-    """The variable that a mistake is about, with the place within its value."""
-    if not place:
+def _variable(kind: type[BaseSettings], *loc: int | str) -> str:
+    """The variable that a mistake is about, with the path within its value: `APP_X.0: `."""
+    if not loc:
         return ""
-    field, *within = map(str, place)
-    # A field that has an alias goes by that alone.
+    field, *path = map(str, loc)
+    # A field with an alias is read by that alone, so it is no name of `model_fields`.
     prefix = kind.model_config.get("env_prefix", "") if field in kind.model_fields else ""
-    return ".".join([f"{prefix}{field}".upper(), *within]) + ": "
+    return ".".join([f"{prefix}{field}".upper(), *path]) + ": "

@@ -1,7 +1,7 @@
-"""What is wrong with a `.env` file, in lines that name its place and never a value.
+"""The mistakes in a `.env` file: a line for each, with the number of its line and never a value.
 
-python-dotenv goes on behind a line that it cannot read, and pydantic-settings passes by what is no
-setting: a typing error would be a default in silence.
+python-dotenv skips a line that it cannot read, and pydantic-settings ignores names that it does not
+know: with a typing error, the default would be used without a word.
 """
 
 import logging
@@ -17,59 +17,61 @@ from pydantic_settings import BaseSettings
 
 UNREADABLE = "cannot be read: write NAME=value, and end each quote"
 NO_VALUE = "{} has no value: write {}=value"
-UNKNOWN = "{} is no setting: {}"
+UNKNOWN = "{} is not a setting: {}"
 
 
 class EnvFile:
-    """The file from which settings of these kinds are read; it need not be there."""
+    """The file from which settings of these classes are read; it may be missing."""
 
     def __init__(self, path: Path, kinds: Sequence[type[BaseSettings]]) -> None:
         self._path, self._kinds = path, kinds
 
     def mistakes(self) -> Iterator[str]:
-        """A line for each that settings do not tell of themselves."""
+        """A line for each mistake that pydantic-settings does not report."""
         prefixes = tuple(
             prefix.upper() for kind in self._kinds if (prefix := kind.model_config["env_prefix"])
         )
-        known = {name for kind in self._kinds for name in _names_of(kind)}
+        names = {name for kind in self._kinds for name in _names_of(kind)}
         for number, binding in self._bindings:
             name = (binding.key or "").upper()
             if binding.error:
-                yield self._told(number, UNREADABLE)
-            elif name.startswith(prefixes) and not _is_known(name, known):
-                close = get_close_matches(name, known, 1, cutoff=0.8)
-                hint = f"did you mean {close[0]}?" if close else "take it out, or correct its name"
-                yield self._told(number, UNKNOWN.format(name, hint))
-            elif name in known and binding.value is None:
-                yield self._told(number, NO_VALUE.format(name, name))
+                yield self._line(number, UNREADABLE)
+            elif name.startswith(prefixes) and not _is_known(name, names):
+                close = get_close_matches(name, names, 1, cutoff=0.8)
+                hint = f"did you mean {close[0]}?" if close else "remove it, or correct its name"
+                yield self._line(number, UNKNOWN.format(name, hint))
+            elif name in names and binding.value is None:
+                yield self._line(number, NO_VALUE.format(name, name))
 
     def located(self, mistakes: Iterable[str]) -> Iterator[str]:
-        """The lines that settings tell of themselves, with the places of their variables."""
+        """The mistakes that settings report, each with the line of its variable in the file."""
         for line in "\n".join(mistakes).splitlines():
             variable = line.partition(":")[0].partition(".")[0]
             yield f"{line}{self.place_of(variable)}\n"
 
     def place_of(self, variable: str) -> str:
-        """Where in the file the variable's value is, if that is the one which counts."""
+        """The file and line of the variable, in parentheses; empty if the environment has it."""
         if variable in {name.upper() for name in os.environ}:
             return ""
-        lines = [number for number, each in self._bindings if (each.key or "").upper() == variable]
+        lines = [
+            number for number, binding in self._bindings if (binding.key or "").upper() == variable
+        ]
         return f" ({self._path.name}, line {lines[-1]})" if lines else ""
 
     @cached_property
     def _bindings(self) -> list[tuple[int, Binding]]:
-        """What it holds, with numbers of lines."""
-        logging.getLogger("dotenv").setLevel(logging.ERROR)  # it warns of what is told here
+        """The variables in the file, with the numbers of their lines."""
+        logging.getLogger("dotenv").setLevel(logging.ERROR)  # its warnings repeat `mistakes`
         if not self._path.is_file():
             return []
         try:
             with self._path.open(encoding="utf-8") as file:
-                return [(_line_of(each), each) for each in parse_stream(file)]
+                return [(_line_of(binding), binding) for binding in parse_stream(file)]
         except (UnicodeDecodeError, OSError):
-            return []  # which the settings tell of
+            return []  # pydantic-settings reports it
 
-    def _told(self, number: int, what: str) -> str:
-        return f"{self._path.name}, line {number}: {what}\n"
+    def _line(self, number: int, mistake: str) -> str:
+        return f"{self._path.name}, line {number}: {mistake}\n"
 
 
 def _line_of(binding: Binding) -> int:
@@ -82,12 +84,14 @@ def _names_of(kind: type[BaseSettings]) -> Iterator[str]:
     for field, info in kind.model_fields.items():
         alias = info.validation_alias
         choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
-        own = [each for each in choices if isinstance(each, str)]
-        names = own or [f"{kind.model_config['env_prefix']}{field}"]
+        aliases = [choice for choice in choices if isinstance(choice, str)]
+        names = aliases or [f"{kind.model_config['env_prefix']}{field}"]
         nested = kind.model_config["env_nested_delimiter"]
         yield from (name.upper() for name in names)
         yield from (f"{name}{nested}*".upper() for name in names if nested)
 
 
-def _is_known(name: str, known: set[str]) -> bool:
-    return name in known or any(each[-1] == "*" and name.startswith(each[:-1]) for each in known)
+def _is_known(name: str, names: set[str]) -> bool:
+    """Whether it is one of the names, or begins with one that ends in `*`."""
+    prefixes = tuple(pattern[:-1] for pattern in names if pattern[-1] == "*")
+    return name in names or name.startswith(prefixes)

@@ -1,4 +1,4 @@
-"""The types of settings: what a value has to be, whatever the service is."""
+"""The types of settings: what is valid as a database URL, a secret, an origin or a rate."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def _postgres_url(url: SecretStr) -> SecretStr:
     try:
         parts = urlsplit(url.get_secret_value())
         for host in parts.netloc.rpartition("@")[2].split(","):
-            _ = urlsplit(f"//{host}").port  # raises for one that is no port
+            _ = urlsplit(f"//{host}").port  # ValueError for an invalid port
         _ = parts.query and parse_qsl(parts.query, strict_parsing=True)  # as asyncpg does
     except ValueError:
         parts = urlsplit("")
@@ -48,8 +48,8 @@ def _postgres_url(url: SecretStr) -> SecretStr:
 
 
 def _takes_writes(url: SecretStr) -> SecretStr:
-    """Accept what leads to a primary. Of several hosts "any" is any that takes writes: a standby's
-    word on who may sign in is an old one."""
+    """Accept a URL that leads to a primary. Of several hosts, "any" becomes "primary": a standby
+    may be behind, and still let in whoever may no longer sign in."""
     text = url.get_secret_value()
     target, has_several = target_of(text), len(split_hosts(text)) > 1
     if target in {"standby", "read-only"} or (has_several and target == "prefer-standby"):
@@ -68,12 +68,12 @@ def _long_enough(secret: SecretStr) -> SecretStr:
 ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:[0-9]{1,5})?|https?://\[[0-9a-f:.]+\](:[0-9]{1,5})?")
 
 
-def _separated(given: object) -> object:
-    """The texts of a JSON list, or of what is separated by commas."""
-    if not isinstance(given, str):
-        return given
+def _separated(value: object) -> object:
+    """The items of a JSON list, or of a text that is separated by commas."""
+    if not isinstance(value, str):
+        return value
     try:
-        return json.loads(given) if given.lstrip()[:1] == "[" else given.replace(",", " ").split()
+        return json.loads(value) if value.lstrip()[:1] == "[" else value.replace(",", " ").split()
     except ValueError:
         raise ValueError("should be a JSON list, or separated by commas") from None
 
@@ -93,7 +93,7 @@ def _rate(text: str) -> str:
 def _redis_url(url: SecretStr) -> SecretStr:
     if find_spec("redis") is None:
         raise ValueError("needs the package redis: uv sync --group redis")
-    from redis.asyncio import ConnectionPool  # noqa: PLC0415  # it may not be there
+    from redis.asyncio import ConnectionPool  # noqa: PLC0415  # an optional package
 
     try:
         ConnectionPool.from_url(url.get_secret_value())

@@ -1,4 +1,4 @@
-"""What the operator decides, by `APP_…` environment variables or a `.env` file, read once."""
+"""The service's settings: `APP_…` environment variables or a `.env` file, read at the start."""
 
 import sys
 from importlib import import_module
@@ -38,16 +38,16 @@ STARTUP_FAILURE = 3
 ROOT = Path(__file__).parents[1]
 
 
-NOT_READ = "{} was not read at the start: it belongs into the settings.py of a slice"
+NOT_READ = "{} was not read at the start: move it into the settings.py of a slice"
 S = TypeVar("S", bound="SliceSettings")
 
 
 class SliceSettings(BaseSettings):
-    """Further settings, which are a slice's own: a class in its `settings.py`, with its prefix.
+    """A slice's own settings: a subclass in its `settings.py`, with a prefix of its own.
 
     `class MailSettings(SliceSettings, env_prefix="MAIL_")` is read with the service's settings, by
-    the service, by Alembic and by operators' commands, and has the same errors; the slice has it as
-    `settings.of(MailSettings)`.
+    the service, by Alembic and by operators' commands, and its mistakes are reported alike; the
+    slice gets it by `settings.of(MailSettings)`.
     """
 
     model_config = SettingsConfigDict(
@@ -94,16 +94,16 @@ class Settings(IdentitySettings, MailSettings, SliceSettings, env_prefix="APP_")
         """A slice's own settings.
 
         Raises:
-            RuntimeError: they were not read with the service's.
+            RuntimeError: the class was not read with the service's settings.
         """
         if kind not in self._of_slices:
             raise RuntimeError(NOT_READ.format(kind.__name__))
         return cast(S, self._of_slices[kind])
 
     def having(self, *of_slices: SliceSettings) -> Self:
-        """The same settings, with these for slices: `settings.having(MailSettings(host="…"))`."""
+        """A copy with these settings of slices: `settings.having(MailSettings(host="…"))`."""
         copy = self.model_copy()
-        copy._of_slices = self._of_slices | {type(each): each for each in of_slices}
+        copy._of_slices = self._of_slices | {type(part): part for part in of_slices}
         return copy
 
     @property
@@ -118,7 +118,7 @@ class Settings(IdentitySettings, MailSettings, SliceSettings, env_prefix="APP_")
 
     @property
     def shared_counters_url(self) -> str | None:
-        """The Redis in which all replicas count, or None for each process by itself."""
+        """The Redis in which all replicas count, or None if each process counts by itself."""
         return reveal(self.redis_url)
 
     @property
@@ -128,13 +128,13 @@ class Settings(IdentitySettings, MailSettings, SliceSettings, env_prefix="APP_")
 
     @property
     def drain_seconds(self) -> float:
-        """How long the end is told before it comes: by default 5 seconds, and 0 in dev."""
+        """How long the service still answers after SIGTERM: by default 5 seconds, and 0 in dev."""
         return (0.0 if self.env == "dev" else 5.0) if self.drain is None else self.drain
 
     @model_validator(mode="after")
-    def _production_needs_its_own(self) -> Self:
-        own = ("database_url", "jwt_secret")
-        missing = [name for name in own if getattr(self, name) is None and self.env != "dev"]
+    def _require_what_dev_makes(self) -> Self:
+        required = () if self.env == "dev" else ("database_url", "jwt_secret")
+        missing = [name for name in required if getattr(self, name) is None]
         mistakes = [
             *(f"APP_{name.upper()} is required when APP_ENV={self.env}" for name in missing),
             *open_ends(
@@ -148,27 +148,27 @@ class Settings(IdentitySettings, MailSettings, SliceSettings, env_prefix="APP_")
         return self
 
     def _texts(self, *names: str) -> dict[str, str]:
-        """The values of those that are set, by their variables."""
+        """The values of these settings, by their variables, without those that are unset."""
         values = {f"APP_{name.upper()}": reveal(getattr(self, name)) for name in names}
         return {name: value for name, value in values.items() if value is not None}
 
 
 def slice_settings() -> list[type[SliceSettings]]:
-    """The classes of settings that slices have in their `settings.py`."""
+    """The subclasses of SliceSettings in the slices' `settings.py`."""
     names = [
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for path in sorted((ROOT / "features").rglob("settings.py"))
     ]
     return [
-        each
+        kind
         for name in names
-        for each in vars(import_module(name)).values()
-        if isclass(each) and issubclass(each, SliceSettings) and each.__module__ == name
+        for kind in vars(import_module(name)).values()
+        if isclass(kind) and issubclass(kind, SliceSettings) and kind.__module__ == name
     ]
 
 
 def variable_prefixes() -> tuple[str, ...]:
-    """What the variables of all settings begin with."""
+    """The prefixes of the variables of all settings, in upper case."""
     kinds: list[type[SliceSettings]] = [Settings, *slice_settings()]
     return tuple(name.upper() for kind in kinds if (name := kind.model_config.get("env_prefix")))
 

@@ -1,8 +1,8 @@
-"""Logs for people: a line for each record, coloured where a terminal shows it, and tracebacks over
+"""Logs for a terminal: a line for each record, in colours where they are shown, and tracebacks on
 lines of their own.
 
-What comes from elsewhere neither moves the cursor nor looks like a record of its own: control
-characters are escaped, and all but the first line of a message are indented.
+A client's text can neither move the cursor nor look like another record: control characters are
+escaped, and all lines of a message but the first are indented.
 """
 
 import logging
@@ -20,22 +20,22 @@ LEVELS = {"DEBUG": CYAN, "INFO": GREEN, "WARNING": YELLOW, "ERROR": RED, "CRITIC
 STATUSES = {2: GREEN, 3: CYAN, 4: YELLOW, 5: RED}
 REQUEST_ID_CHARACTERS = 8
 INDENT = "    "
-# Loggers whose lines say themselves what they are about.
-OUR_OWN = ("kernel", "uvicorn", "service")
-# The members of a request's line that the line's beginning has, or that are of no use here.
-OF_REQUESTS = {"method", "route", "status", "ms", "db_ms", "queries", "client"}
-# What goes without saying.
-USUAL = {"wait_ms": (0.0,), "attempts": (0, 1)}
+# The loggers whose names are left out.
+OWN_LOGGERS = ("kernel", "uvicorn", "service")
+# Members of a request's line that its beginning shows already, or that are of no use here.
+SHOWN_MEMBERS = {"method", "route", "status", "ms", "db_ms", "queries", "client"}
+# Values that are left out.
+OMITTED_VALUES = {"wait_ms": (0.0,), "attempts": (0, 1)}
 
 
 def shows_colours(stream: TextIO) -> bool:
-    """Whether it is a terminal that does, and whose user wants them (https://no-color.org)."""
+    """Whether it is a terminal with colours, and its user wants them (https://no-color.org)."""
     is_wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     return stream.isatty() and is_wanted
 
 
 class ConsoleFormatter(logging.Formatter):
-    """A record as a line to read; with `full`, errors are told with the values in them."""
+    """A record as a line of text; with `full`, errors are shown with the values in them."""
 
     def __init__(self, *, full: bool = False, colours: bool = False) -> None:
         super().__init__()
@@ -64,20 +64,21 @@ class ConsoleFormatter(logging.Formatter):
         if record.msg == "statement" and "sql" in fields:
             return [" ".join(self._statement(fields))]
         first, *others = message_of(record, full=self.full).splitlines() or [""]
-        place = "" if record.name.split(".")[0] in OUR_OWN else f" ({record.name})"
+        place = "" if record.name.split(".")[0] in OWN_LOGGERS else f" ({record.name})"
         return [" ".join([_plain(first + place), *self._members(fields, set())]), *others]
 
     def _request(self, fields: Mapping[str, Any]) -> list[str]:
         status, queries = fields["status"], fields["queries"]
-        told = str(status) if status else "no answer"
-        spent = f"{fields['ms']} ms"
+        answer = str(status) if status else "no answer"
+        duration = f"{fields['ms']} ms"
         if queries:
-            spent += f" ({queries} {'query' if queries == 1 else 'queries'}, {fields['db_ms']} ms)"
+            noun = "query" if queries == 1 else "queries"
+            duration += f" ({queries} {noun}, {fields['db_ms']} ms)"
         return [
             f"{fields['method']:<6} {fields['route'] or self._unmatched_path()}",
-            self._paint(told, STATUSES.get(status // 100, RED)),
-            spent,
-            *self._members(fields, OF_REQUESTS),
+            self._paint(answer, STATUSES.get(status // 100, RED)),
+            duration,
+            *self._members(fields, SHOWN_MEMBERS),
         ]
 
     def _statement(self, fields: Mapping[str, Any]) -> list[str]:
@@ -89,15 +90,15 @@ class ConsoleFormatter(logging.Formatter):
         path = context.unmatched_path if context and self.full else None
         return "(no operation)" if path is None else f"{_plain(path)} (no operation)"
 
-    def _members(self, fields: Mapping[str, Any], told: set[str]) -> list[str]:
+    def _members(self, fields: Mapping[str, Any], shown: set[str]) -> list[str]:
         return [
             self._paint(f"{name}=", DIM) + _plain(" ".join(str(value).split()))
             for name, value in fields.items()
-            if name not in told and value is not None and value not in USUAL.get(name, ())
+            if name not in shown and value is not None and value not in OMITTED_VALUES.get(name, ())
         ]
 
-    def _paint(self, text: str, how: str) -> str:
-        return f"\x1b[{how}m{text}\x1b[0m" if self.colours else text
+    def _paint(self, text: str, code: str) -> str:
+        return f"\x1b[{code}m{text}\x1b[0m" if self.colours else text
 
 
 def _plain(text: str) -> str:
@@ -105,4 +106,4 @@ def _plain(text: str) -> str:
     if text.isprintable():
         return text
     escaped = (char if char.isprintable() else char.encode("unicode_escape") for char in text)
-    return "".join(each if isinstance(each, str) else each.decode() for each in escaped)
+    return "".join(char if isinstance(char, str) else char.decode() for char in escaped)

@@ -1,5 +1,5 @@
-"""What a log says of an error: its chain, its places and its statement, and no value that it was
-about, unless it is told to whoever develops."""
+"""An error as the log has it: its chain of causes, its tracebacks and its statement, but none of
+the values that it was about; those are shown in development alone."""
 
 import logging
 import re
@@ -12,7 +12,7 @@ from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, StatementE
 from kernel.driver_errors import PoolTimeout, driver_error, is_unsendable, sqlstate, statement_of
 from kernel.errors import ServiceError
 
-# Their messages speak of code. Those of other errors may hold values: a key, a row, a password.
+# Their messages are about code. Those of other errors may hold values: a key, a row, a password.
 SAFE_TO_LOG = (
     ServiceError, AssertionError, AttributeError, ImportError, NameError, RuntimeError, TypeError,
     InvalidRequestError, PoolTimeout, ClientConfigurationError,
@@ -23,42 +23,42 @@ SAFE_SQLSTATES = (
     *("08", "22012", "25", "26", "28", "34", "3D", "40", "42501", "42703", "42704", "42803"),
     *("42804", "42883", "42P", "53", "55", "57", "XX"),
 )
-# The statement's; what else is called a syntax error is a value's, as a tsquery's.
+# Of a statement; other syntax errors are those of a value, such as a tsquery.
 SYNTAX_ERROR = "syntax error at "
 # DETAIL of these has the whole row.
 ROW_SQLSTATES = ("23502", "23514")
 STATEMENT_MAX_CHARACTERS = 2000
 TRACEBACK = "Traceback (most recent call last):"
-# The name of an error, in front of its message.
+# The type of an error, before its message.
 FIRST_WORD = re.compile(r"^(?:Traceback \(most recent call last\):|[A-Za-z_][\w.]*(?=:|$))")
 
 
 def message_of(record: logging.LogRecord, *, full: bool) -> str:
-    """The record's message; of a traceback, as uvicorn's of a start that has failed, the
-    values go unless it is to be `full`."""
+    """The record's message; if it is a traceback, as uvicorn logs a failed start, without its
+    values, unless it is to be `full`."""
     message = record.getMessage()
     return without_values(message) if TRACEBACK in message and not full else message
 
 
 def without_values(text: str) -> str:
-    """The traceback of an error, as another program has formatted it, without its messages."""
+    """A traceback that another program has formatted, without the messages of its errors."""
     lines = text.splitlines()
-    known = [line for line in lines if line[:1] == " " or FIRST_WORD.match(line)]
-    return "\n".join(line if line[0] == " " else FIRST_WORD.findall(line)[0] for line in known)
+    kept = [line for line in lines if line[:1] == " " or FIRST_WORD.match(line)]
+    return "\n".join(line if line[0] == " " else FIRST_WORD.findall(line)[0] for line in kept)
 
 
 def describe(error: BaseException, *, full: bool = False) -> str:
-    """The chain of an error's types, places and statements; unless it is to be `full`, without
-    values that it was about."""
+    """The chain of an error's causes with their tracebacks, and its statement; unless it is to be
+    `full`, without the values that it was about."""
     chain, seen = [], set[int]()
     link: BaseException | None = error
     refused: object = None
     while link is not None and id(link) not in seen:
         seen.add(id(link))
-        # What is told of a value that SQLAlchemy could not process has the value in it.
-        is_told = full or link is not refused or isinstance(link, InvalidRequestError)
-        words = summarize(link, full=full) if is_told else type(link).__qualname__
-        chain.append("".join(traceback.format_tb(link.__traceback__)) + words)
+        # The message about a value that SQLAlchemy could not process has the value in it.
+        is_safe = full or link is not refused or isinstance(link, InvalidRequestError)
+        summary = summarize(link, full=full) if is_safe else type(link).__qualname__
+        chain.append("".join(traceback.format_tb(link.__traceback__)) + summary)
         refused = link.orig if isinstance(link, StatementError) else None
         if isinstance(link, BaseExceptionGroup):
             chain += [describe(part, full=full) for part in link.exceptions]
@@ -69,13 +69,14 @@ def describe(error: BaseException, *, full: bool = False) -> str:
 
 
 def summarize(error: BaseException, *, full: bool = False) -> str:
-    """An error in one line."""
+    """An error in one line: its type, and of its message what holds no values, unless `full`."""
     name, driver = type(error).__qualname__, driver_error(error)
     mistakes = getattr(error, "errors", None)
     if callable(mistakes) and type(error).__module__.startswith(("pydantic_core", "fastapi")):
         # Never the input: it may be the whole body, password and all.
-        told = [{part: each[part] for part in ("loc", "type", "msg")} for each in mistakes()]
-        return f"{name}: {told}" if full else name
+        members = ("loc", "type", "msg")
+        shown = [{member: mistake[member] for member in members} for mistake in mistakes()]
+        return f"{name}: {shown}" if full else name
     code = sqlstate(error)
     if isinstance(error, SAFE_TO_LOG) and not isinstance(error, PendingRollbackError):
         return f"{name}: {error}"
@@ -84,9 +85,9 @@ def summarize(error: BaseException, *, full: bool = False) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{name}: {error.strerror}"
     details = ("table_name", "column_name", "constraint_name")
-    known = [getattr(driver, detail, None) for detail in details]
-    place = re.search(r"query argument \$\d+", str(driver)) if is_unsendable(driver) else None
-    text = " ".join(str(word) for word in (name, code, *known, place and place[0]) if word)
+    places = [getattr(driver, detail, None) for detail in details]
+    argument = re.search(r"query argument \$\d+", str(driver)) if is_unsendable(driver) else None
+    text = " ".join(str(word) for word in (name, code, *places, argument and argument[0]) if word)
     message = str(driver.args[0]) if driver.args and isinstance(driver, PostgresError) else ""
     is_safe = code.startswith(SAFE_SQLSTATES) or message.startswith(SYNTAX_ERROR)
     return f"{text}: {message}" if message and is_safe else text

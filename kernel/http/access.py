@@ -1,4 +1,4 @@
-"""Whether a request is let in at all, and what its answer says of the time that it took."""
+"""The checks before a request reaches the app, and the Server-Timing header of its response."""
 
 import time
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ Refusal = tuple[int, str, Mapping[str, str] | None]
 def refusal_of(
     scope: Scope, headers: Mapping[bytes, bytes], context: RequestContext, max_body_bytes: int
 ) -> Refusal | None:
-    """Why it goes no further: a status, a message and headers."""
+    """The status, message and headers of the refusal, or None for a request that may go on."""
     length = headers.get(b"content-length", b"")
     size = int(length[:20]) if length.isdigit() else 0
     if not context.in_flight.count(context) and not is_scraped(scope):
@@ -26,7 +26,7 @@ def refusal_of(
     if size > max_body_bytes and size > limit_of(context.app, scope, max_body_bytes):
         return 413, TOO_LARGE, None
     if scope["http_version"] == "1.1" and not names_one_host(scope):
-        return 400, "Host should be there, once", None
+        return 400, "the request should have one Host header", None
     return (400, UNCLEAN, None) if is_unclean(scope) else None
 
 

@@ -1,4 +1,4 @@
-"""What the log says of a request that is over; docs/production.md has the members' meaning."""
+"""The log lines of a request that has ended; docs/production.md explains their members."""
 
 import logging
 import time
@@ -10,33 +10,33 @@ from kernel.errors import ServiceError
 from kernel.metrics import Cost, count_request
 from kernel.tracebacks import STATEMENT_MAX_CHARACTERS
 
-logger = logging.getLogger("kernel.http.middleware")  # which its line has always had
+logger = logging.getLogger("kernel.http.middleware")  # the name is public: operators filter by it
 statements = logging.getLogger("kernel.statements")
 
 
 def log_statements(context: RequestContext) -> None:
     """Log each statement of the request at DEBUG: its text, which has no values."""
-    further = context.on_statement
+    next_observer = context.on_statement
 
     def log_statement(statement: str, seconds: float, error: str | None) -> None:
-        told = {"ms": round(seconds * 1e3, 1), "error": error, "sql": " ".join(statement.split())}
-        statements.debug("statement", extra={"fields": told})
-        if further:
-            further(statement, seconds, error)
+        fields = {"ms": round(seconds * 1e3, 1), "error": error, "sql": " ".join(statement.split())}
+        statements.debug("statement", extra={"fields": fields})
+        if next_observer:
+            next_observer(statement, seconds, error)
 
     context.on_statement = log_statement
 
 
 def note_error(error: BaseException) -> None:
-    """Remember what has failed: the `reason` of a 503, or the type of an error, which is its cause
-    if the answer was raised from one."""
+    """Keep the cause of a failure for the log line: the `reason` of a 503, or else the type of the
+    error, or of the one that it was raised from."""
     if context := current_context():
         reason = error.extras.get("reason") if isinstance(error, ServiceError) else None
         cause = driver_error(error.__cause__ or error)
         context.error = reason if isinstance(reason, str) else type(cause).__qualname__
 
 
-def log_request(  # noqa: PLR0913, PLR0917  # all that is known of it
+def log_request(  # noqa: PLR0913, PLR0917  # the parts of its line
     context: RequestContext,
     method: str,
     route: str | None,
@@ -46,8 +46,8 @@ def log_request(  # noqa: PLR0913, PLR0917  # all that is known of it
 ) -> None:
     """Count a request that is over, write its line, and a WARNING if it was slow.
 
-    `until_answer` are the seconds until its answer began, without those in which its body was
-    waited for; None if it has none.
+    `until_answer` is how many seconds passed until the response began, without the time that the
+    client took to send the body; None if there was no response.
     """
     spent = time.perf_counter() - context.started
     count_request(method, route, status, Cost(spent, context.queries, context.database_time))
@@ -83,7 +83,7 @@ def _fields(
 def _slow_fields(
     context: RequestContext, method: str, route: str | None, seconds: float
 ) -> dict[str, Any]:
-    """What it says of its slowest statement, which has no values."""
+    """The members of the line of a slow request; its statement is without values."""
     return {
         "method": method,
         "route": route,

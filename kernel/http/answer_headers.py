@@ -1,4 +1,4 @@
-"""What every answer says of itself: whom it is for, who may store it, and how it is read."""
+"""Headers of every response: who may store it, what it varies by, and no content sniffing."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -9,26 +9,26 @@ from kernel.context import HEADER_NAMES, current_context
 
 Header = tuple[bytes, bytes]
 NO_SNIFFING: Header = (b"x-content-type-options", b"nosniff")  # Fetch standard §3.6
-# Shown again to its caller only after a look whether it has changed (RFC 9111 §5.2.2).
+# Stored by the caller's own client alone, and used again after revalidation (RFC 9111 §5.2.2).
 PRIVATE: Header = (b"cache-control", b"private, no-cache")
 NEVER_STORED: Header = (b"cache-control", b"no-store")
 ADDED = {NO_SNIFFING[0], PRIVATE[0], b"vary"}
 
 
 class Audience(StrEnum):
-    """For whom the answers of an operation are."""
+    """Who gets the same response of an operation."""
 
     EVERYBODY = "everybody"
-    ANYBODY = "anybody"  # who may be known, and then has another answer
+    ANYBODY = "anybody"  # a caller who is known may get another response
     CALLER = "caller"
-    CALLER_ONCE = "caller, once"  # a secret
+    CALLER_ONCE = "caller, once"  # it holds a secret
 
 
 OPEN = {Audience.EVERYBODY, Audience.ANYBODY}
 
 
 class AnswerHeaders:
-    """Adds the headers; `varying` are those in which a request may have its credential."""
+    """Adds the headers; `varying` are the request headers that may hold a credential."""
 
     def __init__(self, varying: Sequence[str]) -> None:
         self._credentials = frozenset(name.lower().encode() for name in varying)
@@ -42,9 +42,9 @@ class AnswerHeaders:
         }
 
     def of(self, scope: Scope, headers: Sequence[Header]) -> list[Header]:
-        """The headers of an answer, and those that it has to have; its own ones stay."""
+        """The headers of a response with those that are missing; those that it has stay."""
         audience = getattr(scope.get("route"), "audience", Audience.EVERYBODY)
-        # Whatever asks for the credential, the answer may depend on it.
+        # With a credential in the request, the response may depend on it, whatever has read it.
         if audience in OPEN and not self._credentials.isdisjoint(scope[HEADER_NAMES]):
             audience = Audience.CALLER
         if (context := current_context()) and context.holds_secret:
@@ -56,20 +56,20 @@ class AnswerHeaders:
         return [*headers, *added]
 
     def _merged(self, headers: Sequence[Header], added: Sequence[Header]) -> list[Header]:
-        merged, own = [*headers], {name for name, _ in headers}
+        merged, names = [*headers], {name for name, _ in headers}
         for name, value in added:
-            if name == b"vary" and name in own:
+            if name == b"vary" and name in names:
                 merged = [header for header in merged if header[0] != name]
                 merged.append((name, self._extended(headers)))
-            elif name not in own:
+            elif name not in names:
                 merged.append((name, value))
         return merged
 
     def _extended(self, headers: Sequence[Header]) -> bytes:
-        """Vary with the answer's own names in front (RFC 9110 §12.5.5)."""
+        """Vary, with the names that the response has already first (RFC 9110 §12.5.5)."""
         lines = b",".join(value for name, value in headers if name == b"vary")
-        own = [name.strip() for name in lines.split(b",") if name.strip()]
-        known = {name.lower() for name in own}
-        if b"*" in known:
+        names = [name.strip() for name in lines.split(b",") if name.strip()]
+        present = {name.lower() for name in names}
+        if b"*" in present:
             return b"*"
-        return b", ".join([*own, *(n for n in self._varying if n.lower() not in known)])
+        return b", ".join([*names, *(n for n in self._varying if n.lower() not in present)])

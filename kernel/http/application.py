@@ -1,4 +1,4 @@
-"""A service: the app that the slices are mounted on, and what is open while it runs."""
+"""A service: the app that the slices are mounted on, and the resources that its lifespan opens."""
 
 import gc
 import hashlib
@@ -40,7 +40,7 @@ from kernel.logs import configure_logging
 from kernel.metric_files import SHARING, share_metrics, stop_sharing
 from kernel.settings import Settings, load_settings
 
-# uvicorn imports what it serves with, and nothing else does.
+# Only uvicorn imports this module, if it was started with it.
 PROTOCOL = "kernel.http.server"
 BARE = f"nothing limits slow and oversized requests: start uvicorn with --http {PROTOCOL}:Protocol"
 logger = logging.getLogger(__name__)
@@ -51,9 +51,12 @@ def build_app(
 ) -> FastAPI:
     """An app without slices: `app.include_router(…)` mounts them.
 
-    `name` is the service's: the title of its document, the issuer and the audience of its tokens,
-    the name of its connections, and the beginning of its API keys. `credentials` are the schemes by
-    which callers are known. Nothing is opened before the app's lifespan.
+    `name` is the service's: the title of its OpenAPI document, the issuer and audience of its
+    tokens, the name of its connections, and the prefix of its API keys. `credentials` are the
+    schemes by which callers are identified. Nothing is opened before the app's lifespan.
+
+    Raises:
+        ValueError: two credential schemes have one name.
     """
     telemetry = telemetry_config()
     app = FastAPI(
@@ -94,7 +97,7 @@ def _add_middleware(
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
-    """Open what requests need, close it in reverse. Only the embedded database has to be up."""
+    """Open what requests need, and close it in reverse. A database server may be unreachable."""
     resources = resources_of(app)
     settings = resources.settings
     _configure_logging(settings)
@@ -102,7 +105,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         logger.warning(BARE)
     if SHARING.problem:
         logger.warning(SHARING.problem)
-    resources.render_metrics("")  # two metrics of one name are told of now, and not to a scraper
+    resources.render_metrics("")  # two metrics of one name fail now, not at the first scrape
     async with AsyncExitStack() as stack:
         stack.callback(stop_sharing)
         stack.enter_context(resources.until_closed())
@@ -118,7 +121,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             lead_to_docs(app)
             logger.info(welcome(resources))
         await stack.enter_async_context(sampled(resources))
-        # What lives as long as the process need not be searched for garbage again and again.
+        # What lives as long as the process is left out of each garbage collection.
         gc.freeze()
         yield
 
@@ -126,7 +129,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 async def _open_database(
     resources: Resources, open_: Callable[[AbstractAsyncContextManager[Any]], Awaitable[Any]]
 ) -> None:
-    """Open what reads and writes it; each connection is made when it is first needed."""
+    """Open the pools; each connection is made when it is first needed."""
     settings = resources.settings
     url = await open_(database_of(settings))
     resources.signing_secret = settings.signing_secret or development().kept_secret()
@@ -141,18 +144,18 @@ async def _open_database(
 
 @cache
 def _tls_context() -> ssl.SSLContext:
-    """One for all apps of a process: to read the certificates takes 18 ms."""
+    """One for all apps of a process: reading the certificates takes 18 ms."""
     return httpx.create_ssl_context()
 
 
 def _make_client(settings: Settings) -> httpx.AsyncClient:
-    # The environment's proxies and .netrc are those of people who use the machine.
+    # Proxies and .netrc from the environment are for the people who use the machine.
     return httpx.AsyncClient(timeout=settings.http_timeout, verify=_tls_context(), trust_env=False)
 
 
 def _throttle(resources: Resources) -> Throttle:
     settings = resources.settings
-    # The secret of before as long as there is one: instances that still sign with it count, too.
+    # The old secret while there is one: instances that still use it alone share the counts.
     secret = settings.old_signing_secret or resources.signing_secret
     return Throttle(
         key=hashlib.sha256(b"throttle" + secret.encode()).digest(),
@@ -163,24 +166,24 @@ def _throttle(resources: Resources) -> Throttle:
 
 
 def app_on_demand(create_app: Callable[[Settings], FastAPI]) -> Callable[[str], FastAPI]:
-    """The `__getattr__` of a module whose `app` is made when somebody asks for it, as uvicorn does.
+    """The `__getattr__` of a module whose `app` is made on first access, as uvicorn does it.
 
     So importing the module reads no settings, ends no process and touches no log handler (PEP 562).
     """
-    made: list[FastAPI] = []
+    apps: list[FastAPI] = []
     lock = RLock()
 
     def get(name: str) -> FastAPI:
         if name != "app":
             raise AttributeError(f"module {create_app.__module__!r} has no attribute {name!r}")
         with lock:
-            if not made:
+            if not apps:
                 share_metrics()
                 require_one_head()
                 settings = load_settings()
-                _configure_logging(settings)  # before the lifespan, since uvicorn speaks until then
-                made.append(create_app(settings))
-        return made[0]
+                _configure_logging(settings)  # before the lifespan: uvicorn logs until then
+                apps.append(create_app(settings))
+        return apps[0]
 
     return get
 

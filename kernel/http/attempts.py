@@ -1,4 +1,4 @@
-"""What a further attempt at a request begins with: what the first one began with."""
+"""Another attempt at a request: it begins with the same body, scope and dependencies."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,15 +13,15 @@ from kernel.data.unit_of_work import Callback
 
 IN_MEMORY_BYTES = 1024 * 1024
 CHUNK_BYTES = 64 * 1024
-# Where FastAPI keeps what dependencies have opened until the handler is through, and until the
-# answer is sent.
+# Keys of FastAPI's exit stacks in the scope: what dependencies have opened until the handler ends,
+# and until the response is sent.
 FUNCTION_STACK, REQUEST_STACK = "fastapi_function_astack", "fastapi_inner_astack"
 
 
 class Replay:
-    """A request that can be had anew, as often as is asked for: with its whole body, and without
-    what was parsed, changed or remembered. A body that is not read yet is kept as it comes in, in a
-    file if it does not fit into memory."""
+    """Makes a request anew for each attempt: with its whole body, and without what an earlier one
+    has parsed, changed or cached. A body that is not read yet is buffered as it comes in, beyond
+    `IN_MEMORY_BYTES` in a temporary file."""
 
     def __init__(self, request: Request, *, is_read: bool) -> None:
         self._request, self._is_read = request, is_read
@@ -33,7 +33,7 @@ class Replay:
     async def request(self) -> Request:
         """The request from its beginning."""
         scope, state = self._request.scope, self._request.scope.get("state")
-        of = type(self._request)  # a route class may have one of its own
+        kind = type(self._request)  # a route class may have a Request of its own
         scope.clear()
         scope.update(self._scope)
         if state and "state" in scope:
@@ -41,8 +41,8 @@ class Replay:
             state.update(self._state)
         if self._is_read:
             body = await self._request.body()
-            return of(scope, _receive_once(body, self._request.receive))
-        return of(scope, self._receive_from_start())
+            return kind(scope, _receive_once(body, self._request.receive))
+        return kind(scope, self._receive_from_start())
 
     def close(self) -> None:
         if self._kept is not None:
@@ -54,7 +54,7 @@ class Replay:
         async def receive() -> Message:
             nonlocal position, has_ended
             if has_ended:
-                return await self._request.receive()  # the client's end, when it comes
+                return await self._request.receive()  # http.disconnect, when it comes
             if position == self._size and not self._is_whole:
                 message = await self._request.receive()
                 if message["type"] != "http.request":
@@ -90,19 +90,19 @@ def _receive_once(body: bytes, receive: Receive) -> Receive:
 
     async def receive_body() -> Message:
         nonlocal message
-        given, message = message, None
-        return given or await receive()
+        first, message = message, None
+        return first or await receive()
 
     return receive_body
 
 
 @asynccontextmanager
 async def fresh_dependencies(request: Request) -> AsyncIterator[AsyncExitStack]:
-    """What dependencies with `yield` open in this attempt: closed with it if it fails, or else when
-    the answer is sent. The block is given the stack of those that end with the handler.
+    """Closes what dependencies with `yield` have opened: with the attempt if that fails, or else
+    when the response is sent. The block gets the stack of those that are closed with the handler.
 
     Raises:
-        FastAPIError: a dependency has swallowed an exception, which it has to raise again.
+        FastAPIError: a dependency has swallowed an exception instead of raising it again.
     """
     scope = request.scope
     outer: AsyncExitStack = scope[REQUEST_STACK]
@@ -116,11 +116,11 @@ async def fresh_dependencies(request: Request) -> AsyncIterator[AsyncExitStack]:
     finally:
         scope[REQUEST_STACK] = outer
     if not has_succeeded:
-        raise FastAPIError("a dependency with yield has swallowed an exception")
+        raise FastAPIError("a dependency with yield has swallowed an exception: raise it again")
 
 
 def with_callbacks(response: Response, callbacks: list[Callback]) -> Response:
-    """The response, and behind it what is to be called after the commit."""
+    """The response; the callbacks of `after_commit` run once it is sent, as background tasks."""
     if callbacks:
         tasks = BackgroundTasks()
         tasks.add_task(run_callbacks, callbacks)

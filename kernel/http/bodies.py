@@ -1,4 +1,4 @@
-"""What a body has to be before it is parsed, and what of a request is trimmed when it is."""
+"""The checks of a body before it is parsed, and the trimming of an endpoint's parameters."""
 
 import json
 from collections.abc import Callable
@@ -22,10 +22,10 @@ FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
 
 
 def with_checked_body(handler: Handler, field: FieldInfo) -> Handler:
-    """The handler behind a check of the body that `field` declares.
+    """The handler, after a check of the body that `field` declares.
 
-    It raises UnsupportedMediaType, for a compressed body as well, or BadRequest for another
-    encoding than UTF-8.
+    The check raises UnsupportedMediaType for another media type and for a compressed body, and
+    BadRequest for JSON in another encoding than UTF-8.
     """
     declared: str = getattr(field, "media_type", JSON)
     accepted = FORMS if isinstance(field, FORM) else (declared.partition(";")[0].strip().lower(),)
@@ -33,12 +33,12 @@ def with_checked_body(handler: Handler, field: FieldInfo) -> Handler:
     async def run(request: Request) -> Response:
         headers = request.headers
         has_body = headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-        is_plain = type(request) is Request  # one of a route class's own reads in its own way
+        is_plain = type(request) is Request  # a route class may have one that decodes by itself
         is_coded = headers.get("content-encoding", "identity").lower() != "identity"
         if is_plain and has_body and is_coded:
             raise UnsupportedMediaType("the body should not be compressed")  # RFC 9110 §15.5.16
         media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
-        if has_body and not any(fnmatchcase(media_type, each) for each in accepted):
+        if has_body and not any(fnmatchcase(media_type, pattern) for pattern in accepted):
             raise UnsupportedMediaType(f"the body should be {' or '.join(accepted)}")
         # Python's parser also reads UTF-16, UTF-32 and a byte order mark; RFC 8259 §8.1 has none.
         is_json = is_plain and (media_type == JSON or media_type.endswith("+json"))
@@ -52,21 +52,21 @@ def with_checked_body(handler: Handler, field: FieldInfo) -> Handler:
 def with_read_parameters(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     """The endpoint, whose own parameters are trimmed where they are lines, as an Input's are, and
     take text where they are whole numbers."""
-    told = signature_of(endpoint)
-    known = told.parameters.values()
-    parameters = [each.replace(annotation=_trimming(reading_numbers(each))) for each in known]
-    if parameters == [*known]:
+    signature = signature_of(endpoint)
+    declared = signature.parameters.values()
+    parameters = [one.replace(annotation=_trimming(reading_numbers(one))) for one in declared]
+    if parameters == [*declared]:
         return endpoint
     wrapped: Any = update_wrapper(partial(endpoint), endpoint)
-    wrapped.__signature__ = told.replace(parameters=parameters)
+    wrapped.__signature__ = signature.replace(parameters=parameters)
     return wrapped  # type: ignore[no-any-return]  # or it had no place for a signature
 
 
 def _trimming(annotation: Any) -> Any:
-    """The type of a request's part, trimming, if there is a `Trimmed` text in it that is not yet.
+    """The annotation of a parameter, with trimming added if there is a `Trimmed` text in it.
 
     Raises:
-        Untrimmable: it cannot be.
+        Untrimmable: a `Trimmed` text is where it cannot be trimmed.
     """
     trims = Trims()
     typed: Any = Annotated[annotation, trims]
@@ -74,6 +74,6 @@ def _trimming(annotation: Any) -> Any:
         TypeAdapter(typed)
     except Untrimmable:
         raise
-    except Exception:  # noqa: BLE001  # no part of a request, or what FastAPI will refuse
+    except Exception:  # noqa: BLE001  # not sent by a client, or FastAPI will refuse it
         return annotation
     return typed if trims.has_found else annotation

@@ -1,4 +1,4 @@
-"""The client's address: one for each client, however it is written."""
+"""The client's address in one normal form."""
 
 import re
 from functools import lru_cache
@@ -12,16 +12,16 @@ WITH_PORT = re.compile(r"\[([^\]]*)\](?::\d+)?|([\d.]+):\d+")
 
 
 def client_of(scope: Scope) -> str:
-    """The address that the server believes, or `unknown`, which is one client for all."""
+    """The address that uvicorn reports, or `unknown`, which then counts as one client."""
     client = scope.get("client")
     return normal_address(client[0]) if client else UNKNOWN
 
 
 @lru_cache(maxsize=4096)
 def normal_address(text: str) -> str:
-    """The address without port and zone; of IPv4 within IPv6, that of IPv4.
+    """The address without port and zone; IPv4 for an IPv4 address mapped into IPv6.
 
-    A proxy may say anything, so what is no address is `unknown`.
+    A proxy may send any text, so what is not an address is `unknown`.
     """
     text = text.strip()[:100]
     if written := WITH_PORT.fullmatch(text):

@@ -1,4 +1,4 @@
-"""Pages of other origins that may ask from a browser (Fetch Standard, "CORS protocol")."""
+"""CORS: pages of other origins that may call the API (Fetch Standard, "CORS protocol")."""
 
 from collections.abc import Sequence
 
@@ -6,8 +6,8 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
-# What a client reads, besides what each page may (Fetch Standard, "CORS-safelisted response-header
-# name").
+# Response headers that a page may read, beside the safelisted ones (Fetch Standard,
+# "CORS-safelisted response-header name").
 EXPOSED = (
     *("ETag", "Idempotent-Replayed", "Link", "Location", "Preference-Applied", "RateLimit"),
     *("RateLimit-Policy", "Retry-After", "X-Request-ID"),
@@ -15,8 +15,8 @@ EXPOSED = (
 
 
 def allow_origins(app: FastAPI, origins: Sequence[str]) -> None:
-    """Let these pages send any header and read every answer, refusals included. Credentials are
-    headers that a page sets itself: none is sent along by the browser, such as a cookie."""
+    """Let these origins send any header and read every response, errors included. A page sets its
+    credential in a header itself: the browser sends no cookies."""
     app.add_middleware(
         CORSMiddleware,
         allow_origins=origins,

@@ -1,4 +1,4 @@
-"""Until when the answer to a request has to begin."""
+"""Deadlines: until when the response to a request has to begin."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ from kernel.driver_errors import statement_of
 from kernel.errors import OutcomeUnknown, ServiceError, Unavailable
 from kernel.reminders import Reminders
 
-# How often is looked for those that are over: a timer for each request would cost ten times more.
+# How often deadlines are checked: a timer for each request would cost ten times more.
 CHECK_SECONDS = 0.1
 LATE, STOPPING = "the request took too long", "the service is stopping"
 logger = logging.getLogger(__name__)
@@ -19,10 +19,10 @@ _reminders = Reminders()
 
 
 class Deadline:
-    """One request's, by `time.perf_counter`; its task is cancelled once when it is over.
+    """One request's, by `time.perf_counter`; when it has passed, the request's task is cancelled.
 
-    Time in which the client's body is waited for does not count, and each piece of a body that goes
-    on gives the service its seconds anew: an upload takes as long as it makes progress.
+    Time spent waiting for the client's body does not count, and each piece of a body that is not
+    the last one starts the seconds anew: an upload may take as long as it makes progress.
     """
 
     __slots__ = (
@@ -31,7 +31,9 @@ class Deadline:
     )
 
     def __init__(self, started: float, seconds: float) -> None:
-        self._task = cast("asyncio.Task[Any]", asyncio.current_task())  # what calls applications
+        self._task = cast(
+            "asyncio.Task[Any]", asyncio.current_task()
+        )  # uvicorn runs the app in a task
         self._cancelling = self._task.cancelling()
         self.began, self.seconds = started, seconds
         self._paused_at: float | None = None
@@ -50,7 +52,7 @@ class Deadline:
         self._progressed = time.perf_counter()
 
     def check(self, now: float) -> bool:
-        """Cancel the request if it is time to; whether it is."""
+        """Cancel the request's task if the deadline has passed; return whether it has."""
         counts_from = max(self.began, self._progressed)
         if now - counts_from < self.seconds or self._paused_at is not None:
             return False
@@ -59,7 +61,7 @@ class Deadline:
         return True
 
     def take_back(self) -> bool:
-        """Whether the task was cancelled by this alone, which is over with that."""
+        """Undo the cancellation; return whether the task was cancelled by this deadline alone."""
         if not self.is_over:
             return False
         self.is_over = False
@@ -67,7 +69,7 @@ class Deadline:
 
 
 class Deadlines:
-    """Those of the requests whose answer has not begun."""
+    """The deadlines of all requests whose response has not begun."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
@@ -83,7 +85,7 @@ class Deadlines:
         return deadline
 
     def end(self, deadline: Deadline) -> None:
-        """The answer has begun."""
+        """Stop checking: the response has begun."""
         self._open.discard(deadline)
 
     def _check(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -98,7 +100,7 @@ class Deadlines:
 
 
 def set_timeout(seconds: float) -> None:
-    """Let the request under way have so many seconds."""
+    """Give the current request this many seconds, instead of the service's default."""
     if (context := current_context()) and context.deadline:
         context.deadline.seconds = seconds
 
@@ -106,7 +108,8 @@ def set_timeout(seconds: float) -> None:
 def cut_off(
     context: RequestContext, error: BaseException, *, route: str | None, is_stopping: bool
 ) -> ServiceError:
-    """The answer to a request that was cancelled, and a line with what it was at, now and then."""
+    """The error response to a request that was cancelled; the first and then some are logged, with
+    the traceback of where the request was."""
     message, reason = (STOPPING, "stopping") if is_stopping else (LATE, "timeout")
     if failures := _reminders.count((message, route)):
         seconds = round(time.perf_counter() - context.started, 1)

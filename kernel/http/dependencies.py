@@ -1,4 +1,4 @@
-"""What an operation asks for in its signature, by the name of its type."""
+"""The dependencies that an operation declares in its signature, by their types."""
 
 from collections.abc import Awaitable, Callable
 from functools import cache
@@ -24,7 +24,7 @@ NO_UNIT_OF_WORK = "a WebSocket has no session: it opens one for each change, wit
 NO_BOUNDARY = "this operation has no session: its router is no Router of the kernel's"
 
 
-# Behind the bounds, PLAIN_INT, or OpenAPI would not show them as minimum and maximum.
+# PLAIN_INT comes last, or OpenAPI would not show the bounds as minimum and maximum.
 Id = Annotated[int, Field(ge=1, le=BIGINT_MAX), PLAIN_INT, Path()]
 """The id of a row, in a path."""
 
@@ -54,18 +54,18 @@ async def get_session(connection: HTTPConnection) -> WriteSession:
 
 
 async def get_reader(connection: HTTPConnection) -> ReadPool:
-    """The service's reader: on the primary in a write, and for a client that asks for what is new,
-    since a replica is a cache of a kind (RFC 9111 §5.2.1.4)."""
+    """The service's reader. It is on the primary in a write, and for a client that sends
+    `Cache-Control: no-cache`, since a replica is a kind of cache (RFC 9111 §5.2.1.4)."""
     resources, scope = resources_of(connection.app), connection.scope
     if scope.get("method", "GET") not in READS:
         return resources.primary
-    # Most requests have none, and then its text is not read.
-    if b"cache-control" in scope[HEADER_NAMES] and _wants_news(connection):
+    # Most requests have no such header, and are not parsed for it.
+    if b"cache-control" in scope[HEADER_NAMES] and _has_no_cache(connection):
         return resources.primary
     return resources.reader
 
 
-def _wants_news(connection: HTTPConnection) -> bool:
+def _has_no_cache(connection: HTTPConnection) -> bool:
     directives = ",".join(connection.headers.getlist("cache-control")).lower().split(",")
     return "no-cache" in map(str.strip, directives)
 
@@ -85,7 +85,7 @@ async def _pager(
 
 @cache
 def opened(kind: type[T]) -> Callable[[HTTPConnection], Awaitable[T]]:
-    """A dependency: what a slice has put into the resources, by its class."""
+    """A dependency that gives the object of this class among the resources (`resources.put`)."""
 
     async def get(connection: HTTPConnection) -> T:
         return resources_of(connection.app).get(kind)

@@ -1,4 +1,4 @@
-"""The docs page, which needs no internet, and the OpenAPI document behind it."""
+"""The docs page, which works without internet, and the OpenAPI document that it shows."""
 
 import hashlib
 import re
@@ -21,7 +21,7 @@ from kernel.identity.callers import CredentialScheme
 
 LEAD = "kernel.lead_to_docs"
 INLINE_SCRIPT = re.compile(rb"<script>(.*?)</script>", re.DOTALL)
-# Swagger UI has its icons in its style sheet.
+# data: is for the icons in Swagger UI's style sheet.
 POLICY = (
     "default-src 'none'",
     "style-src 'self'",
@@ -34,7 +34,11 @@ POLICY = (
 
 
 def describe_api(app: FastAPI, schemes: Sequence[CredentialScheme]) -> None:
-    """Add the error forms and the credential schemes to the app's OpenAPI document."""
+    """Add the error forms and the credential schemes to the app's OpenAPI document.
+
+    Raises:
+        ValueError: two credential schemes have one name.
+    """
     if len(_security_schemes(schemes, {})) < len(schemes):
         raise ValueError("two credential schemes have one name: give one a scheme_name")
     framework: Callable[[], dict[str, Any]] = app.openapi
@@ -58,8 +62,8 @@ def describe_api(app: FastAPI, schemes: Sequence[CredentialScheme]) -> None:
 
 
 def _security_schemes(schemes: Sequence[CredentialScheme], paths: dict[str, Any]) -> dict[str, Any]:
-    """What FastAPI says of the schemes where an operation depends on them, with the address of the
-    operation that one names as what gives its tokens."""
+    """OpenAPI's descriptions of the schemes, by their names, as FastAPI gives them. A `tokenUrl`
+    that is the name of an operation is replaced by that operation's path."""
     app = FastAPI()
     app.get("/", dependencies=[Depends(scheme.security) for scheme in schemes])(lambda: None)
     described: dict[str, Any] = app.openapi().get("components", {}).get("securitySchemes", {})
@@ -68,23 +72,23 @@ def _security_schemes(schemes: Sequence[CredentialScheme], paths: dict[str, Any]
         for path, operations in paths.items()
         for operation in operations.values()
     }
-    for flow in chain.from_iterable(each.get("flows", {}).values() for each in described.values()):
+    for flow in chain.from_iterable(s.get("flows", {}).values() for s in described.values()):
         if url := flow.get("tokenUrl"):
             flow["tokenUrl"] = addresses.get(url, url)
     return described
 
 
 def credential_headers(schemes: Sequence[CredentialScheme]) -> list[str]:
-    """The headers of requests in which the schemes have their credentials; of what is in the query,
-    there is none."""
-    found = []
+    """The request headers in which the schemes have their credentials. A credential in the query
+    is in no header."""
+    headers = []
     for described in _security_schemes(schemes, {}).values():
         is_key = described["type"] == "apiKey"
         if is_key and described["in"] == "header":
-            found.append(described["name"])
+            headers.append(described["name"])
         elif not is_key or described["in"] == "cookie":
-            found.append("Cookie" if is_key else "Authorization")
-    return list(dict.fromkeys(found))
+            headers.append("Cookie" if is_key else "Authorization")
+    return list(dict.fromkeys(headers))
 
 
 def _add_error_forms(app: FastAPI, schemas: dict[str, Any]) -> None:
@@ -92,21 +96,21 @@ def _add_error_forms(app: FastAPI, schemas: dict[str, Any]) -> None:
     forms = [PROBLEM_DETAILS, *(getattr(route, "errors", PROBLEM_DETAILS) for route in routes)]
     for model in dict.fromkeys(form.model for form in forms):
         schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-        for name, each in (schema.pop("$defs", {}) | {model.__name__: schema}).items():
-            if schemas.setdefault(name, each) != each:
+        for name, part in (schema.pop("$defs", {}) | {model.__name__: schema}).items():
+            if schemas.setdefault(name, part) != part:
                 raise ValueError(f"two schemas are called {name}: one is of an ErrorForm")
 
 
 def _secure(operation: dict[str, Any], schemes: list[dict[str, Any]]) -> None:
-    """Say who is asked for a credential: everybody, or only who wants to be known."""
+    """Declare whether a credential is required or optional."""
     caller = operation.pop(CALLER, None)
     if caller and schemes:
         operation["security"] = schemes if caller == REQUIRED else [{}, *schemes]
 
 
 def _guarded(page: HTMLResponse) -> HTMLResponse:
-    """Let a page run the scripts that it came with, ask this service alone, and be in no frame
-    (W3C Content Security Policy Level 3)."""
+    """Let a page run its own scripts only, call this service only, and be in no frame (W3C Content
+    Security Policy Level 3)."""
     digests = [
         b64encode(hashlib.sha256(script).digest()).decode()
         for script in INLINE_SCRIPT.findall(bytes(page.body))
@@ -118,10 +122,10 @@ def _guarded(page: HTMLResponse) -> HTMLResponse:
 
 
 def lead_to_docs(app: FastAPI) -> None:
-    """Redirect `/` to the docs; a route that was there before goes first."""
+    """Redirect `/` to the docs, unless the service has a route for it."""
 
     if any(getattr(route, "name", None) == LEAD for route in app.router.routes):
-        return  # it has been started before
+        return  # the app was started before
 
     async def docs(request: Request) -> RedirectResponse:
         return RedirectResponse(f"{request.scope.get('root_path', '').rstrip('/')}/docs")
@@ -130,7 +134,7 @@ def lead_to_docs(app: FastAPI) -> None:
 
 
 def serve_docs(app: FastAPI) -> None:
-    """Serve `/docs` with assets of our own instead of a content delivery network's."""
+    """Serve `/docs` with assets from this service instead of a content delivery network."""
     app.mount("/docs/assets", StaticFiles(packages=[("fastapi_offline", "static")]))
 
     async def docs(request: Request) -> HTMLResponse:

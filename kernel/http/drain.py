@@ -1,9 +1,9 @@
-"""The end of a service, told before it comes: to balancers, to clients, and to streams.
+"""Graceful shutdown: load balancers, clients and streams are told before the service stops.
 
-On SIGTERM, `/readyz` is 503 and each answer closes its connection, while requests are served as
-ever; after `APP_DRAIN` seconds uvicorn stops as it does by itself. Its protocols know nothing of
-its server, so it is its handler of the signal that is called later. A second signal, or SIGINT, as
-a terminal's Ctrl+C sends it, is passed on at once.
+From SIGTERM on, `/readyz` is 503 and each response closes its connection, while requests are still
+served; after `APP_DRAIN` seconds uvicorn stops as usual. Its protocols have no reference to its
+server, so its handler of the signal is called later. A second signal, or SIGINT as Ctrl+C sends it,
+is passed on at once.
 """
 
 import asyncio
@@ -27,19 +27,19 @@ logger = logging.getLogger(__name__)
 
 
 class Drain:
-    """One service's; `resources.is_draining` tells of its beginning."""
+    """One service's shutdown; `resources.is_draining` is true from its beginning."""
 
     def __init__(self, resources: Resources) -> None:
         self._resources = resources
         self._handlers: dict[int, Handler] = {}
         self._timer: asyncio.TimerHandle | None = None
-        # Who waits for the client of an answer to leave, and whether the answer has no end.
+        # The tasks that wait for their client to disconnect, and whether their response is endless.
         self._waiting: dict[asyncio.Task[Any], Callable[[], bool]] = {}
-        self.is_over = False  # so that what is cancelled now is cancelled by uvicorn
+        self.is_over = False  # from here on it is uvicorn that cancels tasks
 
     @contextmanager
     def on_signals(self) -> Iterator[None]:
-        """Stand before uvicorn's handlers of signals, if it has any here."""
+        """Replace uvicorn's signal handlers within the block, if this process has them."""
         self._resources.is_draining = self.is_over = False
         self._loop = asyncio.get_running_loop()
         handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
@@ -62,7 +62,7 @@ class Drain:
     @property
     def server(self) -> Any:
         """uvicorn's server, if this is its process."""
-        return next((getattr(each, "__self__", None) for each in self._handlers.values()), None)
+        return next((getattr(one, "__self__", None) for one in self._handlers.values()), None)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         seconds = self._resources.settings.drain_seconds
@@ -82,16 +82,16 @@ class Drain:
         self._handlers[number](number, None)
 
     def end(self) -> None:
-        """Tell endless answers to end."""
+        """End the endless responses."""
         self.is_over = True
         for task in [task for task, is_endless in self._waiting.items() if is_endless()]:
             del self._waiting[task]
             task.cancel()
 
     async def receive(self, receive: Receive, is_endless: Callable[[], bool]) -> Message:
-        """What the client of an answer says: that it has left. So it has for an endless answer when
-        the drain is over."""
-        task = cast("asyncio.Task[Any]", asyncio.current_task())  # what calls applications
+        """The client's next message: that it has disconnected. An endless response gets that
+        message when the drain is over, too."""
+        task = cast("asyncio.Task[Any]", asyncio.current_task())  # uvicorn runs the app in a task
         self._waiting[task] = is_endless
         try:
             return await receive()
@@ -105,12 +105,12 @@ class Drain:
 
 
 def is_event_stream(headers: Iterable[tuple[bytes, bytes]]) -> bool:
-    """Whether an answer with these headers has no end of its own."""
+    """Whether a response with these headers is endless: a stream of server-sent events."""
     kinds = [value for name, value in headers if name == b"content-type"]
     return any(kind.startswith(EVENTS) for kind in kinds)
 
 
 def _is_uvicorns(handler: object) -> bool:
-    uvicorn = sys.modules.get("uvicorn")  # which nobody else imports
+    uvicorn = sys.modules.get("uvicorn")  # only a process that uvicorn runs has imported it
     owner = getattr(handler, "__self__", None)
     return uvicorn is not None and isinstance(owner, uvicorn.Server)

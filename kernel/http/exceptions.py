@@ -1,7 +1,7 @@
-"""From an exception to its answer: the framework's errors and the service's own have one form.
+"""Exception handlers: the framework's errors and the service's own get responses of one form.
 
-An `HTTPException` may have any status, and any JSON for its `detail`. RFC 9457 keeps the member of
-that name for text, so what is none becomes the member `details`.
+An `HTTPException` may have any status, and any JSON as its `detail`. RFC 9457 reserves the member
+`detail` for text, so another value becomes the member `details`.
 """
 
 import json
@@ -21,24 +21,24 @@ from starlette.routing import Match
 from kernel.errors import DatabaseUnavailable, ServiceError, title_of
 from kernel.http.access_log import note_error
 from kernel.http.problems import WRONG, failure_response
-from kernel.http.upstreams import upstream_failure, whom_it_asked
+from kernel.http.upstreams import request_fields, upstream_failure
 from kernel.identity.callers import CHALLENGE, challenges
 from kernel.reminders import Reminders
 
 MOST_MISTAKES = 50
-# What a route is found by.
-ASKED = ("type", "path", "root_path", "headers")
+# The keys of the scope that a route is matched by, beside the method.
+MATCH_KEYS = ("type", "path", "root_path", "headers")
 METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
 logger = logging.getLogger(__name__)
 _reminders = Reminders()
 
 
-def _tell_failure(status: int, message: str, error: Exception, **told: object) -> None:
-    """Log a failure that is raised as an answer, now and then; those of the database are logged
-    where they happen."""
+def _log_failure(status: int, message: str, error: Exception, **further: object) -> None:
+    """Log an error response, at most every 30 seconds for each cause. Failures of the database are
+    logged where they happen."""
     cause = type(error.__cause__ or error).__qualname__
     if failures := _reminders.count((status, message, cause)):
-        fields = {"status": status, "error": cause, "failures": failures, **told}
+        fields = {"status": status, "error": cause, "failures": failures, **further}
         logger.warning(message, extra={"fields": fields}, exc_info=error)
 
 
@@ -46,7 +46,7 @@ async def _on_service_error(connection: HTTPConnection, error: ServiceError) -> 
     if error.status >= 500:
         note_error(error)
         if not isinstance(error, DatabaseUnavailable):
-            _tell_failure(error.status, error.message, error)
+            _log_failure(error.status, error.message, error)
     headers = _with_challenges(connection, error.status, error.headers)
     return failure_response(connection.scope, error.status, error.message, headers, error.extras)
 
@@ -54,7 +54,7 @@ async def _on_service_error(connection: HTTPConnection, error: ServiceError) -> 
 async def _on_upstream_failure(connection: HTTPConnection, error: httpx.HTTPError) -> Response:
     if (answer := upstream_failure(error)) is None:
         raise error
-    _tell_failure(answer.status, answer.message, error, **whom_it_asked(error))
+    _log_failure(answer.status, answer.message, error, **request_fields(error))
     return failure_response(connection.scope, answer.status, answer.message)
 
 
@@ -66,7 +66,7 @@ async def _on_http_exception(connection: HTTPConnection, error: HTTPException) -
     extras = {} if is_text else {"details": _jsonable(detail)}
     if status >= 500:
         note_error(error)
-        _tell_failure(status, message, error)
+        _log_failure(status, message, error)
     headers = _with_challenges(connection, status, dict(error.headers or {}))
     if status == 405 and connection.scope["type"] == "http":
         headers["Allow"] = ", ".join(_allowed_methods(connection))
@@ -86,34 +86,34 @@ def _with_challenges(
     connection: HTTPConnection, status: int, headers: Mapping[str, str]
 ) -> dict[str, str]:
     """The headers; those of a 401 name the schemes that the service takes (RFC 9110 §11.6.1)."""
-    told = {name.lower() for name in headers}
-    if status != 401 or CHALLENGE.lower() in told or not (asked := challenges(connection.app)):
+    names = {name.lower() for name in headers}
+    if status != 401 or CHALLENGE.lower() in names or not (schemes := challenges(connection.app)):
         return {**headers}
-    return {**headers, CHALLENGE: ", ".join(asked)}
+    return {**headers, CHALLENGE: ", ".join(schemes)}
 
 
 async def _on_invalid_request(
     connection: HTTPConnection, error: RequestValidationError | WebSocketRequestValidationError
 ) -> Response:
-    extras = {"errors": [_mistake(each) for each in error.errors()[:MOST_MISTAKES]]}
+    extras = {"errors": [_mistake(item) for item in error.errors()[:MOST_MISTAKES]]}
     return failure_response(connection.scope, 422, "the request is not valid", extras=extras)
 
 
 def _mistake(error: Any) -> dict[str, Any]:
-    """One of an invalid request's; whoever raises one by hand may say less of it."""
+    """One member of a 422's `errors`; an error that a handler has raised itself may lack parts."""
     # Only these three members: `input` and `ctx` would send a password back.
-    told: Mapping[str, Any] = error if isinstance(error, Mapping) else {"msg": str(error)}
-    place = told.get("loc", ())
-    parts = place if isinstance(place, list | tuple) else [place]
+    mistake: Mapping[str, Any] = error if isinstance(error, Mapping) else {"msg": str(error)}
+    loc = mistake.get("loc", ())
+    parts = loc if isinstance(loc, list | tuple) else [loc]
     return {
         "loc": [part if isinstance(part, int) else str(part)[:64] for part in parts],
-        "type": str(told.get("type", "value_error")),
-        "msg": str(told.get("msg", "is not valid")).removeprefix("Value error, "),
+        "type": str(mistake.get("type", "value_error")),
+        "msg": str(mistake.get("msg", "is not valid")).removeprefix("Value error, "),
     }
 
 
 async def _on_crash(connection: HTTPConnection, error: Exception) -> Response:
-    """The answer to what a middleware around the service's own has raised."""
+    """The response to an exception of a middleware outside of the service's own."""
     if isinstance(error, ServiceError):
         return await _on_service_error(connection, error)
     if isinstance(error, HTTPException):
@@ -122,20 +122,22 @@ async def _on_crash(connection: HTTPConnection, error: Exception) -> Response:
 
 
 def _allowed_methods(connection: HTTPConnection) -> list[str]:
-    """All methods that the path answers to; Starlette's own Allow names one route's only."""
+    """All methods of the path; Starlette's own Allow has those of one route only."""
     scope, routes = connection.scope, connection.app.router.routes
 
     def answers(method: str) -> bool:
-        # A scope of its own: to match also notes in it what was found.
-        asked = {name: scope[name] for name in ASKED if name in scope}
-        return any(route.matches({**asked, "method": method})[0] == Match.FULL for route in routes)
+        # A copy: matching writes its results into the scope.
+        match_scope = {name: scope[name] for name in MATCH_KEYS if name in scope}
+        return any(
+            route.matches({**match_scope, "method": method})[0] == Match.FULL for route in routes
+        )
 
     methods = [method for method in METHODS if answers(method)]
     return [*methods, "HEAD"] if "GET" in methods else methods
 
 
 def install_error_handlers(app: FastAPI) -> None:
-    """Give the framework's errors and the service's own the one form."""
+    """Install the handlers: the framework's errors and the service's own get one form."""
     handlers: dict[type[Exception], Any] = {
         ServiceError: _on_service_error,
         httpx.HTTPError: _on_upstream_failure,

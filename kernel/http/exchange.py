@@ -1,5 +1,5 @@
-"""A request and its response on their way through the middleware: limits, deadline, log line, and
-the answer to a crash."""
+"""A request and its response in the middleware: limits, deadline, log line, and the 500 of an
+unhandled error."""
 
 import asyncio
 import logging
@@ -47,7 +47,7 @@ class Exchange:
         self.max_body_bytes = around.max_body_bytes
         self.has_body = self.is_ended = self.is_refused = False
         self.headers: list[tuple[bytes, bytes]] = []
-        self.begun = 0.0  # when the answer began
+        self.begun = 0.0  # when the response began, by `time.perf_counter`
 
     async def run(self, headers: dict[bytes, bytes]) -> None:
         self.deadline = self.around.deadlines.begin(self.context)
@@ -62,9 +62,9 @@ class Exchange:
         except OverLimit as error:
             await self.refuse(429, error.message, error.headers)
         except ClientDisconnect as error:
-            note_error(error)  # in the middle of its body: nobody is left to answer
+            note_error(error)  # in the middle of its body: there is no client to answer
         except asyncio.CancelledError as error:
-            # By its deadline, or by uvicorn, which waits no longer for what is under way.
+            # Cancelled by its deadline, or by uvicorn at the end of the shutdown.
             if not (self.deadline.take_back() or self.around.drain.is_over):
                 raise
             await self.cut_off(error)
@@ -78,7 +78,7 @@ class Exchange:
             self.end()
 
     def serve(self, headers: dict[bytes, bytes]) -> Awaitable[None]:
-        """Let the app answer, or refuse."""
+        """Call the app, or refuse the request."""
         around = self.around
         if refusal := refusal_of(self.scope, headers, self.context, around.max_body_bytes):
             return self.refuse(*refusal)
@@ -95,7 +95,7 @@ class Exchange:
             self.around.deadlines.end(self.deadline)
             self.around.in_flight.end(self.context)
         if self.deadline.is_over:
-            self.deadline.take_back()  # from who has caught it
+            self.deadline.take_back()  # a handler has caught the cancellation
         STATE.under_way -= 1
         log_request(
             self.context,
@@ -107,7 +107,7 @@ class Exchange:
         )
 
     async def cut_off(self, error: BaseException) -> None:
-        """Answer instead, unless the answer has begun: then it stays incomplete."""
+        """Send an error response, unless a response has begun: that one stays incomplete."""
         if not self.status:
             route, is_stopping = route_of(self.scope, self.context), self.around.drain.is_over
             answer = cut_off(self.context, error, route=route, is_stopping=is_stopping)
@@ -125,9 +125,9 @@ class Exchange:
         await response(self.scope, self.receive, self.send)
 
     async def receive(self) -> Message:
-        """Pass the body on while it stays within the limit, declared length or not."""
+        """Pass the body on while it is within the limit, whatever Content-Length says."""
         if self.has_body:
-            is_endless = lambda: is_event_stream(self.headers)  # noqa: E731  # it is asked later
+            is_endless = lambda: is_event_stream(self.headers)  # noqa: E731  # called later
             message = await self.around.drain.receive(self._receive, is_endless)
             self.is_ended = message is DISCONNECT
             return message
@@ -147,7 +147,7 @@ class Exchange:
 
     async def send(self, message: Message) -> None:
         if self.is_refused or (message["type"] == "http.response.start" and is_refusal(message)):
-            self.is_refused = True  # and answered in the one form, when the framework is through
+            self.is_refused = True  # `run` sends a 413 in the service's form instead
             return
         if message["type"] == "http.response.start":
             self.status, self.begun = message["status"], time.perf_counter()
@@ -160,14 +160,14 @@ class Exchange:
                 *self.context.quota,
             ]
             if self.around.resources.is_draining:
-                self.say_goodbye()
+                self.announce_close()
         elif self.method == "HEAD":
             message = {**message, "body": b""}
         elif self.is_ended:
             self.is_ended = message.get("more_body", False)
         await self._send(message)
 
-    def say_goodbye(self) -> None:
+    def announce_close(self) -> None:
         if self.scope["http_version"] != "2":
             self.headers.append((b"connection", b"close"))  # RFC 9112 §9.6
         if self.around.drain.is_over:

@@ -1,4 +1,4 @@
-"""What a request says, as one digest: the same for the same content in another encoding.
+"""The digest of a request's content: the same for the same content in another encoding.
 
 A client that sends a request again may encode it anew: a multipart body has another boundary each
 time, JSON may have other whitespace or another order of members, `%7E` is `~` (RFC 3986 §6.2.2).
@@ -38,21 +38,21 @@ async def digest_request(request: Request) -> bytes:
 
 
 def _framed(*texts: bytes) -> bytes:
-    """The texts as one, in which "ab", "c" is not "a", "bc"."""
+    """The texts with their lengths in one: "ab", "c" differs from "a", "bc"."""
     return b"".join(b"%d:%b" % (len(text), text) for text in texts)
 
 
 def _plain_json(body: bytes) -> bytes:
-    """The value in one form. It is what Python reads: of members with one name the last, and a
-    number that is no integer as a float."""
+    """The JSON in one form, as Python reads it: of members with one name the last one, and a number
+    with a fraction or an exponent as a float."""
     try:
         return json.dumps(json.loads(body), sort_keys=True, separators=(",", ":")).encode()
-    except (ValueError, RecursionError):  # the handler will say so
+    except (ValueError, RecursionError):  # the handler will refuse it
         return body
 
 
 def _plain_text(text: bytes) -> bytes:
-    """Percent-encoded text, in which only what has to be encoded is."""
+    """The percent-encoded text, without encodings that are not needed."""
 
     def decode(match: re.Match[bytes]) -> bytes:
         character = bytes([int(match[0][1:], 16)])
@@ -71,8 +71,8 @@ async def _digest_stream(request: Request, parts: "_Parts | None") -> bytes:
 
 
 class _Parts:
-    """The parts of a multipart body, in their order, without the boundary: of each the name, the
-    filename, its other headers and its content. None of it is kept."""
+    """The digest of a multipart body's parts, in their order, without the boundary: of each the
+    name, the filename, the other headers and the content. None of these is kept."""
 
     def __init__(self, options: dict[bytes, bytes]) -> None:
         self._total = hashlib.sha256(_framed(options.get(b"charset", b"").lower()))

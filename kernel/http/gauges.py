@@ -1,4 +1,4 @@
-"""What a worker has now, looked at once a second: so no request pays for it, and each may tell."""
+"""Gauges of a worker, sampled once a second, so that requests do not pay for them."""
 
 import asyncio
 import time
@@ -16,11 +16,14 @@ from kernel.metrics import REFUSALS, REFUSED, REPLICA_AWAY, RETRIES, STATE, UNDE
 
 SAMPLE_SECONDS = 1.0
 POOL = ("pool",)
-SIZE = Family("database_pool_size", "Connections that there may be.", POOL, "gauge")
-IN_USE = Family("database_pool_in_use", "Connections that somebody has taken.", POOL, "gauge")
-WAITING = Family("database_pool_waiting", "Who waits for a connection.", POOL, "gauge")
+SIZE = Family("database_pool_size", "Connections that the pool may open.", POOL, "gauge")
+IN_USE = Family("database_pool_in_use", "Connections in use.", POOL, "gauge")
+WAITING = Family("database_pool_waiting", "Requests that wait for a connection.", POOL, "gauge")
 HASHES = Family(
-    "password_hashes", "Passwords that are hashed or verified, or wait for it.", ("state",), "gauge"
+    "password_hashes",
+    "Passwords that are being hashed or verified, or wait for it.",
+    ("state",),
+    "gauge",
 )
 LAG = Family(
     "event_loop_lag_seconds", "How late the event loop is, in the worst worker.", (), "highest"
@@ -33,7 +36,7 @@ INFO = Family("service_info", "Which service it is.", ("service", "version", "re
 
 @asynccontextmanager
 async def sampled(resources: Resources) -> AsyncIterator[None]:
-    """Look at the gauges as long as this lasts."""
+    """Sample the gauges within the block."""
     INFO.set(1, resources.name, resources.version, head_revision() or "")
     WORKERS.set(1)
     _begin_at_zero(resources)
@@ -47,11 +50,11 @@ async def sampled(resources: Resources) -> AsyncIterator[None]:
 
 
 def _begin_at_zero(resources: Resources) -> None:
-    """Let there be what may be counted: a rate begins with the second look at a number."""
+    """Begin counters with 0: Prometheus's rate() needs a sample from before the first event."""
     for cause in CAUSES:
         RETRIES.add(0, "read", cause)
         RETRIES.add(0, "write", cause)
-    # Those of a pool's nested ones and of its streams count as its own.
+    # Nested pools and streams, such as "read_streams", count as their pool.
     for pool in {name.partition("_")[0] for name, _ in _loads(resources)}:
         for reason in (NO_CONNECTION, UNREACHABLE, "share"):
             REFUSALS.add(0, pool, reason)
@@ -78,7 +81,7 @@ async def _keep_sampling(resources: Resources) -> None:
 
 
 def sample(resources: Resources) -> None:
-    """Look at the gauges now."""
+    """Set the gauges to the present values."""
     UNDER_WAY.set(STATE.under_way)
     if resources.settings.rate_limit:
         REDIS_AWAY.set(resources.get(RateLimiter).away)

@@ -1,5 +1,5 @@
-"""What tools need of the OpenAPI document, and FastAPI does not say: names for choices, and which
-fields and answers are files."""
+"""Hints in the OpenAPI document for generators of clients, which FastAPI does not give: names of
+choices, and which fields and responses are files."""
 
 import re
 from itertools import chain
@@ -14,11 +14,11 @@ BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipl
 
 
 def add_hints(document: Schema) -> None:
-    """Add them, and what rows are referred to. What a slice says itself stays:
+    """Add the hints, and the references to rows. What a slice has set itself stays:
     `Field(schema_extra={"json_schema_extra": …})`."""
     paths, schemas = document["paths"], document.get("components", {}).get("schemas", {})
     operations = [*chain.from_iterable(item.values() for item in paths.values())]
-    for answer in chain.from_iterable(each["responses"].values() for each in operations):
+    for answer in chain.from_iterable(one["responses"].values() for one in operations):
         _describe_content(answer.get("content", {}))
     for schema in within([*chain.from_iterable(map(schemas_of, operations)), *schemas.values()]):
         _name_choices(schema)
@@ -28,8 +28,9 @@ def add_hints(document: Schema) -> None:
 
 
 def _describe_content(content: Schema) -> None:
-    """An answer of a media type alone, `{"text/csv": {}}`, is text or bytes; and of a stream, what
-    its parts are is OpenAPI 3.2's, which tools for 3.1 refuse the whole document for."""
+    """Give a response of a media type alone, `{"text/csv": {}}`, the schema of text or bytes, and
+    rename a stream's `itemSchema`: it is of OpenAPI 3.2, and tools for 3.1 would refuse the whole
+    document."""
     for media_type, described in content.items():
         if not described and "json" not in media_type:
             is_text = media_type.startswith("text/")
@@ -39,7 +40,7 @@ def _describe_content(content: Schema) -> None:
 
 
 def _name_choices(schema: Schema) -> None:
-    """Names for choices that make none, such as "-id": a client would call it VALUE_1."""
+    """Give names to choices that are not identifiers: of "-id", a generator would make VALUE_1."""
     choices = schema.get("enum", ())
     is_text = all(isinstance(choice, str) for choice in choices)
     if NAMES in schema or not is_text or all(map(WORD.fullmatch, choices)):
@@ -50,20 +51,20 @@ def _name_choices(schema: Schema) -> None:
 
 
 def _name_of(choice: str) -> str:
-    """ "-due,title" is an order, and DUE_DESC_TITLE."""
+    """A name in upper case; "-due,title", which is a sort order, becomes DUE_DESC_TITLE."""
     descending = re.sub(r"(^|,)-(\w+)", r"\1\2_desc", choice)
     name = "_".join(re.findall(r"\w+", descending)).upper()
     return f"VALUE_{name}" if name[:1].isdecimal() else name
 
 
 def _mark_file(schema: Schema) -> None:
-    """Most tools know OpenAPI 3.0's word for a file, beside that of JSON Schema."""
+    """Mark a file as OpenAPI 3.0 does, too (`format: binary`), which most tools understand."""
     if schema.get("contentMediaType") == "application/octet-stream":
         schema.setdefault("format", "binary")
 
 
 def _round_bounds(schema: Schema) -> None:
-    """FastAPI makes 9.223372036854776e+18 of 2⁶³-1, which is one more."""
+    """Make bounds of integers whole: FastAPI gives 2⁶³-1 as 9.223372036854776e+18, which is 2⁶³."""
     if schema.get("type") == "integer":
         for name in BOUNDS:
             if isinstance(bound := schema.get(name), float) and bound.is_integer():

@@ -1,8 +1,8 @@
-"""`Idempotency-Key`: a write that is sent again is answered again, and done once.
+"""`Idempotency-Key`: a write that is sent again gets the stored response, and is done once.
 
-A key belongs to a caller. Its row lies in the transaction of the work itself, so both are stored or
-neither. A twin waits for that row and then replays (draft-ietf-httpapi-idempotency-key-header-07
-§2.6).
+A key belongs to a caller. Its row is written in the transaction of the work, so both are stored or
+neither. A concurrent request with the same key waits for that row and then gets its response
+(draft-ietf-httpapi-idempotency-key-header-07 §2.6).
 """
 
 import hashlib
@@ -34,13 +34,13 @@ from kernel.identity.principal import Principal
 from kernel.jobs.tasks import task
 
 NOT_KEPT = "this was done before; its answer held a secret or a cookie, or was a stream: not kept"
-# An answer that is given again has its own.
+# Headers that a replayed response gets anew.
 PER_REQUEST = {b"date", b"server-timing", b"x-request-id"}
 
 
 @dataclass(frozen=True)
 class SentKey:
-    """A key as it was sent, and a digest of the content that came with it."""
+    """A key as it was sent, and the digest of the request's content."""
 
     key: str
     content: bytes
@@ -48,8 +48,8 @@ class SentKey:
 
 @dataclass(frozen=True)
 class KeyedRequest:
-    """A request with a caller's key: `digest` tells whose key for what, `fingerprints` what was
-    sent, the first of them with the present secret."""
+    """A request with a caller's key. `digest` identifies caller, operation and key; `fingerprints`
+    identify the content, the first of them with the present secret, others with older ones."""
 
     digest: bytes
     fingerprints: tuple[bytes, ...]
@@ -63,19 +63,20 @@ def read_key(request: Request) -> str:
     Raises:
         BadRequest: more than one key, or one that is not 1 to 255 visible characters.
     """
-    given = request.headers.getlist("idempotency-key")
-    if len(given) != 1 or not re.fullmatch(KEY_PATTERN, given[0]):
+    values = request.headers.getlist("idempotency-key")
+    if len(values) != 1 or not re.fullmatch(KEY_PATTERN, values[0]):
         raise BadRequest("Idempotency-Key should be one key of 1 to 255 visible characters")
-    return given[0].removeprefix('"').removesuffix('"') if given[0][0] == '"' else given[0]
+    return values[0].removeprefix('"').removesuffix('"') if values[0][0] == '"' else values[0]
 
 
 async def read_ahead(
     route: Operation, request: Request, replay: Replay, *, is_read: bool
 ) -> SentKey | None:
-    """The request's key, if it counts, with what came with it.
+    """The request's key and the digest of its content; None if the operation takes no key, there is
+    none, or the caller sends no credential or wants a dry run.
 
-    This waits for the client's body where a connection would be held meanwhile: for a key, or when
-    a handler reads it itself, behind a dependency that looks for the caller.
+    The body is read here, before a connection is taken, if it is needed while one is held: for the
+    digest, or when the handler reads the body itself, after a dependency has looked up the caller.
 
     Raises:
         BadRequest: see `read_key`.
@@ -84,8 +85,8 @@ async def read_ahead(
     if has_key and has_credential(request) and not is_rehearsal(request):
         key = read_key(request)
         if not is_read:
-            again = await replay.request()
-            request = Request(again.scope, again.receive)  # the bytes, whoever reads them later
+            attempt = await replay.request()
+            request = Request(attempt.scope, attempt.receive)  # the raw bytes, whatever its class
         return SentKey(key, await digest_request(request))
     if route.may_read_body:
         async for _ in (await replay.request()).stream():
@@ -94,13 +95,13 @@ async def read_ahead(
 
 
 def of_caller(sent: SentKey, request: Request, principal: Principal) -> KeyedRequest:
-    """The key as the caller's own, for this method and path. A caller with another role is another
-    one: what may be seen depends on it."""
+    """The key for this caller, method and path. With another role it is another key: what a caller
+    may see depends on the role."""
     resources = resources_of(request.app)
     scope = [str(principal.id), principal.role, request.method, request.scope["path"], sent.key]
     return KeyedRequest(
         digest=hashlib.sha256(json.dumps(scope).encode()).digest(),
-        # With a secret, because a body may hold a password that a plain hash would let one guess.
+        # Keyed, because a body may hold a password, which could be guessed from a plain hash.
         fingerprints=tuple(hmac.digest(key, sent.content, "sha256") for key in resources.mac_keys),
         retention=timedelta(seconds=resources.settings.idempotency_retention),
         has_worker=resources.settings.jobs != "off",
@@ -108,13 +109,13 @@ def of_caller(sent: SentKey, request: Request, principal: Principal) -> KeyedReq
 
 
 async def claim(session: AsyncSession, keyed: KeyedRequest) -> Response | None:
-    """Take the key for the work that follows, or give the answer that it already had.
+    """Insert the key for the work that follows, and return None, or return the stored response.
 
-    Waits while another transaction has the key, as long as the lock timeout allows.
+    Waits while another transaction holds the key, as long as the lock timeout allows.
 
     Raises:
-        Unprocessable: the key came with another content before.
-        Conflict: the first answer is one that is not kept.
+        Unprocessable: the key was used with other content before.
+        Conflict: the first response is one that is not stored.
     """
     connection = await session.connection()
     values = {
@@ -122,11 +123,11 @@ async def claim(session: AsyncSession, keyed: KeyedRequest) -> Response | None:
         "fingerprint": keyed.fingerprints[0],
         "retention": keyed.retention,
     }
-    taken = await connection.execute(TAKE, values)
-    if taken.first() is None:
+    inserted = await connection.execute(TAKE, values)
+    if inserted.first() is None:
         stored = await connection.execute(STORED, {"digest": keyed.digest})
         return _replay(stored.first(), keyed)
-    # Where no job does, one key in 256 cleans up after 256 others.
+    # Without a worker, no job sweeps: one key in 256 does it for all.
     if keyed.digest[0] == 0 and not keyed.has_worker:
         await connection.execute(SWEEP, {"retention": keyed.retention})
     return None
@@ -148,8 +149,8 @@ def _replay(stored: Row[Any] | None, keyed: KeyedRequest) -> Response:
 
 
 def may_be_repeated(response: Response, route: Operation) -> bool:
-    """Whether the answer is all there is to it, and may be kept: one that is streamed, or sent in a
-    way of its own, is not in memory, and secrets and cookies are for whoever asked."""
+    """Whether the response can be stored and given again: a streamed one, or one with a `__call__`
+    of its own, is not in memory, and secrets and cookies are for the first request alone."""
     context = current_context()
     if route.holds_secret or (context and context.holds_secret):
         return False
@@ -159,7 +160,7 @@ def may_be_repeated(response: Response, route: Operation) -> bool:
 
 @task(external=True, every="1m")
 async def sweep_idempotency_keys(resources: Resources) -> None:
-    """Take away those that have been kept for as long as they should."""
+    """Delete the keys that are older than the retention."""
     retention, swept = timedelta(seconds=resources.settings.idempotency_retention), SWEPT_AT_ONCE
     while swept == SWEPT_AT_ONCE:
         async with open_session() as session:
@@ -170,10 +171,11 @@ async def sweep_idempotency_keys(resources: Resources) -> None:
 async def keep(
     session: AsyncSession, keyed: KeyedRequest, response: Response, *, is_repeatable: bool
 ) -> None:
-    """Store the answer with the work; of one that may not be repeated only that it was given.
+    """Store the response in the transaction of the work; if it is not repeatable, its status only.
 
     Raises:
-        Conflict: the handler has rolled back, the key's row with it, and a twin has it now.
+        Conflict: the handler has rolled back, and the key's row with it, and a concurrent request
+            with the same key has taken it since.
     """
     values: dict[str, Any] = {"status": response.status_code, "headers": None, "body": None}
     if is_repeatable:

@@ -1,4 +1,4 @@
-"""How many jobs wait, looked at four times a minute, in each process."""
+"""Gauges of jobs, which each process queries four times a minute."""
 
 import asyncio
 import logging
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 @asynccontextmanager
 async def counted(app: HasState) -> AsyncIterator[None]:
-    """Count jobs as long as this lasts."""
+    """Query the gauges within the block."""
     counting = asyncio.create_task(Gauges(app).keep_counting())
     try:
         yield
@@ -39,11 +39,11 @@ async def counted(app: HasState) -> AsyncIterator[None]:
 
 
 class Gauges:
-    """One process's look at the table."""
+    """One process's gauges of the jobs' table."""
 
     def __init__(self, app: HasState) -> None:
-        self._app, self._known, self._reminders = app, {*TASKS}, Reminders()
-        self._set({})  # a rate, or an alert, begins with a number
+        self._app, self._names, self._reminders = app, {*TASKS}, Reminders()
+        self._set({})  # alerts need a sample, even if it is 0
 
     async def keep_counting(self) -> None:
         with jobs_context(self._app):
@@ -52,25 +52,25 @@ class Gauges:
                 try:
                     await self.count()
                 except (*DRIVER_ERRORS, ServiceError, PoolTimeout):
-                    continue  # which the pool has told of
+                    continue  # the pool has logged it
 
     async def count(self) -> None:
-        """Look now."""
+        """Query the table, and set the gauges."""
         async with session_of(resources_of(self._app).writer) as session:
             rows = await (await session.unit.begin()).run(COUNT)
-        nobodys = self._set({row["task"]: row for row in rows})
-        for name, waiting in nobodys.items():
+        unknown = self._set({row["task"]: row for row in rows})
+        for name, waiting in unknown.items():
             if waiting and self._reminders.count(name):
                 logger.warning(NOBODYS, extra={"fields": {"task": name, "waiting": waiting}})
 
-    def _set(self, found: dict[str, Any]) -> dict[str, int]:
-        """Tell these; how many wait for each task that is not there."""
-        self._known |= found.keys()
-        for name in self._known:
-            waiting, failed, oldest = found[name][1:] if name in found else (0, 0, 0.0)
+    def _set(self, rows: dict[str, Any]) -> dict[str, int]:
+        """Set the gauges; return how many jobs wait for each task that this code does not have."""
+        self._names |= rows.keys()
+        for name in self._names:
+            waiting, failed, oldest = rows[name][1:] if name in rows else (0, 0, 0.0)
             WAITING.set(waiting, name)
             FAILED.set(failed, name)
             OLDEST.set(oldest or 0.0, name)
-        nobodys = {name: row["waiting"] for name, row in found.items() if name not in TASKS}
-        UNKNOWN.set(sum(nobodys.values()))
-        return nobodys
+        unknown = {name: row["waiting"] for name, row in rows.items() if name not in TASKS}
+        UNKNOWN.set(sum(unknown.values()))
+        return unknown

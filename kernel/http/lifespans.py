@@ -1,7 +1,7 @@
-"""What runs between the start and the end of a service, when all of its slices are open.
+"""The worker of jobs and its gauges run between the start and the end of a service.
 
-A slice's lifespan begins behind that of the app, and so ends before it: in the app's own, a job
-would find nothing that a slice has put into the resources.
+They do not run in the app's own lifespan: a slice's lifespan begins after that and ends before it,
+so a job would miss what a slice has put into the resources.
 """
 
 from contextlib import AsyncExitStack

@@ -1,4 +1,4 @@
-"""The mails of a service that has no mail server, in development: they are kept, and shown here."""
+"""The mails of a service without a mail server, in development: kept in memory, and shown here."""
 
 from email.message import EmailMessage
 from typing import Any
@@ -12,8 +12,8 @@ PAGE = "kernel.show_mails"
 
 
 def open_mail(app: FastAPI) -> None:
-    """Put the mailer where tasks find it and, if it keeps its mails, serve them at `/mail`; a route
-    that was there before goes first."""
+    """Put the mailer into the resources and, if it keeps its mails, serve them at `/mail`, unless
+    the service has a route for that."""
     resources = resources_of(app)
     mailer = make_mailer(resources.settings)
     resources.put(mailer, Mailer)
@@ -24,9 +24,9 @@ def open_mail(app: FastAPI) -> None:
 
 async def _mails(request: Request) -> list[dict[str, Any]]:
     mailer = resources_of(request.app).get(Mailer)
-    return [_shown(message) for message in reversed(getattr(mailer, "messages", ()))]
+    return [_as_json(message) for message in reversed(getattr(mailer, "messages", ()))]
 
 
-def _shown(message: EmailMessage) -> dict[str, Any]:
+def _as_json(message: EmailMessage) -> dict[str, Any]:
     headers = {name: message[name] for name in ("Message-ID", "Date", "To", "Subject")}
     return headers | {"text": text_of(message), "html": text_of(message, "html")}

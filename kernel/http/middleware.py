@@ -1,4 +1,4 @@
-"""The outermost layer of a request: its id, and whether it is one of HTTP or a WebSocket.
+"""The outermost middleware: gives a request its context and id, HTTP and WebSockets alike.
 
 Pure ASGI. `@app.middleware("http")` would run the app in a task of its own, which costs over 100 µs
 and loses the request's id on a crash.
@@ -31,8 +31,8 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 
 class RequestMiddleware:
-    """Every request gets a context, every response `X-Request-ID`, `Server-Timing`, and what it
-    says of itself; `varying` are the headers in which a request may have a credential."""
+    """Every request gets a context, every response `X-Request-ID`, `Server-Timing` and the headers
+    of `AnswerHeaders`. `varying` are the request headers that may hold a credential."""
 
     def __init__(
         self,
@@ -65,9 +65,9 @@ class RequestMiddleware:
         context = RequestContext(scope.get("app"), client=client_of(scope))
         headers = dict(scope.get("headers", ()))
         scope[HEADER_NAMES] = headers.keys()
-        given = headers.get(b"x-request-id")
-        if given and REQUEST_ID.fullmatch(given):
-            context.request_id = given.decode()
+        client_id = headers.get(b"x-request-id")
+        if client_id and REQUEST_ID.fullmatch(client_id):
+            context.request_id = client_id.decode()
         if self._is_traced:
             note_span(context, scope)
         if self._is_debugging:
@@ -81,12 +81,12 @@ class RequestMiddleware:
                 await exchange.run(around.limiter, headers)
         except asyncio.CancelledError:
             if scope["type"] != "websocket" or not around.drain.is_over:
-                raise  # by uvicorn, when it waits no longer
+                raise  # else uvicorn has cancelled it, at the end of the shutdown
         finally:
             leave_context(token)
 
     def _without_traceback(self, send: Send) -> Send:
-        """What tells of a start that cannot be in one line; the rest is told at DEBUG."""
+        """`send`, with the traceback of a CannotStart reduced to its message, unless at DEBUG."""
 
         async def send_plainly(message: Message) -> None:
             error = sys.exception()

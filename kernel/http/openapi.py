@@ -1,4 +1,4 @@
-"""What OpenAPI says of an operation besides its own words: the errors and headers that it has."""
+"""What the kernel adds to an operation in OpenAPI: its errors and headers, from its signature."""
 
 from collections.abc import Mapping
 from inspect import signature
@@ -27,8 +27,8 @@ from kernel.identity.callers import get_viewer
 
 KEEPS = "A key of your own for this write; sent again, it is answered again and not done again."
 KEEPS_NO_SECRET = f"{KEEPS} This answer holds a secret and is not kept: a second time gives 409."
-# Which credentials the service takes is known when it is put together: until then, an operation
-# only says whether it asks for one.
+# The credential schemes are known when the app is built. Until then, an operation has a marker of
+# whether it asks for a credential.
 CALLER, REQUIRED, OPTIONAL = "x-caller", "required", "optional"
 REQUEST_HEADERS = {
     "Idempotency-Key": KEEPS,
@@ -36,7 +36,7 @@ REQUEST_HEADERS = {
     "If-Match": "The ETag that you read; the row must still have its version, or 412.",
     "If-None-Match": "The ETag that you have; 304 if the answer is still the same.",
 }
-# What any operation may answer with is told once for all.
+# Errors that any operation may have are documented as its default response.
 GENERAL = {400, 413, 415, 429, 500, 503}
 ANY_OTHER = {"description": "Any other error."}
 # 1 to 255 visible characters, bare or as a string of RFC 8941 §3.3.3.
@@ -59,8 +59,11 @@ def error_response(
 ) -> dict[str, Any]:
     """An operation's declaration of one more error: `responses={402: error_response(402)}`.
 
-    `members` are the types of what its exception tells besides, its `extras` (RFC 9457 §3.2):
+    `members` are the types of the exception's `extras` (RFC 9457 §3.2):
     `error_response(409, left=int)` for `raise OutOfStock("…", left=2)`.
+
+    Raises:
+        TypeError: a member's type has schemas of its own, as a model with other models has.
     """
     answer = {"description": title_of(status), **form.content}
     if members and form is PROBLEM_DETAILS:
@@ -74,15 +77,15 @@ def _object_of(members: Mapping[str, Any]) -> dict[str, Any]:
         name: TypeAdapter(kind).json_schema(mode="serialization") for name, kind in members.items()
     }
     if others := [name for name, schema in schemas.items() if "$defs" in schema]:
-        raise TypeError(f"{others[0]}: a member of an error is of a type without schemas of others")
+        raise TypeError(f"{others[0]}: the type of an error's member should not have other models")
     return {"type": "object", "properties": schemas, "required": [*schemas]}
 
 
 def in_form(
     responses: Mapping[int | str, dict[str, Any]], form: ErrorForm
 ) -> dict[int | str, dict[str, Any]]:
-    """The operation's own declarations; those of `error_response` in the form of its router, which
-    says itself what becomes of further members."""
+    """The operation's own declarations; those made by `error_response` in the router's form, which
+    decides what becomes of further members."""
     return {
         status: answer
         if form is PROBLEM_DETAILS or not _is_declared(str(status), answer)
@@ -92,7 +95,7 @@ def in_form(
 
 
 def _is_declared(status: str, answer: dict[str, Any]) -> bool:
-    """Whether `error_response` has made it."""
+    """Whether the declaration was made by `error_response`."""
     if not status.isdecimal():
         return False
     plain = error_response(int(status))
@@ -102,13 +105,13 @@ def _is_declared(status: str, answer: dict[str, Any]) -> bool:
 
 
 def declared_errors(route: APIRoute) -> dict[int | str, dict[str, Any]]:
-    """The errors that an operation can give, as far as its signature tells; those of GENERAL, which
-    are the same everywhere, are its default."""
+    """The errors that an operation can have, as far as its signature tells. Those of GENERAL, which
+    any operation can have, are its default response."""
     parts = list(flatten(route.dependant))
     calls = dependencies(route)
     has_place = any(part.path_params for part in parts)
     takes_input = has_place or any(part.query_params for part in parts) or route.body_field
-    told = {
+    possible = {
         401: needs_principal(route) or get_viewer in calls,
         403: may_be_forbidden(calls),
         404: has_place,
@@ -120,61 +123,64 @@ def declared_errors(route: APIRoute) -> dict[int | str, dict[str, Any]]:
     }
     form: ErrorForm = getattr(route, "errors", PROBLEM_DETAILS)
     errors: dict[int | str, dict[str, Any]] = {
-        status: error_response(status, form) for status, given in told.items() if given
+        status: error_response(status, form)
+        for status, can_happen in possible.items()
+        if can_happen
     }
     return errors | {"default": ANY_OTHER | form.content}
 
 
 def document_headers(route: APIRoute) -> dict[str, Any]:
-    """The headers that the boundary understands and gives, as a part of the operation."""
+    """The request and response headers of the boundary, as a part of the operation in OpenAPI."""
     write, is_read, is_secret = is_write(route), is_read_as_json(route), holds_secret(route)
     has_version = row_place(route.response_model) is not None and (write or is_read)
-    asked = {
+    request_headers = {
         "Idempotency-Key": takes_key(route),
         "Prefer": write and not is_secret,
         "If-Match": _may_be_conditional(route),
         "If-None-Match": is_read,
     }
-    given = {
+    response_headers = {
         "ETag": is_read or has_version,
         "Idempotent-Replayed": takes_key(route) and not is_secret,
-        "Preference-Applied": asked["Prefer"],
+        "Preference-Applied": request_headers["Prefer"],
     }
-    headers = _described(given, {"ETag": VERSION} if has_version else {})
+    headers = _described(response_headers, {"ETag": VERSION} if has_version else {})
     answers: dict[str, Any] = {str(_status_of(route)): {"headers": headers}} if headers else {}
-    if asked["If-None-Match"]:
+    if request_headers["If-None-Match"]:
         answers["304"] = {"description": "Not Modified"}
-    words = REQUEST_HEADERS | ({"Idempotency-Key": KEEPS_NO_SECRET} if is_secret else {})
-    parameters = [_parameter(name, words[name]) for name, known in asked.items() if known]
-    known: dict[str, Any] = {"parameters": parameters, "responses": answers}
+    texts = REQUEST_HEADERS | ({"Idempotency-Key": KEEPS_NO_SECRET} if is_secret else {})
+    parameters = [_parameter(name, texts[name]) for name, has in request_headers.items() if has]
+    operation: dict[str, Any] = {"parameters": parameters, "responses": answers}
     if needs_principal(route):
-        known[CALLER] = REQUIRED
+        operation[CALLER] = REQUIRED
     elif get_viewer in dependencies(route):
-        known[CALLER] = OPTIONAL
-    return known
+        operation[CALLER] = OPTIONAL
+    return operation
 
 
 def _status_of(route: APIRoute) -> int:
-    """The status of a success: the operation's own, or its class's, such as a redirection's."""
-    own = route.response_class if isinstance(route.response_class, type) else Response
-    status: int = route.status_code or signature(own).parameters["status_code"].default
+    """The status of a success: the operation's, or its response class's, such as a redirect's."""
+    kind = route.response_class if isinstance(route.response_class, type) else Response
+    status: int = route.status_code or signature(kind).parameters["status_code"].default
     return status
 
 
 def _may_be_conditional(route: APIRoute) -> bool:
-    """Whether the URL names a row: that of a POST needs a key for it."""
+    """Whether If-Match makes sense: the URL of a write names a row; a POST's needs a key for it."""
     names_row = any(part.path_params for part in flatten(route.dependant))
     return is_write(route) and (names_row or route.methods != {"POST"})
 
 
-def _parameter(name: str, words: str) -> dict[str, Any]:
-    schema = {"type": "string"} | ({"pattern": KEY_PATTERN} if words.startswith(KEEPS) else {})
-    return {"name": name, "in": "header", "description": words, "schema": schema}
+def _parameter(name: str, text: str) -> dict[str, Any]:
+    schema = {"type": "string"} | ({"pattern": KEY_PATTERN} if text.startswith(KEEPS) else {})
+    return {"name": name, "in": "header", "description": text, "schema": schema}
 
 
-def _described(given: dict[str, bool], words: dict[str, str]) -> dict[str, Any]:
-    known = RESPONSE_HEADERS | words
-    named = {name: known[name] for name, is_given in given.items() if is_given}
+def _described(headers: dict[str, bool], own_texts: dict[str, str]) -> dict[str, Any]:
+    texts = RESPONSE_HEADERS | own_texts
     return {
-        name: {"description": words, "schema": {"type": "string"}} for name, words in named.items()
+        name: {"description": texts[name], "schema": {"type": "string"}}
+        for name, has in headers.items()
+        if has
     }

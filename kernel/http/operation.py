@@ -1,4 +1,4 @@
-"""What the boundary asks of an operation."""
+"""The attributes of a route that the boundary reads."""
 
 from typing import Protocol
 
@@ -7,7 +7,7 @@ from kernel.http.preconditions import Place
 
 
 class Operation(Protocol):
-    """What a write has to know of its route; `BoundaryRoute` says what each of it means."""
+    """The attributes of a route that a write needs; `BoundaryRoute` documents each."""
 
     path: str
     isolation: Isolation | None

@@ -1,10 +1,10 @@
 """`ETag`, `If-None-Match` and `If-Match` (RFC 9110 §8.8.3, §13.1).
 
-A tag is of the very bytes of an answer: nested rows, joined counts, another caller and a release
-with a new field change it. Of an answer about one row it has the row's version in front,
-`"<version>-<digest>"`, and `If-Match` compares no more than that. It is judged after the handler,
-as §13.2.1 wants it: a request that fails anyway fails for its own reason, and a stranger learns
-nothing from a 412.
+An ETag is a digest of the response's bytes: nested rows, joined counts, another caller and a
+release with a new field change it. For a response about one row it begins with the row's version,
+`"<version>-<digest>"`, and `If-Match` compares the version alone. Preconditions are evaluated after
+the handler, as §13.2.1 demands: a request that fails anyway fails for its own reason, and a caller
+without access learns nothing from a 412.
 """
 
 import re
@@ -27,16 +27,16 @@ from kernel.errors import PreconditionFailed
 TAG = re.compile(r'(?:W/)?("[!#-~\x80-\xff]*")')
 VERSION = re.compile(r'"(\d+)(?:-[0-9a-f]+)?"')
 STALE = "the row has changed since it was read"
-THERE = "the row is there, in a version that it should not have"
+EXISTS = "the row exists, in a version that If-None-Match excludes"
 NAMELESS = "this URL names no row whose version could be compared; If-Match: * is fine"
 
 Place = tuple[str, ...]
-"""Where in an answer the row is that it is about: `()` for the answer itself."""
+"""The path in a response to the row that it is about: `()` for the response itself."""
 
 
 def row_place(model: Any) -> Place | None:
-    """Where in its answers the row is that they are about: a `Public`, which may be the only one in
-    an envelope; None if they are about no one row."""
+    """The path in a response of this model to the row that it is about: `()` if the model is a
+    `Public`, or the only field that is one; None if the response is not about one row."""
     if _is_public(model):
         return ()
     if not isinstance(model, type) or not issubclass(model, BaseModel):
@@ -60,13 +60,13 @@ def _is_public(annotation: Any) -> bool:
 
 
 def _has_other_version(form: Any) -> bool:
-    """Whether a `version` in this form may be no row's; a summary for others than the owner, say,
-    has none at all."""
+    """Whether this part of a union may have a `version` that is not a row's. A summary without
+    `version`, for other callers than the owner, say, has none."""
     return not _is_public(form) and "version" in getattr(form, "model_fields", ("version",))
 
 
 def row_in(response: Response, place: Place | None) -> dict[str, Any] | None:
-    """The row that the answer is about, as it is sent."""
+    """The row that the response is about, as it is sent, or None."""
     if place is None or not getattr(response, "body", b""):
         return None
     try:
@@ -79,7 +79,7 @@ def row_in(response: Response, place: Place | None) -> dict[str, Any] | None:
 
 
 def tag_response(request: Request, response: Response, place: Place | None) -> Response:
-    """The response with its ETag, or 304 when a GET's client has it already."""
+    """The response with its ETag, or a 304 if a GET's client has the same one already."""
     is_get = request.method == "GET"
     tag = _own_tag(response)
     if tag is None:
@@ -94,18 +94,19 @@ def tag_response(request: Request, response: Response, place: Place | None) -> R
         tag = f'"{digest}"' if version is None else f'"{version}-{digest}"'
         response.raw_headers.append((b"etag", tag.encode()))
     if is_get and response.status_code == 200:
-        known = ", ".join(_lines(request, "if-none-match"))
-        if known.strip() == "*" or opaque(tag) in TAG.findall(known):
+        tags = ", ".join(_lines(request, "if-none-match"))
+        if tags.strip() == "*" or opaque(tag) in TAG.findall(tags):
             return _not_modified(response)
     return response
 
 
 def opaque(tag: str) -> str:
+    """The tag without the mark of a weak one (RFC 9110 §8.8.3.2: weak comparison)."""
     return tag.removeprefix("W/")
 
 
 def _own_tag(response: Response) -> str | None:
-    """The ETag that the handler has given itself."""
+    """The ETag that the handler has set itself."""
     for name, value in response.raw_headers:
         if name == b"etag":
             return value.decode("latin-1")
@@ -113,7 +114,7 @@ def _own_tag(response: Response) -> str | None:
 
 
 def _is_tagged(response: Response, *, is_get: bool) -> bool:
-    """Whether the answer has a body, which no stream and no file has, of JSON."""
+    """Whether a success has a JSON body in memory; a stream or a file has none there."""
     status = response.status_code
     if not (status == 200 if is_get else 200 <= status < 300) or not getattr(response, "body", b""):
         return False
@@ -122,7 +123,7 @@ def _is_tagged(response: Response, *, is_get: bool) -> bool:
 
 
 def _not_modified(response: Response) -> Response:
-    """RFC 9110 §15.4.5: with all that the answer says of itself, but for its content."""
+    """The 304 for a response: its headers, without those of its content (RFC 9110 §15.4.5)."""
     answer = Response(status_code=304, background=response.background)
     answer.raw_headers = [
         (name, value)
@@ -133,8 +134,8 @@ def _not_modified(response: Response) -> Response:
 
 
 def _lines(request: Request, header: str) -> list[str]:
-    """All lines of a header, which mean what one with commas means (RFC 9110 §5.3)."""
-    names = request.scope.get(HEADER_NAMES)  # none in an app of somebody else's
+    """All lines of a header; they mean the same as one line with commas (RFC 9110 §5.3)."""
+    names = request.scope.get(HEADER_NAMES)  # None in an app without the kernel's middleware
     is_there = names is None or header.encode() in names
     return request.headers.getlist(header) if is_there else []
 
@@ -144,10 +145,10 @@ def _joined(request: Request, header: str) -> str | None:
 
 
 class Preconditions:
-    """The request's If-Match and a write's If-None-Match, which are judged once the handler is
-    through; see `SeenVersions`.
+    """A write's If-Match and If-None-Match, which are evaluated after the handler; see
+    `SeenVersions`.
 
-    `template` is the path of the route, which tells where in the request's path the key is.
+    `template` is the route's path, which tells where in the request's path the row's key is.
     """
 
     def __init__(self, request: Request, session: WriteSession, template: str) -> None:
@@ -160,8 +161,12 @@ class Preconditions:
             session.seen = self._seen = SeenVersions(session.sync_session, session.unit, named)
 
     async def check(self, session: WriteSession, response: Response, place: Place | None) -> None:
-        """Raise PreconditionFailed if none of the tags is of the version that the row had, or if
-        nobody can tell which row that is; or if one of those that it must not have is."""
+        """Evaluate them.
+
+        Raises:
+            PreconditionFailed: If-Match names none of the row's versions, or the URL names no row;
+                or If-None-Match names the row's version.
+        """
         if self._seen is None:
             return
         try:
@@ -170,31 +175,31 @@ class Preconditions:
         except StaleDataError as error:
             self.judge(error)
             raise
-        answered = row_in(response, place)
-        versions = await self._seen.of_named_row(answered, is_action=self._is_action)
+        row = row_in(response, place)
+        versions = await self._seen.of_named_row(row, is_action=self._is_action)
         self._seen.end()
         session.seen = None
         if mismatch := self._mismatch(versions):
             raise PreconditionFailed(mismatch)
 
     def judge(self, error: StaleDataError) -> None:
-        """Raise PreconditionFailed if it is the row that the URL names which was changed."""
+        """Raise PreconditionFailed if the row that the URL names was changed by another request."""
         if self._seen and (mismatch := self._mismatch(self._seen.known_versions())):
             raise PreconditionFailed(mismatch) from error
 
     def _mismatch(self, versions: set[int] | None) -> str | None:
-        """What is wrong with the versions that the row had, if something is."""
-        had = {str(version) for version in versions or ()}
-        # RFC 9110 §13.1.2: `*` is for whoever wants to make the row, and to change none.
-        others = self._other_tags
-        if others and had and (others.strip() == "*" or had & _versions_in(others)):
-            return THERE
-        if self._tags is None or (self._tags.strip() == "*" and (had or versions is None)):
+        """The message of the 412, or None if the row's versions fulfil the preconditions."""
+        present = {str(version) for version in versions or ()}
+        # RFC 9110 §13.1.2: `*` is for a client that wants to create the row, and never change it.
+        excluded = self._other_tags
+        if excluded and present and (excluded.strip() == "*" or present & _versions_in(excluded)):
+            return EXISTS
+        if self._tags is None or (self._tags.strip() == "*" and (present or versions is None)):
             return None
-        if had and had <= _versions_in(self._tags):
+        if present and present <= _versions_in(self._tags):
             return None
         return NAMELESS if versions is None else STALE
 
 
 def _versions_in(tags: str) -> set[str]:
-    return {found[1] for tag in TAG.findall(tags) if (found := VERSION.fullmatch(tag))}
+    return {match[1] for tag in TAG.findall(tags) if (match := VERSION.fullmatch(tag))}

@@ -1,8 +1,8 @@
-"""Every answer that is not a success, in one form: RFC 9457 problem details, and two words more.
+"""Error responses in one form: RFC 9457 problem details, with two further members.
 
-`error` and `message` are ours, `status`, `title` and `detail` are the RFC's, so that clients of
-both kinds find what they read. No answer repeats the client's input, but for ids and field names.
-A router may have another form: `Router(errors=ErrorForm(...))`.
+`error` and `message` are the service's, `status`, `title` and `detail` the RFC's, for clients of
+either kind. No error repeats the client's input, except for ids and field names. A router may have
+another form: `Router(errors=ErrorForm(...))`.
 """
 
 import json
@@ -24,10 +24,10 @@ from kernel.http.access_log import note_error
 
 WRONG = "something went wrong"
 PARAMETER = re.compile("{[^}]*}")
-# Statuses whose answer has no body, whatever it should tell (RFC 9110 §15.2, §15.3.5-6, §15.4.5).
+# Statuses whose response never has a body (RFC 9110 §15.2, §15.3.5-6, §15.4.5).
 BODILESS = {*range(100, 200), 204, 205, 304}
-# What an error cannot say, since the form does.
-OF_THE_FORM = {"content-type", "content-length"}
+# Headers that the form sets, and an error cannot.
+FORM_HEADERS = {"content-type", "content-length"}
 logger = logging.getLogger(__name__)
 
 
@@ -55,8 +55,8 @@ class Problem(BaseModel):
 
 @dataclass(frozen=True)
 class Failure:
-    """What an answer that is no success has to tell; `extras` are the error's own, such as the
-    `errors` of a 422, a list of `{"loc", "type", "msg"}`."""
+    """The content of an error response, which a form renders; `extras` are further members, such as
+    the `errors` of a 422, a list of `{"loc", "type", "msg"}`."""
 
     status: int
     message: str
@@ -70,7 +70,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class ErrorForm:
-    """How a router tells its failures: `make` gives the body, which `model` describes."""
+    """The form of a router's errors: `make` gives the JSON body, whose schema is of `model`."""
 
     model: type[BaseModel]
     make: Callable[[Failure], Mapping[str, Any]]
@@ -78,13 +78,13 @@ class ErrorForm:
 
     @property
     def content(self) -> dict[str, Any]:
-        """What OpenAPI says of such an answer's content."""
+        """The `content` of such a response in OpenAPI."""
         schema = {"$ref": f"#/components/schemas/{self.model.__name__}"}
         return {"content": {self.media_type: {"schema": schema}}}
 
 
 def _problem_details(failure: Failure) -> Mapping[str, Any]:
-    """RFC 9457; extras never override the members of the form."""
+    """The body of RFC 9457; extras never override its members."""
     return {
         **failure.extras,
         "error": failure.title.lower().replace(" ", "_"),
@@ -106,9 +106,9 @@ def failure_response(
     headers: Mapping[str, str] | None = None,
     extras: Mapping[str, Any] = MappingProxyType({}),
 ) -> Response:
-    """The answer for a failure, in the form of the router that the request is for."""
-    own = {name.lower(): text for name, text in (headers or {}).items()}
-    headers = {name: text for name, text in own.items() if name not in OF_THE_FORM}
+    """The error response, in the form of the request's router; a 500 if that form fails."""
+    lowered = {name.lower(): text for name, text in (headers or {}).items()}
+    headers = {name: text for name, text in lowered.items() if name not in FORM_HEADERS}
     if status in BODILESS:
         return Response(status_code=status, headers=headers)
     context = current_context()
@@ -125,13 +125,13 @@ def failure_response(
 
 
 def _write(form: ErrorForm, failure: Failure) -> str:
-    # json's ASCII escapes carry even lone surrogates, which UTF-8 cannot.
+    # In ASCII: escapes can hold a lone surrogate, and UTF-8 cannot.
     return json.dumps(form.make(failure), default=to_jsonable_python, allow_nan=False)
 
 
 def _form_of(scope: Mapping[str, Any]) -> ErrorForm:
-    """That of the route that the request has come to. One that came to none, because it was refused
-    unread, or has another method, or an id that is none, is a client's of the route of its path."""
+    """The form of the request's route. A request without one, because it was refused early, has
+    another method or an invalid id, gets the form of the route that has its path."""
     if form := getattr(scope.get("route"), "errors", None):
         return cast(ErrorForm, form)
     if "app" not in scope:
@@ -145,11 +145,11 @@ def _form_of(scope: Mapping[str, Any]) -> ErrorForm:
 
 
 def has_path(path_format: str, path: str) -> bool:
-    """Whether a path has the form, whatever its parameters are: a slash is sent as `%2F` in one."""
+    """Whether a path matches the template. A parameter may hold slashes, sent as `%2F`."""
     first, *others = PARAMETER.split(path_format)
     if not others:
         return path == first
-    # Part by part, because a pattern of several wildcards takes long for a long path.
+    # Part by part: a regular expression with several wildcards is slow for a long path.
     *middle, last = others
     place = len(first)
     for part in middle:

@@ -1,4 +1,4 @@
-"""Which query parameters an operation takes, for a `Filter` that refuses others."""
+"""The names of an operation's query parameters, so that a `Filter` can refuse others."""
 
 from fastapi import Request, Response
 
@@ -7,7 +7,7 @@ from kernel.fast.plan import Handler
 
 
 def with_known_names(handler: Handler, names: frozenset[str]) -> Handler:
-    """The handler, whose `Filter` refuses query parameters of other names."""
+    """The handler, with these names in `query_names`: its `Filter` refuses all others."""
 
     async def run(request: Request) -> Response:
         token = query_names.set(names)

@@ -1,5 +1,5 @@
-"""What the OpenAPI document says of rows: which ones a field refers to (`x-ref`), and what one is
-called by (`x-label`)."""
+"""Hints about rows in the OpenAPI document: the table that a field refers to (`x-ref`), and the
+field that is a row's label (`x-label`)."""
 
 import re
 from itertools import chain
@@ -17,47 +17,47 @@ Rows = dict[str, tuple[str, set[str]]]
 
 
 def add_references(paths: Schema, schemas: Schema) -> None:
-    """Say it of the fields of bodies and answers, and of the parameters of queries."""
+    """Add the hints to the fields of bodies and responses, and to query parameters."""
     rows = _rows(paths)
     for path, item in paths.items():
         for method, operation in item.items():
-            found = list(objects(schemas_of(operation), schemas, set()))
-            for named in (*map(fields, found), parameters(operation, "query")):
-                for name, field in named.items():
+            object_schemas = list(objects(schemas_of(operation), schemas, set()))
+            for group in (*map(fields, object_schemas), parameters(operation, "query")):
+                for name, field in group.items():
                     _refer(name, field, table_of(path), rows)
-            for schema in found if method == "get" else ():
+            for schema in object_schemas if method == "get" else ():
                 _label(schema)
 
 
 def table_of(path: str) -> Table | None:
-    """The table that the path is about: the last of its words that is the name of one."""
+    """The table that the path is about: of its segments, the last one that is a table's name."""
     tables = SQLModel.metadata.tables
     words = [word.replace("-", "_") for word in path.split("/")]
     return next((tables[word] for word in reversed(words) if word in tables), None)
 
 
 def targets(name: str, table: Table | None) -> set[Column[Any]]:
-    """The columns whose values a column of this name holds; of a path's own table, or else of all
-    that have one."""
-    own = [] if table is None or name not in table.c else [table]
-    columns = [each.c[name] for each in own or SQLModel.metadata.tables.values() if name in each.c]
+    """The columns that a column of this name refers to, in the path's table or, if that has no such
+    column, in all tables."""
+    tables = SQLModel.metadata.tables.values() if table is None or name not in table.c else [table]
+    columns = [one.c[name] for one in tables if name in one.c]
     return {key.column for column in columns for key in column.foreign_keys}
 
 
 def _rows(paths: Schema) -> Rows:
-    """By table, the path of one row, and the types of its only parameter."""
-    found: Rows = {}
+    """By table: the path of one row, and the types of its only parameter."""
+    rows: Rows = {}
     for path, item in paths.items():
         match = ROW_PATH.fullmatch(path)
         if match and "get" in item and (table := table_of(match[1])) is not None:
             keys = parameters(item["get"], "path").values()
-            found.setdefault(table.name, (path, {*chain.from_iterable(map(types_of, keys))}))
-    return found
+            rows.setdefault(table.name, (path, {*chain.from_iterable(map(types_of, keys))}))
+    return rows
 
 
 def _refer(name: str, field: Schema, table: Table | None, rows: Rows) -> None:
-    """Say which row the field refers to: as the column of its name does, or as that of `tag_id`
-    for `tag_ids`."""
+    """Add the reference that the column of the field's name has; for `tag_ids`, the column
+    `tag_id`."""
     types = types_of(field)
     name = name.removesuffix("s") if "array" in types and name.endswith("_ids") else name
     columns = [column for column in targets(name, table) if _fits(column, types)]
@@ -65,8 +65,8 @@ def _refer(name: str, field: Schema, table: Table | None, rows: Rows) -> None:
         (column,) = columns
         path, keys = rows.get(column.table.name, ("", set()))
         is_key = column.primary_key and _fits(column, keys)
-        known = {"table": column.table.name} | ({"path": path} if is_key else {})
-        field.setdefault(REFERENCE, known)
+        reference = {"table": column.table.name} | ({"path": path} if is_key else {})
+        field.setdefault(REFERENCE, reference)
 
 
 def _fits(column: Column[Any], types: set[str]) -> bool:
@@ -74,12 +74,12 @@ def _fits(column: Column[Any], types: set[str]) -> bool:
 
 
 def _label(schema: Schema) -> None:
-    """A row is called by its first text that is always there, unless the slice says another one."""
-    named = fields(schema)
-    if "id" not in named or any(LABEL in field for field in named.values()):
+    """Mark the label of a row: its first required text, unless the slice has marked a field."""
+    row_fields = fields(schema)
+    if "id" not in row_fields or any(LABEL in field for field in row_fields.values()):
         return
     for name in schema.get("required", ()):
-        field = named.get(name, {})
+        field = row_fields.get(name, {})
         if name != "id" and field.get("type") == "string" and field.keys().isdisjoint(NO_LABEL):
             field[LABEL] = True
             return

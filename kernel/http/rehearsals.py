@@ -1,4 +1,4 @@
-"""`Prefer: tx=rollback`: a write is checked and answered, and then undone (RFC 7240 §3)."""
+"""`Prefer: tx=rollback`, a dry run: a write is checked, and then rolled back (RFC 7240 §3)."""
 
 from fastapi import Request, Response
 from sqlalchemy import text
@@ -8,23 +8,22 @@ from kernel.data.session import WriteSession
 from kernel.errors import BadRequest
 
 DRY_RUN = "tx=rollback"
-NO_REHEARSAL = "no dry run of this: its answer would be good, a secret, a cookie or a stream"
+NO_REHEARSAL = "no dry run: the response holds a secret or a cookie, or is a stream"
 
 
 def is_rehearsal(request: Request) -> bool:
     """Whether the client wants a dry run."""
     if b"prefer" not in request.scope[HEADER_NAMES]:
         return False
-    given = ",".join(request.headers.getlist("prefer")).replace('"', "").lower()
-    preferences = (each.partition(";")[0].replace(" ", "") for each in given.split(","))
-    return DRY_RUN in preferences
+    items = ",".join(request.headers.getlist("prefer")).replace('"', "").lower().split(",")
+    return DRY_RUN in (item.partition(";")[0].replace(" ", "") for item in items)
 
 
 async def rehearse(session: WriteSession, response: Response, *, is_repeatable: bool) -> None:
-    """Let everything be checked that COMMIT would check, then undo it.
+    """Check everything that COMMIT would check, deferred constraints included, then roll back.
 
     Raises:
-        BadRequest: the answer itself is the effect, and nothing takes that back.
+        BadRequest: the response itself has an effect, which no rollback undoes.
     """
     await session.flush()
     await (await session.connection()).execute(text("SET CONSTRAINTS ALL IMMEDIATE"))

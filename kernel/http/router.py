@@ -1,8 +1,8 @@
 """The request boundary: one unit of work for each write, committed before the answer leaves.
 
-`Router` is a slice's `APIRouter`. Handlers flush; what they leave is committed here, once FastAPI
-has made the response and before a byte of it is sent. Whatever raises, rolls back. (Committing in
-a dependency, after its `yield`, happens when the client already has its 201.)
+`Router` is a slice's `APIRouter`. Handlers flush; the commit happens here, when FastAPI has made
+the response and no byte of it is sent. An exception rolls back. (A dependency that commits after
+its `yield` would do so when the client has its 201 already.)
 """
 
 from collections.abc import Callable
@@ -43,7 +43,7 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
 class BoundaryRoute(APIRoute):
-    """A route whose writes are units of work, and which OpenAPI tells the whole truth about."""
+    """A route whose writes are units of work, with its errors and headers in OpenAPI."""
 
     isolation: Isolation | None = None
     retries = RETRIES
@@ -61,10 +61,10 @@ class BoundaryRoute(APIRoute):
         return self._within(super().get_route_handler(), is_planned=False)
 
     def short_way(self, context: RouteContext) -> ASGIApp:
-        """The short way through the operation as it is mounted.
+        """The short way through the operation as mounted: the same without FastAPI's own steps.
 
         Raises:
-            NeedsFastAPI: it is not known to be equal.
+            NeedsFastAPI: the short way is not known to be equal.
         """
         has_own_methods = any(isfunction(getattr(type(self), name, None)) for name in vars(self))
         if "is_plain" not in vars(type(self)) or has_own_methods:
@@ -74,27 +74,27 @@ class BoundaryRoute(APIRoute):
 
     @cached_property
     def input_names(self) -> frozenset[str]:
-        """The names of all that a client may send."""
+        """The names of all parameters and fields of bodies that a client may send."""
         return input_names(self)
 
     @cached_property
     def holds_secret(self) -> bool:
-        """Whether the answer is not to be stored."""
+        """Whether the response holds a secret, and must not be stored."""
         return holds_secret(self)
 
     @cached_property
     def audience(self) -> Audience:
-        """For whom the answers are."""
+        """Who gets the same response."""
         return audience_of(self)
 
     @cached_property
     def row_place(self) -> Place | None:
-        """Where in an answer the row is that it is about."""
+        """The path in a response to the row that it is about, or None."""
         return row_place(self.response_model)
 
     @cached_property
     def takes_key(self) -> bool:
-        """Whether it heeds an Idempotency-Key."""
+        """Whether the operation takes an Idempotency-Key."""
         return takes_key(self)
 
     @cached_property
@@ -116,12 +116,16 @@ class Router(APIRouter):
     """A slice's router.
 
     `isolation` is the level of its writes' transactions, "repeatable_read" or "serializable"
-    instead of PostgreSQL's "read_committed"; `retries` is how often a write is run again when
-    somebody was in its way (0 for what must not run twice); `timeout` is how many seconds its
-    answers may take to begin (`math.inf` for no end), if not `APP_REQUEST_TIMEOUT`. An operation
-    may have its own: `@router.post("/payments", retries=0)`. `errors` is the form of its failures,
-    if it is not the house's; `lifespan` opens what the slice needs itself, before the first
-    request. A `route_class` has its own ways around the boundary.
+    instead of PostgreSQL's "read_committed". `retries` is how often a write is run again after a
+    conflict with another transaction or a lost connection (0 for what must not run twice).
+    `timeout` is how many seconds a response may take to begin, instead of `APP_REQUEST_TIMEOUT`
+    (`math.inf` for no limit). An operation may have its own of these:
+    `@router.post("/payments", retries=0)`. `errors` is the form of its error responses; `lifespan`
+    opens what the slice needs itself, before the first request. A `route_class` is put around the
+    boundary.
+
+    Raises:
+        ValueError: a timeout is not above 0.
     """
 
     def __init__(
@@ -191,12 +195,12 @@ class Router(APIRouter):
 
 def _checked(timeout: float | None) -> float | None:
     if timeout is not None and not timeout > 0:
-        raise ValueError("a timeout is a number of seconds above 0, or math.inf for none")
+        raise ValueError("a timeout is a number of seconds above 0, or math.inf for no limit")
     return timeout
 
 
 def _bounded(route_class: type[APIRoute], errors: ErrorForm) -> type[APIRoute]:
-    """The route class with the boundary inside of it."""
+    """A subclass of the route class that has the boundary inside of it."""
     if issubclass(BoundaryRoute, route_class):
         return type("BoundaryRoute", (BoundaryRoute,), {"errors": errors, "is_plain": True})
     is_bounded = issubclass(route_class, BoundaryRoute)

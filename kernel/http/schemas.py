@@ -1,4 +1,4 @@
-"""The schemas of an OpenAPI document: those of an operation, and what they are made of."""
+"""Walks over the schemas of an OpenAPI document: those of an operation, and their parts."""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -7,35 +7,38 @@ from typing import Any
 Schema = dict[str, Any]
 COMPONENTS = "#/components/schemas/"
 ITEM_SCHEMA = "x-itemSchema"
-"""What each part of a stream is."""
+"""The key of the schema of a stream's items."""
 SEVERAL, ONE = ("anyOf", "oneOf", "allOf", "prefixItems"), ("items", "additionalProperties", "not")
 
 
 def schemas_of(operation: Schema) -> Iterator[Schema]:
-    """The operation's own, of its body, its answers and its parameters; references unresolved."""
-    answers = operation["responses"].values()
-    for part in (operation.get("requestBody", {}), *answers):
+    """The schemas of the operation's body, responses and parameters; references unresolved."""
+    responses = operation["responses"].values()
+    for part in (operation.get("requestBody", {}), *responses):
         for content in part.get("content", {}).values():
             yield from (content[name] for name in ("schema", ITEM_SCHEMA) if name in content)
-    headers = chain.from_iterable(each.get("headers", {}).values() for each in answers)
+    headers = chain.from_iterable(response.get("headers", {}).values() for response in responses)
     for part in chain(operation.get("parameters", ()), headers):
         yield from (part["schema"],) if "schema" in part else ()
 
 
 def parameters(operation: Schema, place: str) -> dict[str, Schema]:
     """The schemas of the parameters in `path`, `query` or `header`, by their names."""
-    given = [each for each in operation.get("parameters", ()) if each.get("in") == place]
-    return {each["name"]: each["schema"] for each in given if "schema" in each}
+    return {
+        parameter["name"]: parameter["schema"]
+        for parameter in operation.get("parameters", ())
+        if parameter.get("in") == place and "schema" in parameter
+    }
 
 
 def fields(schema: Schema) -> dict[str, Schema]:
-    """Those of an object. (A schema may also be true or false.)"""
-    named = schema.get("properties", {}).items()
-    return {name: field for name, field in named if isinstance(field, dict)}
+    """The schemas of an object's fields. (Those that are `true` or `false` are left out.)"""
+    properties = schema.get("properties", {}).items()
+    return {name: field for name, field in properties if isinstance(field, dict)}
 
 
 def within(schemas: Iterable[Schema]) -> Iterator[Schema]:
-    """The schemas and all that they are made of; references unresolved."""
+    """The schemas and all of their subschemas; references unresolved."""
     for schema in schemas:
         yield schema
         parts = [*fields(schema).values(), *(schema.get(name) for name in (*ONE, "contentSchema"))]
@@ -44,7 +47,7 @@ def within(schemas: Iterable[Schema]) -> Iterator[Schema]:
 
 
 def objects(schemas: Iterable[Schema], named: Schema, seen: set[str]) -> Iterator[Schema]:
-    """The objects with fields in the schemas, and in those of `named` that they refer to."""
+    """The schemas of objects with fields, in these and in those of `named` that they refer to."""
     for part in within(schemas):
         name = str(part.get("$ref", "")).removeprefix(COMPONENTS)
         if name in named and name not in seen:
@@ -55,6 +58,6 @@ def objects(schemas: Iterable[Schema], named: Schema, seen: set[str]) -> Iterato
 
 
 def types_of(schema: Schema) -> set[str]:
-    """The JSON types of its values, and of their elements."""
+    """The JSON types of the schema's values, and of their elements."""
     types = [part.get("type") for part in within([schema])]
-    return {*chain.from_iterable([it] if isinstance(it, str) else it or () for it in types)}
+    return {*chain.from_iterable([kind] if isinstance(kind, str) else kind or () for kind in types)}

@@ -1,7 +1,7 @@
-"""Which answers hold a secret: found in pydantic's schemas, so however deep it lies.
+"""Which responses hold a secret, at any depth: pydantic's schemas tell.
 
-Such an answer is never stored, and cannot be rehearsed. What the operation declares says it, unless
-that leaves open what is answered (`dict[str, Any]`, nothing at all): then each answer is looked at.
+Such a response is never stored, and has no dry run. The declared type of the operation decides. If
+that leaves open what is returned (`dict[str, Any]`, or no type at all), each result is looked at.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
@@ -27,31 +27,31 @@ from kernel.context import current_context
 from kernel.data.models import SHOWN_ONCE
 from kernel.fast.ids import signature_of
 
-# Of these an instance decides what is in the answer; so it does of a model that has further fields,
-# or is answered with those of its subclasses.
+# Of these types of schemas, only an instance shows what is in the response; the same holds for a
+# model with extra fields, or one that is serialized as its subclasses.
 OPEN_TYPES = ("any", "is-instance", "callable", "function-plain", "function-wrap")
-# What lies here is no schema.
+# Keys whose values are not schemas.
 NO_SCHEMAS = ("metadata", "default", "expected", "config", "cls", "function")
-# The keys of these are names of the model's own.
+# Keys whose values are schemas by names of the model.
 BY_NAME = ("fields", "choices")
 LEAVES = {str, int, float, bool, NoneType, datetime}
 CONTAINERS = (list, tuple, set, frozenset)
-# What stands for a `response_model` that nobody has given: then the annotation says it.
+# FastAPI's default of `response_model`, which stands for the return annotation.
 UNDECLARED = signature(APIRoute).parameters["response_model"].default
 
 
 def has_secret(annotation: Any) -> bool:
-    """Whether an answer of this type may have a field that is marked `ShownOnce`."""
+    """Whether a response of this type may have a field that is marked `ShownOnce`."""
     return any(SHOWN_ONCE in _dict(schema.get("metadata")) for schema in _schemas_of(annotation))
 
 
 def is_open(annotation: Any) -> bool:
-    """Whether only the answer itself tells what is in it."""
+    """Whether the type leaves open what is in a response."""
     return any(_is_open(schema) for schema in _schemas_of(annotation))
 
 
 def value_has_secret(value: object) -> bool:
-    """Whether a model within an answer has a field that is marked."""
+    """Whether a model within a result has a field that is marked `ShownOnce`."""
     if isinstance(value, Mapping):
         return _any_has_secret(value.values())
     if isinstance(value, CONTAINERS):
@@ -59,9 +59,9 @@ def value_has_secret(value: object) -> bool:
     if not isinstance(value, BaseModel) and not is_dataclass(value):
         return False
     kind: Any = type(value)
-    further = getattr(value, "model_extra", None) or {}
+    extra = getattr(value, "model_extra", None) or {}
     return _class_has_secret(kind) or (
-        _class_is_open(kind) and _any_has_secret([*vars(value).values(), *further.values()])
+        _class_is_open(kind) and _any_has_secret([*vars(value).values(), *extra.values()])
     )
 
 
@@ -70,30 +70,30 @@ def _any_has_secret(values: Iterable[object]) -> bool:
 
 
 def noting_secrets(endpoint: Callable[..., Any], declared: object) -> Callable[..., Any]:
-    """The endpoint, which also remembers that its answer holds a secret, if what is `declared` of
-    it does not tell."""
+    """The endpoint; if its `declared` type leaves open what it returns, it also notes in the
+    request's context whether its result holds a secret."""
     is_stream = isgeneratorfunction(endpoint) or isasyncgenfunction(endpoint)
     if is_stream or not _is_undecided(endpoint, declared):
         return endpoint
 
     @wraps(endpoint)
     async def run(*args: Any, **kwargs: Any) -> Any:
-        return _noted(await endpoint(*args, **kwargs))
+        return _note_secret(await endpoint(*args, **kwargs))
 
     @wraps(endpoint)
     def run_in_thread(*args: Any, **kwargs: Any) -> Any:
-        # An instance's `__call__` and what a decorator calls may be coroutines' for all that.
+        # An instance's `__call__`, or a decorated function, may return a coroutine all the same.
         result = endpoint(*args, **kwargs)
-        return _noted_later(result) if isawaitable(result) else _noted(result)
+        return _note_secret_later(result) if isawaitable(result) else _note_secret(result)
 
     return run if iscoroutinefunction(endpoint) else run_in_thread
 
 
-async def _noted_later(result: Awaitable[object]) -> object:
-    return _noted(await result)
+async def _note_secret_later(result: Awaitable[object]) -> object:
+    return _note_secret(await result)
 
 
-def _noted(result: object) -> object:
+def _note_secret(result: object) -> object:
     context = current_context()
     if context and not isinstance(result, Response):
         context.holds_secret = value_has_secret(result)
@@ -101,7 +101,7 @@ def _noted(result: object) -> object:
 
 
 def _is_undecided(endpoint: Callable[..., Any], declared: object) -> bool:
-    """Whether neither `response_model` nor the annotation says what is answered."""
+    """Whether neither `response_model` nor the annotation tells what is returned."""
     if isinstance(declared, type(UNDECLARED)):
         declared = signature_of(endpoint).return_annotation
         return declared is Signature.empty or is_open(declared)
@@ -109,7 +109,7 @@ def _is_undecided(endpoint: Callable[..., Any], declared: object) -> bool:
 
 
 def holds_secret(route: APIRoute) -> bool:
-    """Whether what the operation says of its answers, of any status, has a secret in it."""
+    """Whether a declared response of the operation, of any status, has a secret in it."""
     others = [answer.get("model") for answer in route.responses.values()]
     return any(map(has_secret, [route.response_model, route.stream_item_type, *others]))
 
@@ -124,24 +124,24 @@ def _schemas_of(annotation: Any) -> Iterator[Mapping[str, Any]]:
 
 def _schemas_in(part: object) -> Iterator[Mapping[str, Any]]:
     if isinstance(part, list | tuple):
-        for each in part:
-            yield from _schemas_in(each)
+        for item in part:
+            yield from _schemas_in(item)
     if not isinstance(part, Mapping) or part.get("serialization_exclude"):
         return
     yield part
-    for name, each in part.items():
-        if name in BY_NAME and isinstance(each, Mapping):
-            yield from _schemas_in([*each.values()])
+    for name, value in part.items():
+        if name in BY_NAME and isinstance(value, Mapping):
+            yield from _schemas_in([*value.values()])
         elif name not in NO_SCHEMAS:
-            yield from _schemas_in(each)
+            yield from _schemas_in(value)
 
 
 def _is_open(schema: Mapping[str, Any]) -> bool:
     config = _dict(schema.get("config"))
-    has_more = "allow" in (schema.get("extra_behavior"), config.get("extra_fields_behavior"))
+    has_extra = "allow" in (schema.get("extra_behavior"), config.get("extra_fields_behavior"))
     is_by_instance = config.get("polymorphic_serialization", False)
-    is_unsaid = schema.get("type") in OPEN_TYPES and "return_schema" not in schema
-    return is_unsaid or has_more or is_by_instance
+    has_open_type = schema.get("type") in OPEN_TYPES and "return_schema" not in schema
+    return has_open_type or has_extra or is_by_instance
 
 
 def _dict(part: object) -> Mapping[str, Any]:

@@ -3,9 +3,9 @@
     uvicorn service:app --http kernel.http.server:Protocol
 
 uvicorn by itself waits without end for the rest of a head or of a body and for a client to read its
-answer, and takes a head of any size; its parser copies what it has of a header for each piece more,
-so that one header of 120 MB takes 11 s of CPU. What is refused here has the form of every other
-error, then the connection is closed.
+answer, and takes a head of any size; its parser copies what it has of a header with each further
+piece, so that one header of 120 MB takes 11 s of CPU. A refusal has the form of every other error;
+then the connection is closed.
 """
 
 import logging
@@ -24,26 +24,26 @@ from kernel.http.timeouts import TimeoutProtocol
 from kernel.metric_files import share_metrics
 from kernel.metrics import REFUSED, count_answer
 
-# The parser takes 0.9 and 2.0, too, which have other forms.
+# The parser also accepts 0.9 and 2.0, whose messages look different.
 VERSIONS = ("1.1", "1.0")
 logger = logging.getLogger(__name__)
-# uvicorn imports this before the service, whose metrics are made with its modules.
+# Here, because uvicorn imports this module before the service, whose modules make metrics.
 share_metrics()
 
 
 class Protocol(TimeoutProtocol):
-    """One connection. A subclass may have other limits, and be named in `--http` instead.
+    """One connection. For other limits, name a subclass in `--http`.
 
-    `head_max_bytes` are those of the request line and the header fields together; they hold for the
-    trailer fields and for the extension of a chunk, too. A head that is sent ahead of the answer to
-    the request before it may have as much more.
+    `head_max_bytes` limits the request line and the header fields together, and as well the trailer
+    fields and the extensions of a chunk. A head that is pipelined, before the response to the
+    request ahead of it, may have as many bytes more.
     """
 
     head_max_bytes = 64 * 1024
     head_max_fields = 100
-    pipeline_max = 100  # requests that wait for the answer to the one before, of 3 kB at least
-    # How long a refused client may go on to send: it would not see its answer if what it has sent
-    # were left unread (RFC 9112 §9.6).
+    pipeline_max = 100  # pipelined requests, of 3 kB each at least
+    # How long a refused client's data is still read: closing with unread data would reset the
+    # connection, and the client would lose the response (RFC 9112 §9.6).
     linger_seconds = 2.0
 
     def __init__(self, *args: Any, **options: Any) -> None:
@@ -64,7 +64,7 @@ class Protocol(TimeoutProtocol):
             self._feed_in_pieces(data)
 
     def _feed_in_pieces(self, data: bytes) -> None:
-        """Give the parser no more at once than it may keep to itself."""
+        """Give the parser at most `head_max_bytes` that it has not delivered."""
         while data and self.refusal is None and self.transport.get_protocol() is self:
             room = self.head_max_bytes - self.undelivered_bytes
             piece, data = data[:room], data[room:]
@@ -82,9 +82,9 @@ class Protocol(TimeoutProtocol):
     def on_headers_complete(self) -> None:
         if len(self.headers) > self.head_max_fields:
             self.refuse(431, f"the request has more than {self.head_max_fields} header fields")
-            raise ValueError  # which ends the parser's work
+            raise ValueError  # ends the parsing
         if len(self.pipeline) > self.pipeline_max:
-            self.refuse(429, f"more than {self.pipeline_max} requests are ahead of their answers")
+            self.refuse(429, f"more than {self.pipeline_max} pipelined requests wait at once")
             raise ValueError
         if self.parser.get_http_version() not in VERSIONS:
             raise ValueError
@@ -102,8 +102,8 @@ class Protocol(TimeoutProtocol):
         return max(len(self.connections), len(self.tasks)) >= most
 
     def on_chunk_header(self) -> None:
-        # uvicorn adds the trailer fields to its list, and they are not header fields (RFC 9110
-        # §6.5.1): the request's scope keeps the list that it has.
+        # uvicorn appends trailer fields to its list of headers. They must not become header fields
+        # (RFC 9110 §6.5.1), so the request's scope keeps the list without them.
         if self.headers is self.scope["headers"]:
             self.headers = [*self.headers]
 
@@ -114,12 +114,12 @@ class Protocol(TimeoutProtocol):
         if is_last and self.refusal is not None and not self.transport.is_closing():
             self._send_refusal({"client": self.client}, *self.refusal)
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # uvicorn's own words
-        """uvicorn's, for whatever the parser refuses."""
-        self.refuse(400, "this is no valid HTTP request")
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002  # uvicorn's text
+        """Called by uvicorn when the parser refuses a request."""
+        self.refuse(400, "this is not a valid HTTP request")
 
     def refuse(self, status: int, message: str) -> None:
-        """Answer so, after the requests before this one have been answered, and read no more."""
+        """Send this error after the responses to earlier requests, and read no more."""
         if self.refusal is not None:
             return
         cycle, has_begun = self.latest, self.awaited == "body"
@@ -154,11 +154,11 @@ class Protocol(TimeoutProtocol):
 
 
 def _failure(scope: Mapping[str, Any], status: int, message: str, **headers: str) -> Response:
-    """The answer, and a line of what it was, since no middleware has seen this request."""
+    """The error response; it is logged and counted here, since no middleware sees the request."""
     context = RequestContext()
-    given = dict(scope.get("headers", ())).get(b"x-request-id")
-    if given and REQUEST_ID.fullmatch(given):
-        context.request_id = given.decode()
+    client_id = dict(scope.get("headers", ())).get(b"x-request-id")
+    if client_id and REQUEST_ID.fullmatch(client_id):
+        context.request_id = client_id.decode()
     headers |= {"X-Request-ID": context.request_id, "Connection": "close"}
     client = scope.get("client")
     token = enter_context(context)

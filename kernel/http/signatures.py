@@ -1,4 +1,4 @@
-"""What the signature of an operation tells the boundary."""
+"""What the boundary reads from an operation's signature."""
 
 from collections.abc import Iterator
 from dataclasses import is_dataclass
@@ -21,14 +21,14 @@ def is_write(route: APIRoute) -> bool:
 
 
 def is_read_as_json(route: APIRoute) -> bool:
-    """Whether the answer is a GET's, and JSON of a form that is told."""
+    """Whether it is a GET that answers 200 with JSON of a declared model."""
     kind = getattr(route.response_class, "value", route.response_class)  # FastAPI's default
     is_json = getattr(kind, "media_type", None) == JSON and (route.status_code or 200) == 200
     return not is_write(route) and is_json and route.response_model is not None
 
 
 def dependencies(route: APIRoute) -> set[Any]:
-    """All that the operation depends on."""
+    """All callables that the operation depends on, at any depth."""
     return {part.call for part in flatten(route.dependant)}
 
 
@@ -39,12 +39,12 @@ def needs_principal(route: APIRoute) -> bool:
 
 
 def may_be_forbidden(calls: set[Any]) -> bool:
-    """Whether some of those who are signed in are refused."""
+    """Whether some signed-in callers get a 403."""
     return get_person in calls or any(isinstance(call, RoleCheck) for call in calls)
 
 
 def audience_of(route: APIRoute) -> Audience:
-    """For whom the answers are."""
+    """Who gets the same response."""
     if holds_secret(route):
         return Audience.CALLER_ONCE
     if needs_principal(route):
@@ -53,36 +53,36 @@ def audience_of(route: APIRoute) -> Audience:
 
 
 def takes_key(route: APIRoute) -> bool:
-    """Whether the operation heeds an Idempotency-Key, which has to be a caller's."""
+    """Whether the operation takes an Idempotency-Key: a write that knows its caller."""
     return is_write(route) and (needs_principal(route) or get_viewer in dependencies(route))
 
 
 def may_read_body(route: APIRoute) -> bool:
-    """Whether the operation has a request to read a body from that it does not declare."""
+    """Whether the handler has the Request, and so may read a body that it does not declare."""
     parts = flatten(route.dependant)
     return route.body_field is None and any(part.request_param_name for part in parts)
 
 
 def input_names(route: APIRoute) -> frozenset[str]:
-    """The names of all that a client may send to the operation, fields of bodies among them."""
+    """The names of all parameters and body fields that a client may send to the operation."""
     names: set[str] = set()
     seen: set[Any] = set()
     for part in flatten(route.dependant):
-        told = (part.path_params, part.query_params, part.header_params, part.body_params)
-        for parameter in chain.from_iterable(told):
+        groups = (part.path_params, part.query_params, part.header_params, part.body_params)
+        for parameter in chain.from_iterable(groups):
             names.add(parameter.name)
             _add_fields(parameter.field_info.annotation, names, seen)
     return frozenset(names)
 
 
 def has_query_model(route: APIRoute) -> bool:
-    """Whether parameters of the query are fields of a model."""
+    """Whether a model declares query parameters."""
     parts = flatten(route.dependant)
     return any(models_in(field.field_info.annotation) for p in parts for field in p.query_params)
 
 
 def names_in_query(route: APIRoute) -> frozenset[str]:
-    """The names of all parameters of the query, fields of models among them."""
+    """The names of all query parameters, those that models declare included."""
     names: set[str] = set()
     for part in flatten(route.dependant):
         for parameter in part.query_params:
@@ -93,18 +93,18 @@ def names_in_query(route: APIRoute) -> frozenset[str]:
 
 
 def _add_fields(annotation: Any, names: set[str], seen: set[Any]) -> None:
-    """Add the fields of all models in an annotation, which may contain themselves, of dataclasses
-    and of typed dicts."""
+    """Add the names of the fields of all models, dataclasses and typed dicts in an annotation;
+    models may contain themselves."""
     for part in get_args(annotation):
         _add_fields(part, names, seen)
     if not isinstance(annotation, type) or annotation in seen:
         return
     seen.add(annotation)
     fields = getattr(annotation, "model_fields", None)
-    known = {} if fields is None else {name: field.annotation for name, field in fields.items()}
+    annotations = {name: field.annotation for name, field in (fields or {}).items()}
     if is_dataclass(annotation) or hasattr(annotation, "__total__"):
-        known = get_type_hints(annotation)
-    for name, inner in known.items():
+        annotations = get_type_hints(annotation)
+    for name, inner in annotations.items():
         names.add(name)
         _add_fields(inner, names, seen)
 

@@ -1,4 +1,4 @@
-"""What all requests of an app have in common on their way through the middleware."""
+"""What all requests of an app share in the middleware."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from kernel.identity.rate_limit import RateLimiter
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """One app's."""
+    """The shared objects and limits of one app."""
 
     app: ASGIApp
     resources: Resources

@@ -1,8 +1,8 @@
-"""OpenTelemetry's traces, where an `OTEL_…` variable asks for them: a span for each request, on the
-short way too, and one for each of its statements, without values.
+"""OpenTelemetry traces, if an `OTEL_…` variable is set: a span for each request, on the short way
+too, and one for each of its statements, without values.
 
-With `OTEL_EXPORTER_OTLP_ENDPOINT` they are sent there (OTLP over HTTP), which takes the packages of
-the group `otel`. A provider that was set before the app is built is used as it is.
+With `OTEL_EXPORTER_OTLP_ENDPOINT` they are sent there (OTLP over HTTP), which needs the packages of
+the group `otel`. A tracer provider that was set before the app is built is used as it is.
 """
 
 import asyncio
@@ -29,19 +29,19 @@ ENDPOINTS = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 EXPORTER = "opentelemetry.exporter.otlp.proto.http.trace_exporter"
 NO_PACKAGES = "traces are off: OTEL_EXPORTER_OTLP_ENDPOINT needs uv sync --group otel"
-NO_PROTOCOL = "traces are off: they can be sent by http/protobuf alone"
+NO_PROTOCOL = "traces are off: the only protocol is http/protobuf"
 UNREADABLE = "traces are off: an OTEL_… variable cannot be read"
-LOST = "the last spans are lost: their collector has not taken them in time"
-# What is left of them is sent within this time, or not at all.
+LOST = "the last spans are lost: the collector did not accept them in time"
+# How long the shutdown waits for the last spans to be sent.
 SHUTDOWN_SECONDS = 3.0
 OFF: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
 logger = logging.getLogger(__name__)
 
 
 def telemetry_config() -> TelemetryConfig:
-    """FastAPI's telemetry. It is off unless asked for, or it would look for its providers in each
-    request. A request is one span: those of FastAPI's own steps would need these steps, and so end
-    the short way. Its records of exceptions have values in them."""
+    """FastAPI's telemetry settings. Without an `OTEL_…` variable it is off: it would look up its
+    providers in each request. Spans of FastAPI's own steps are off: they would need these steps,
+    and so rule out the short way. Its logs are off: exceptions in them have values."""
     if not any(name.startswith(("OTEL_", "FASTAPI_OTEL_")) for name in os.environ):
         return OFF
     if _is_ours() and (mistake := _mistake()):
@@ -51,7 +51,7 @@ def telemetry_config() -> TelemetryConfig:
 
 
 def _is_ours() -> bool:
-    """Whether spans are wanted at an endpoint, and nobody has made a provider that sends them."""
+    """Whether spans are to be sent to an endpoint, and no other code has set a provider."""
     is_off = os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
     is_wanted = not is_off and os.environ.get("OTEL_TRACES_EXPORTER", "otlp") != "none"
     has_none = isinstance(trace.get_tracer_provider(), ProxyTracerProvider)
@@ -66,13 +66,13 @@ def _mistake() -> str | None:
         has_packages = False
     if not has_packages:
         return NO_PACKAGES
-    asked = next(filter(None, map(os.environ.get, PROTOCOLS)), "http/protobuf")
-    return None if asked == "http/protobuf" else NO_PROTOCOL
+    protocol = next(filter(None, map(os.environ.get, PROTOCOLS)), "http/protobuf")
+    return None if protocol == "http/protobuf" else NO_PROTOCOL
 
 
 @asynccontextmanager
 async def exporting(name: str, version: str) -> AsyncIterator[None]:
-    """Send spans within the block, if they are wanted; at its end, for a few seconds more."""
+    """Send spans within the block, if configured; its end waits a few seconds for the last ones."""
     if not _is_ours() or _mistake():
         yield
         return
@@ -94,10 +94,10 @@ async def _shut_down(provider: Any) -> None:
 
     def shut_down() -> None:
         provider.shutdown()
-        with suppress(RuntimeError):  # nobody has waited for it
+        with suppress(RuntimeError):  # the loop is closed: the wait has timed out
             loop.call_soon_threadsafe(ended.set)
 
-    # Not a pool's thread, for whose end Python waits.
+    # Not a thread of a pool: Python's exit would wait for it.
     threading.Thread(target=shut_down, daemon=True).start()
     try:
         async with asyncio.timeout(SHUTDOWN_SECONDS):
@@ -116,10 +116,10 @@ def _make_provider(name: str, version: str) -> Any:
 
     resource = Resource.create()
     if str(resource.attributes["service.name"]).startswith("unknown_service"):
-        own = Resource({"service.name": name, "service.version": version})
-        resource = resource.merge(own)
+        defaults = Resource({"service.name": name, "service.version": version})
+        resource = resource.merge(defaults)
     reminders = Reminders()
-    # Of a collector that is away, each batch would tell several times.
+    # Without a collector, each batch would log several lines.
     logging.getLogger(EXPORTER).addFilter(lambda record: reminders.count(record.msg) > 0)
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
     provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
@@ -127,8 +127,8 @@ def _make_provider(name: str, version: str) -> Any:
 
 
 def note_span(context: RequestContext, scope: Mapping[str, Any]) -> None:
-    """Join the request and its span: its lines have the ids of the one, which has that of the
-    other. Of a query, the span keeps the names alone."""
+    """Link the request and its span: the log lines get the span's ids, and the span the request's
+    id. The values in the span's `url.query` are replaced by REDACTED."""
     span = trace.get_current_span()
     ids = span.get_span_context()
     if not ids.is_valid:
@@ -152,7 +152,7 @@ def _tracer_of(provider: trace.TracerProvider) -> trace.Tracer:
 
 
 def _add_span(tracer: trace.Tracer, statement: str, seconds: float, error: str | None) -> None:
-    """A statement that has ended, by the semantic conventions for databases (1.44)."""
+    """Add a span for a statement that has ended (semantic conventions for databases, 1.44)."""
     ended = time.time_ns()
     operation = statement.split(None, 1)[0].upper() if statement.strip() else "QUERY"
     attributes = {

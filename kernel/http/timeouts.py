@@ -1,4 +1,4 @@
-"""How long uvicorn's HTTP protocol waits for a client, which it does without end by itself."""
+"""Timeouts for slow clients in uvicorn's HTTP protocol, which by itself waits without end."""
 
 import logging
 import sys
@@ -12,7 +12,7 @@ from kernel.settings import STARTUP_FAILURE
 try:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 except ModuleNotFoundError:
-    # As uvicorn tells a failed start: it does not start such a worker again and again.
+    # With this exit status, uvicorn's parent process does not restart the worker again and again.
     sys.stderr.write("kernel.http.server needs httptools: install uvicorn[standard]\n")
     raise SystemExit(STARTUP_FAILURE) from None
 
@@ -30,14 +30,14 @@ class TimeoutProtocol(HttpToolsProtocol, ABC):
     Time in which the service does not read, or has not asked for the body that was announced by
     `Expect: 100-continue`, does not count.
 
-    With uvicorn's own TLS, an answer that was written at once is out of sight: a client that does
-    not read it is closed only when uvicorn's keep-alive ends.
+    With uvicorn's own TLS, a response that was written at once cannot be followed: a client that
+    does not read it is disconnected only when uvicorn's keep-alive ends.
     """
 
     grace_seconds = 10.0
     stall_seconds = 30.0
     min_bytes_per_second = 500
-    # How long a request may take, when the service ends, of which a part or nothing is there.
+    # At shutdown: how long to wait for the rest of a request, and for one of a new connection.
     ending_seconds = 4.0
     newcomer_seconds = 1.0
     # How often progress is measured.
@@ -46,18 +46,18 @@ class TimeoutProtocol(HttpToolsProtocol, ABC):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.awaited: Literal["request", "head", "body", "end"] = "request"
-        self.due = inf  # when what is awaited should be there, by the loop's clock
-        self.answered: RequestResponseCycle | None = None  # while others wait for that
-        self.undelivered_bytes = 0  # that the parser has, and has told nothing of
-        self.body_bytes = 0  # that have come since the last look
-        self.unsent_bytes = 0  # of answers, when they were looked at last
+        self.due = inf  # until when to wait for `awaited`, by the loop's clock
+        self.answered: RequestResponseCycle | None = None  # with pipelined requests behind it
+        self.undelivered_bytes = 0  # that the parser has and has not delivered
+        self.body_bytes = 0  # received since the last check
+        self.unsent_bytes = 0  # of responses, at the last check
         self.read_due = inf
         self.check: TimerHandle | None = None
         self.is_ending = False
 
     @property
     def latest(self) -> RequestResponseCycle | None:
-        """The newest request whose head is there; uvicorn's type has always one."""
+        """The newest request whose head is complete, or None (uvicorn's type leaves that out)."""
         return self.cycle
 
     def connection_made(self, transport: BaseTransport) -> None:
@@ -68,7 +68,7 @@ class TimeoutProtocol(HttpToolsProtocol, ABC):
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_checking()
         if self.answered is not None:
-            # uvicorn tells only the newest; this one would write into the closed connection.
+            # uvicorn notifies the newest request only; this one would write to a closed connection.
             self.answered.disconnected = True
             self.answered.message_event.set()
         super().connection_lost(exc)
@@ -96,8 +96,8 @@ class TimeoutProtocol(HttpToolsProtocol, ABC):
         super().on_message_complete()
 
     def shutdown(self) -> None:
-        """uvicorn's, when it stops. A request that is on its way here is answered: who has just
-        connected, or has sent a part of it, does not know yet."""
+        """Called by uvicorn when it stops. A request on its way is still served: a client that has
+        just connected, or has sent a part of one, cannot know of the shutdown."""
         self.is_ending = True
         is_answered = self.latest is None or self.latest.response_complete
         is_new = self.latest is None and self.awaited == "request"
@@ -120,7 +120,7 @@ class TimeoutProtocol(HttpToolsProtocol, ABC):
             self.due = self._later(self.due, received, now)
         if self._is_service_waited_for():
             self.due = max(self.due, now + self.grace_seconds)
-        elif self._is_forgotten():
+        elif self._has_no_timer():
             self.due = now + self.timeout_keep_alive
         if self._is_read_too_slowly(now):
             logger.info("closed a connection whose client did not read its answer")
@@ -142,9 +142,9 @@ class TimeoutProtocol(HttpToolsProtocol, ABC):
             return self.flow.read_paused or cycle.waiting_for_100_continue
         return self.awaited == "head" and not cycle.response_complete
 
-    def _is_forgotten(self) -> bool:
-        """Whether uvicorn's own timer is off though it waits: because of a blank line, or because
-        the answer was complete before the request."""
+    def _has_no_timer(self) -> bool:
+        """Whether uvicorn waits for a request without its keep-alive timer: after a blank line, or
+        after a response that was complete before its request."""
         if self.awaited != "request" or self.due < inf or self.timeout_keep_alive_task is not None:
             return False
         return (cycle := self.latest) is None or cycle.response_complete
@@ -166,4 +166,4 @@ class TimeoutProtocol(HttpToolsProtocol, ABC):
 
     @abstractmethod
     def refuse(self, status: int, message: str) -> None:
-        """Answer so instead, if there is no answer yet, and end."""
+        """Send this error, unless a response has begun, and close the connection."""

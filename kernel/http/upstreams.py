@@ -1,4 +1,4 @@
-"""Other services, as a handler asks them: a failure there is a 502 or a 504, no mistake of ours."""
+"""Calls to other services: what fails there is a 502 or a 504, and not a 500."""
 
 from typing import Annotated
 
@@ -9,11 +9,11 @@ from kernel.errors import ServiceError
 from kernel.http.dependencies import opened
 
 Http = Annotated[httpx.AsyncClient, Depends(opened(httpx.AsyncClient))]
-"""The service's client for HTTP. What a handler does not catch of its failures, `raise_for_status`
-included, is a 502 or, of one that took too long, a 504."""
+"""The service's HTTP client. A failure that the handler does not catch, `raise_for_status`
+included, is a 502, or a 504 after a timeout."""
 
-# A URL or a request that is none is the code's mistake.
-OURS = httpx.UnsupportedProtocol, httpx.LocalProtocolError
+# An invalid URL or request is a mistake in this service: a 500.
+OWN_MISTAKES = httpx.UnsupportedProtocol, httpx.LocalProtocolError
 
 
 class BadGateway(ServiceError):
@@ -25,21 +25,21 @@ class GatewayTimeout(ServiceError):
 
 
 def upstream_failure(error: httpx.HTTPError) -> ServiceError | None:
-    """The answer for what another service has failed to do (RFC 9110 §15.6.3, §15.6.5)."""
-    if isinstance(error, OURS):
+    """The error for a failure of another service (RFC 9110 §15.6.3, §15.6.5); None for our own."""
+    if isinstance(error, OWN_MISTAKES):
         return None
     if isinstance(error, httpx.TimeoutException):
         return GatewayTimeout("another service did not answer in time")
     if isinstance(error, httpx.HTTPStatusError):
         return BadGateway("another service answered with an error")
-    return BadGateway("another service could not be asked")
+    return BadGateway("another service could not be reached")
 
 
-def whom_it_asked(error: httpx.HTTPError) -> dict[str, object]:
-    """What a log line may tell of the request: its path and query may hold a secret."""
+def request_fields(error: httpx.HTTPError) -> dict[str, object]:
+    """The log line's members about the request: not its path or query, which may hold a secret."""
     try:
-        told: dict[str, object] = {"host": error.request.url.host}
+        fields: dict[str, object] = {"host": error.request.url.host}
     except RuntimeError:  # it has no request
         return {}
     answer = error.response if isinstance(error, httpx.HTTPStatusError) else None
-    return told | ({"answer": answer.status_code} if answer else {})
+    return fields | ({"answer": answer.status_code} if answer else {})

@@ -1,8 +1,8 @@
-"""A WebSocket on its way through the middleware: its id, its log line, and its failures.
+"""A WebSocket in the middleware: its id, its log line, and its failures.
 
-A handshake is refused with an answer in the house's form, where the server can send one (uvicorn
-can), or else by closing, which the client sees as an empty 403. Behind the handshake, a failure
-closes the socket: with 1008 if the client can mend it, with 1011 if not (RFC 6455 §7.4.1).
+A handshake is refused with an error response in the usual form, if the server can send one (uvicorn
+can), or else by closing, which the client sees as an empty 403. After the handshake, a failure
+closes the socket: with 1008 if it is the client's, with 1011 if not (RFC 6455 §7.4.1).
 """
 
 import logging
@@ -24,20 +24,20 @@ from kernel.identity.rate_limit import OverLimit, RateLimiter
 from kernel.metrics import count_answer
 
 ACCEPTED, NORMAL, POLICY, CRASHED = 101, 1000, 1008, 1011
-NO_HANDSHAKE = "a handler of a WebSocket has neither accepted nor closed it"
+NO_HANDSHAKE = "a handler of a WebSocket has neither accepted nor closed it: call accept()"
 CAN_ANSWER = "websocket.http.response"
 STATUSES = {status.value for status in HTTPStatus}
 UNREADABLE = "a message of another kind was expected"
-# In these, Starlette takes for granted that a message is what the handler expects.
+# In these, Starlette assumes that a message is of the kind that the handler expects.
 READING = {
-    each.__code__
-    for each in (WebSocket.receive_text, WebSocket.receive_bytes, WebSocket.receive_json)
+    method.__code__
+    for method in (WebSocket.receive_text, WebSocket.receive_bytes, WebSocket.receive_json)
 }
 logger = logging.getLogger(__name__)
 
 
 class SocketExchange:
-    """One WebSocket; `status` is that of the handshake, `code` the one that it was closed with."""
+    """One WebSocket; `status` is the handshake's, `code` the one that closed the socket."""
 
     def __init__(
         self, app: ASGIApp, context: RequestContext, scope: Scope, receive: Receive, send: Send
@@ -62,7 +62,7 @@ class SocketExchange:
         except OverLimit as error:
             await self.answer(429, error.message, error.headers)
         except WebSocketDisconnect:
-            pass  # the client's end, which the handler did not wait for
+            pass  # the client has left, and the handler did not handle it
         except Exception as error:
             if _is_unreadable(error):
                 await self.answer(422, UNREADABLE)
@@ -89,10 +89,10 @@ class SocketExchange:
             await self.refuse(message)
             return
         elif kind == "websocket.http.response.body" and self.code is not None:
-            return  # of a failure that has closed the socket
+            return  # the body of an error that has closed the socket
         elif kind == "websocket.close" and not self.status and self.can_answer:
-            is_known = "route" in self.scope
-            await self.answer(403 if is_known else 404, message.get("reason", ""))
+            has_route = "route" in self.scope
+            await self.answer(403 if has_route else 404, message.get("reason", ""))
             return
         elif kind == "websocket.close":
             self.code, self.status = message.get("code", NORMAL), self.status or 403
@@ -103,35 +103,39 @@ class SocketExchange:
         return CAN_ANSWER in (self.scope.get("extensions") or {})
 
     async def refuse(self, start: Message) -> None:
-        """Send the beginning of an answer, or close the socket instead, if it is too late for it or
-        the server cannot."""
+        """Send the start of an error response, or close the socket if the handshake is over or the
+        server cannot send one."""
         status: int = start["status"]
         if self.status or not self.can_answer:
             code = POLICY if status < 500 else CRASHED
             await self.send({"type": "websocket.close", "code": code, "reason": title_of(status)})
             return
-        # Servers know no other ones here (RFC 9110 §15: any is as good as the first of its class).
+        # Servers send no others here (RFC 9110 §15: an unknown status means the x00 of its class).
         self.status = status if status in STATUSES else status // 100 * 100
         await self._send(self.with_id({**start, "status": self.status}))
 
     async def answer(
         self, status: int, message: str, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Tell a failure, if the client is there to be told."""
+        """Send an error, if the client has not left and the socket is not closed."""
         if not self.has_left and self.code is None:
             response = failure_response(self.scope, status, message or title_of(status), headers)
             await response(self.scope, self.receive, self.send)
 
     async def end(self) -> None:
-        """Close what a handler has left open; one that was not even opened is its mistake."""
+        """Close a socket that the handler has left open.
+
+        Raises:
+            RuntimeError: the handler has not even accepted it.
+        """
         if not self.status and not self.has_left:
             raise RuntimeError(NO_HANDSHAKE)
         if self.status == ACCEPTED and self.code is None and not self.has_left:
             await self.send({"type": "websocket.close", "code": NORMAL})
 
     def with_id(self, message: Message) -> Message:
-        own = (b"x-request-id", self.context.request_id.encode())
-        return {**message, "headers": [*message.get("headers", ()), own]}
+        header = (b"x-request-id", self.context.request_id.encode())
+        return {**message, "headers": [*message.get("headers", ()), header]}
 
     def log(self) -> None:
         route = route_of(self.scope, self.context)
@@ -152,7 +156,7 @@ class SocketExchange:
 
 
 def _is_unreadable(error: Exception) -> bool:
-    """Whether the client has sent bytes for text, text for bytes, or what is no JSON."""
+    """Whether the client has sent bytes instead of text, text instead of bytes, or invalid JSON."""
     is_of_content = isinstance(error, KeyError | ValueError | RecursionError)
     return is_of_content and any(
         frame.f_code in READING for frame, _ in walk_tb(error.__traceback__)

@@ -1,4 +1,4 @@
-"""What a developer is told at the start: where the docs are, and the database."""
+"""The log line for a developer at the start: the docs' address, and the database."""
 
 from urllib.parse import urlsplit
 
@@ -7,18 +7,18 @@ from kernel.http.drain import Drain
 
 WELCOME = "docs: {docs}, database: {database}, its prompt: uv run python -m features psql"
 EMBEDDED = "the embedded PostgreSQL in .postgres/"
-# An address that means all of the machine's own.
-ANY = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # it is told, not bound to
+# Addresses that mean all interfaces, and what a browser can open instead.
+ANY = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # only shown
 
 
 def welcome(resources: Resources) -> str:
-    """The line; a password in the database's URL is not in it."""
+    """The line, without the password in the database's URL."""
     docs = f"{_address(resources.get(Drain))}/docs"
     return WELCOME.format(docs=docs, database=_database(resources.settings.primary_url))
 
 
 def _address(drain: Drain) -> str:
-    """Where uvicorn serves, or nothing where that is not known."""
+    """The URL that uvicorn serves, or an empty text if it is not known."""
     config = getattr(drain.server, "config", None)
     if config is None or config.uds or config.fd is not None or not config.port:
         return ""

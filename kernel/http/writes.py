@@ -1,4 +1,4 @@
-"""A write as a unit of work: committed before the answer leaves, and tried again from its start."""
+"""A write as a unit of work: committed before the response is sent, and retried as a whole."""
 
 import asyncio
 import random
@@ -41,13 +41,13 @@ from kernel.identity.callers import note_principal
 
 
 class Write:
-    """A write, from its first statement to its COMMIT, and again from its start if need be."""
+    """A write, from its first statement to its COMMIT, with retries from its start."""
 
     def __init__(self, handler: Handler, route: Operation, *, is_planned: bool) -> None:
         self._handler, self._route, self._is_planned = handler, route, is_planned
 
     async def run(self, request: Request) -> Response:
-        # A plan has read what its operation declares.
+        # On the short way, a declared body is read already.
         is_read = self._is_planned and self._route.body_field is not None
         if self._route.timeout is not None:
             set_timeout(self._route.timeout)
@@ -59,7 +59,7 @@ class Write:
             for attempt in range(self._route.retries + 1):
                 if attempt:
                     # Nothing was committed, so the work can start over: on a fresh connection, or
-                    # when whoever was in the way has gone.
+                    # when the conflicting transaction has ended.
                     await asyncio.sleep(random.uniform(0, 0.02 * 2**attempt))  # noqa: S311  # jitter
                 if attempt or not is_read:
                     request = await replay.request()
@@ -70,7 +70,7 @@ class Write:
                     self._raise_unless_retryable(error, request, is_last=is_last)
             raise AssertionError("unreachable")
         finally:
-            # Handlers of errors are given the first, and may ask for what was read of it.
+            # Error handlers get the first request, and may read its cached body.
             vars(first).update(vars(request))
             replay.close()
 
@@ -92,8 +92,8 @@ class Write:
             if self._is_planned:
                 response = await self._work(request, session, sent, None)
             else:
-                async with fresh_dependencies(request) as of_handler:
-                    response = await self._work(request, session, sent, of_handler)
+                async with fresh_dependencies(request) as function_stack:
+                    response = await self._work(request, session, sent, function_stack)
             return with_callbacks(response, session.unit.committed)
         finally:
             await session.end()
@@ -103,7 +103,7 @@ class Write:
         request: Request,
         session: WriteSession,
         sent: SentKey | None,
-        of_handler: AsyncExitStack | None,
+        function_stack: AsyncExitStack | None,
     ) -> Response:
         scope, keyed = request.scope, None
         scope[SESSION], scope[PRINCIPAL] = session, None
@@ -119,8 +119,8 @@ class Write:
         except StaleDataError as error:
             precondition.judge(error)
             raise
-        if of_handler:
-            await of_handler.aclose()
+        if function_stack:
+            await function_stack.aclose()
         if response.status_code >= 400:
             await session.rollback()
             return response
@@ -148,11 +148,11 @@ class Write:
             await session.finish()
             context.may_be_done = not keyed
         except asyncio.CancelledError:
-            context.may_be_done &= not keyed  # with a key, the next attempt will see
+            context.may_be_done &= not keyed  # with a key, the next attempt finds out
             raise
         except OutcomeUnknown as error:
             cause = error.__cause__
-            # With a key, the next attempt will see: this one, or the client's.
+            # With a key, the next attempt finds out: a retry here, or the client's.
             if keyed and isinstance(cause, Exception) and is_disconnect(cause):
                 raise cause from None
             if keyed and cause and is_too_slow(cause):

@@ -1,4 +1,4 @@
-"""`CurrentUser`, and who else may call: by any of the credential schemes that the service takes."""
+"""`CurrentUser` and other kinds of callers, by the credential schemes that the service takes."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,10 +20,10 @@ CHALLENGE = "WWW-Authenticate"
 
 @dataclass(frozen=True)
 class CredentialScheme:
-    """A way in which a request may carry a credential, and who can tell whose it is.
+    """A way to send a credential with a request, and how to find its owner.
 
-    `security` is FastAPI's, for OpenAPI; `read` gives all credentials of the kind that a request or
-    a WebSocket's handshake has, an empty list most of the time.
+    `security` is FastAPI's security scheme, for OpenAPI. `read` returns all credentials of this
+    kind in a request or a WebSocket's handshake: mostly an empty list.
     """
 
     security: Callable[..., Any]
@@ -32,8 +32,8 @@ class CredentialScheme:
 
     @classmethod
     def bearer(cls, token_url: str, authenticate: Authenticator) -> Self:
-        """`Authorization: Bearer …` (RFC 6750); OpenAPI's clients get theirs at `token_url`, which
-        may be the name of an operation, and is then where that is mounted."""
+        """`Authorization: Bearer …` (RFC 6750). OpenAPI tells clients to get tokens at `token_url`;
+        it may be the name of an operation, whose path is then used."""
         return cls(OAuth2PasswordBearer(token_url), _bearer_tokens, authenticate)
 
     @classmethod
@@ -45,7 +45,7 @@ class CredentialScheme:
             if name not in connection.scope[HEADER_NAMES]:
                 return ()
             values = connection.headers.getlist(header)
-            # An empty one is none, but of two, another reader may take the other one.
+            # An empty value is none. Of two values, another reader may use the other one.
             return values if len(values) > 1 else [value for value in values if value]
 
         return cls(APIKeyHeader(name=header, scheme_name=header), read, authenticate)
@@ -61,57 +61,60 @@ class Credentials:
 def _bearer_tokens(connection: HTTPConnection) -> Sequence[str]:
     if b"authorization" not in connection.scope[HEADER_NAMES]:
         return ()
-    given = connection.headers.getlist("authorization")
-    if len(given) > 1:
-        return given  # one of which could be somebody else's
-    scheme, _, token = given[0].partition(" ")
+    values = connection.headers.getlist("authorization")
+    if len(values) > 1:
+        return values  # ambiguous: they may be of different callers
+    scheme, _, token = values[0].partition(" ")
     return [token] if scheme.lower() == "bearer" and token else ()
 
 
 def challenges(app: HasState) -> list[str]:
-    """What a 401 asks for: the schemes that the service takes, as FastAPI names each in its own
-    ("How to use old 403 authentication error status codes")."""
+    """The challenges of a 401, one for each of the service's schemes, as FastAPI's own 401 has them
+    (its manual, "How to use old 403 authentication error status codes")."""
     schemes = resources_of(app).get(Credentials).schemes
-    makers = [getattr(each.security, "make_not_authenticated_error", None) for each in schemes]
-    headers = [maker().headers or {} for maker in makers if maker]
-    return [*dict.fromkeys(each[CHALLENGE] for each in headers if CHALLENGE in each)]
+    makers = [getattr(one.security, "make_not_authenticated_error", None) for one in schemes]
+    responses = [maker().headers or {} for maker in makers if maker]
+    return [*dict.fromkeys(headers[CHALLENGE] for headers in responses if CHALLENGE in headers)]
 
 
 async def find_principal(connection: HTTPConnection) -> Principal | None:
     """The caller, or None for a request without a valid credential of an active account.
 
-    A request with two credentials is a mistake, and has none. The account is looked up anew in each
-    request, on the primary, since a replica may not have heard yet that an account or a sign-in has
-    ended. A write that has begun looks in its own transaction; another one begins behind this, and
-    holds no connection while it hashes a password, say.
+    A request with two credentials counts as one without any. The account is looked up in each
+    request, on the primary: a replica may not know yet that an account or a sign-in has ended. A
+    write that holds a connection looks it up in its own transaction. Another one takes none for
+    this, so that it holds none while it hashes a password, say.
+
+    Raises:
+        TypeError: a scheme's `read` has returned a text instead of a list.
     """
-    found = _credentials(connection)
-    if len(found) != 1:
+    credentials = _credentials(connection)
+    if len(credentials) != 1:
         return None
-    ((scheme, credential),) = found
+    ((scheme, credential),) = credentials
     resources = resources_of(connection.app)
     session: WriteSession | None = connection.scope.get(SESSION)
     if session is None or not session.unit.holds_connection:
         return await scheme.authenticate(resources, resources.primary, credential)
-    finding = scheme.authenticate(resources, session, credential)
-    return await (session.seen.looking_away(finding) if session.seen else finding)
+    lookup = scheme.authenticate(resources, session, credential)
+    return await (session.seen.looking_away(lookup) if session.seen else lookup)
 
 
 def _credentials(connection: HTTPConnection) -> list[tuple[CredentialScheme, str]]:
-    found: list[tuple[CredentialScheme, str]] = []
+    pairs: list[tuple[CredentialScheme, str]] = []
     is_cross_site = connection.scope["type"] == "websocket" and _is_cross_site(connection)
     for scheme in resources_of(connection.app).get(Credentials).schemes:
         if is_cross_site and isinstance(scheme.security, APIKeyCookie):
             continue
         credentials = scheme.read(connection)
         if isinstance(credentials, str):
-            raise TypeError("a credential scheme reads a list of credentials, and no text")
-        found += [(scheme, credential) for credential in credentials]
-    return found
+            raise TypeError("read() of a credential scheme should return a list, and not a text")
+        pairs += [(scheme, credential) for credential in credentials]
+    return pairs
 
 
 def has_credential(connection: HTTPConnection) -> bool:
-    """Whether the request says who its caller is, rightly or not."""
+    """Whether the request has a credential, valid or not."""
     return bool(_credentials(connection))
 
 
@@ -119,10 +122,10 @@ async def note_principal(connection: HTTPConnection) -> Principal | None:
     """The caller, as `find_principal` finds it, noted for the log and for whoever asks again.
 
     Raises:
-        TooManyAtOnce: as many requests of the caller are in flight as may be.
-        OverLimit: the caller has sent as many as it may in a while.
+        TooManyAtOnce: the caller has as many requests in flight as it may have.
+        OverLimit: the caller is over the rate limit.
     """
-    # The boundary has looked already when it needs to know whose idempotency key it has.
+    # The boundary has found it already if the request has an idempotency key.
     principal = connection.scope.get(PRINCIPAL) or await find_principal(connection)
     connection.scope[PRINCIPAL] = principal
     if context := current_context():
@@ -140,7 +143,7 @@ async def note_principal(connection: HTTPConnection) -> Principal | None:
 
 
 def _is_cross_site(connection: HTTPConnection) -> bool:
-    """Whether a page of another origin opens the WebSocket: browsers let it, and send cookies along
+    """Whether a page of another origin opens the WebSocket: browsers allow that, and send cookies
     (RFC 6455 §10.2)."""
     headers = connection.headers
     return "origin" in headers and headers["origin"].partition("://")[2] != headers.get("host")
@@ -171,7 +174,8 @@ async def get_person(connection: HTTPConnection) -> Principal:
     """The caller, who has signed in with a password.
 
     Raises:
-        Forbidden: with an API key, say, which is to make nothing that outlives it.
+        Forbidden: the credential is another one, such as an API key, which must not create anything
+            that outlives it.
     """
     me = await get_principal(connection)
     if me.sign_in is None:
@@ -199,14 +203,14 @@ class RoleCheck:
 
 
 def require(*roles: str) -> RoleCheck:
-    """A dependency for callers with one of these roles, and nobody else: an admin has to be named
-    as well. `Accountant = Annotated[Principal, Depends(require("accountant", "admin"))]`.
+    """A dependency for callers with one of these roles only; "admin" has to be named as well.
+    `Accountant = Annotated[Principal, Depends(require("accountant", "admin"))]`.
 
     Raises:
         ValueError: no role is named.
     """
     if not roles:
-        raise ValueError("require() needs the name of a role at least")
+        raise ValueError("require() needs at least one role")
     return RoleCheck(roles)
 
 

@@ -9,10 +9,10 @@ logger = logging.getLogger(__name__)
 
 
 def security_event(event: str, target: int | str) -> None:
-    """Log what has happened, from which address, and to whom: `target` is the id of an account, or
-    a digest of what is none; never an address of e-mail, nor a secret.
+    """Log the event with the caller, the client's address and the `target`: an account's id, or a
+    digest for an e-mail address that has no account; never an e-mail address or a secret.
 
-    What a transaction does is told when it is committed:
+    Log what a transaction does after its commit:
     `session.after_commit(security_event, "role_changed", user.id)`.
     """
     context = current_context()

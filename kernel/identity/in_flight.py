@@ -1,4 +1,4 @@
-"""How many requests of one caller may wait for the beginning of their answer at once."""
+"""The limit on requests of one caller whose response has not begun."""
 
 from kernel.context import RequestContext
 from kernel.data.turns import Turns
@@ -7,19 +7,18 @@ LEAST = 100
 
 
 class InFlight:
-    """Counts requests by their callers: for an address until the account is known, then for that.
+    """Counts requests by their callers: for the client's network, and for the account once known.
 
-    Ten times as many as there are connections for writes would only wait for these; what waits for
-    something else has to end as well. A stream that has begun, or a WebSocket, is no request that
-    waits.
+    The limit is ten times the connections for writes, at least `LEAST`: more would only queue for
+    these. Streams whose response has begun and WebSockets do not count.
     """
 
     def __init__(self, connections: int) -> None:
         self._turns: Turns[None] = Turns(max(LEAST, 10 * connections))
 
     def count(self, context: RequestContext) -> bool:
-        """Count the request for its caller, as far as that is known by now; False if the caller has
-        as many as it may have."""
+        """Count the request for its caller, as far as that is known; return False if the caller has
+        as many in flight as it may have."""
         caller = context.caller
         if context.counts_for == caller:
             return True
@@ -31,6 +30,6 @@ class InFlight:
         return True
 
     def end(self, context: RequestContext) -> None:
-        """Count it no longer."""
+        """Stop counting the request."""
         self._turns.end(context.counts_for)
         context.counts_for = None

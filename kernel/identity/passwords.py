@@ -23,7 +23,7 @@ from kernel.errors import TooManyAtOnce, Unavailable, Unprocessable
 from kernel.identity.throttle import Throttle
 
 MIN_LENGTH, MAX_LENGTH = 8, 128
-MOST_GIVEN = 4 * MAX_LENGTH  # a composed character is made of four others at most
+MAX_TYPED_LENGTH = 4 * MAX_LENGTH  # before NFC, a character is made of four code points at most
 WAIT_SECONDS = 10.0
 ADDRESS = TypeAdapter[str](Email)
 NOT_THE_EMAIL = "password should not be the e-mail address"
@@ -31,18 +31,19 @@ T = TypeVar("T")
 
 
 class PasswordVault:
-    """Hashes and verifies off the event loop: inline, four logins froze it for 0.8 s.
+    """Hashes and verifies in threads: on the event loop, four logins froze it for 0.8 s.
 
     At most `parallel` hashes run at once, each with 19 MiB (OWASP Password Storage Cheat Sheet),
-    and for one caller half of them: who waits for longer than 10 s is told to come again.
+    and half of them for one caller. After a wait of 10 s a request gets a 503 (Unavailable), or a
+    429 (TooManyAtOnce) if its caller has its half in use.
     """
 
     def __init__(self, parallel: int = 2, throttle: Throttle | None = None) -> None:
         self._throttle = throttle
         self._hasher = PasswordHasher(time_cost=2, memory_cost=19 * 1024, parallelism=1)
-        # What no password has hashed to, but costs as much to verify.
+        # A hash of no password, which costs as much to verify as a real one.
         salt, tag = (b64encode(secrets.token_bytes(n)).decode().rstrip("=") for n in (16, 32))
-        self._nobodys = f"$argon2id$v=19$m={19 * 1024},t=2,p=1${salt}${tag}"
+        self._dummy_hash = f"$argon2id$v=19$m={19 * 1024},t=2,p=1${salt}${tag}"
         self._threads = Pool(
             _open_thread, _close_thread, size=parallel, keep=parallel, timeout=WAIT_SECONDS
         )
@@ -61,11 +62,11 @@ class PasswordVault:
     async def check(
         self, email: str, user_id: int | None, password_hash: str | None, password: SecretStr
     ) -> bool:
-        """Whether a caller has given the account's password; what is wrong counts, for the account
-        and the caller's address. Without a hash: False, at the same cost.
+        """Whether the password is the account's; a wrong one counts against the account and the
+        client's address. Without a hash: False, at the same cost.
 
         Raises:
-            TooManyRequests: it was wrong too often of late.
+            TooManyRequests: there were too many wrong ones within the window.
         """
 
         async def verify() -> bool:
@@ -76,42 +77,42 @@ class PasswordVault:
         return await self._throttle.guard(email, user_id, verify)
 
     async def throttle(self, purpose: str, email: str) -> None:
-        """Count what a caller asks for in the name of an account that may be another's: as often as
-        a password may be wrong, for the two and for each, and apart from these.
+        """Count an action that a stranger could cause for an account, such as a mail. It has the
+        limits of wrong passwords (for account and address, and for each), and counts of its own.
 
         Raises:
-            TooManyRequests: it was too often of late.
+            TooManyRequests: it was done too often within the window.
         """
         if self._throttle is not None:
             await self._throttle.spend(purpose, email)
 
     async def verify(self, password_hash: str | None, password: SecretStr) -> bool:
         """Whether the password was the hashed one. Without a hash: False, at the same cost."""
-        given = password.get_secret_value()
-        if len(given) > MOST_GIVEN or len(secret := _normal(given)) > MAX_LENGTH:
+        typed = password.get_secret_value()
+        if len(typed) > MAX_TYPED_LENGTH or len(secret := _normal(typed)) > MAX_LENGTH:
             return False
-        for form in {secret: None, given: None}:  # hashes of before were made of what was given
-            if await self._in_thread(self._matches, password_hash or self._nobodys, form):
+        for form in {secret: None, typed: None}:  # older hashes are of the text without NFC
+            if await self._in_thread(self._matches, password_hash or self._dummy_hash, form):
                 return True
         return False
 
     @staticmethod
     def is_address(password: SecretStr, email: str) -> bool:
-        """Whether the password is the account's address, in any of its forms, which is guessed."""
+        """Whether the password is the account's e-mail address in any spelling: easy to guess."""
         try:
             return ADDRESS.validate_python(password.get_secret_value()) == email
         except ValidationError:
             return False
 
     def is_outdated(self, password_hash: str) -> bool:
-        """Whether the parameters have risen since this hash was made."""
+        """Whether the hash was made with other parameters than today's, and should be made anew."""
         return self._hasher.check_needs_rehash(password_hash)
 
     @staticmethod
     def ask() -> str:
-        """What is typed twice without an echo or, where nobody types, the first line of standard
-        input. Never an argument: other users of the machine see those, and so does the shell's
-        history.
+        """Read a password twice from a terminal, without an echo, or else one line of standard
+        input. It is never an argument: other users of the machine can see those, and the shell's
+        history keeps them.
 
         Raises:
             SystemExit: the two differ.
@@ -141,7 +142,7 @@ class PasswordVault:
 
     def _matches(self, password_hash: str, secret: str) -> bool:
         try:
-            # Half of a surrogate pair is no character, and no password has one.
+            # A lone surrogate can be encoded only so; no stored password has one.
             return self._hasher.verify(password_hash, secret.encode(errors="surrogatepass"))
         except (VerificationError, InvalidHashError):
             return False
@@ -152,11 +153,11 @@ async def _open_thread() -> CapacityLimiter:
 
 
 async def _close_thread(_: CapacityLimiter) -> None:
-    """A thread is anyio's, which keeps it."""
+    """Nothing to do: anyio keeps its threads."""
 
 
 def _normal(password: str) -> str:
-    """One text for what looks and is typed the same (RFC 8265 §4.2.2)."""
+    """The password in NFC: one text may be typed in several forms (RFC 8265 §4.2.2)."""
     return normalize("NFC", password)
 
 
@@ -170,9 +171,9 @@ def _new_password(password: SecretStr) -> SecretStr:
     text = _normal(storable(password.get_secret_value()))
     if not MIN_LENGTH <= len(text) <= MAX_LENGTH:  # composed: four letters with an accent are four
         raise ValueError(f"should have {MIN_LENGTH} to {MAX_LENGTH} characters")
-    # NIST SP 800-63B-4 §3.1.1.2: what many have chosen is guessed first.
+    # NIST SP 800-63B-4 §3.1.1.2: common passwords are guessed first.
     if text.strip().casefold() in _common_passwords():
-        raise ValueError("should not be one that many people have")
+        raise ValueError("should not be one of the most common passwords")
     return password
 
 

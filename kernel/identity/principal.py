@@ -12,8 +12,8 @@ ADMIN = "admin"
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """The caller: the id of an active account, its role and, for a person who has signed in with a
-    password, the sign-in."""
+    """The caller: the id of an active account, its role and, if it is a person who has signed in
+    with a password, the id of the sign-in."""
 
     id: int
     role: str
@@ -25,4 +25,4 @@ class Principal:
 
 
 Authenticator = Callable[[Resources, Rows, str], Awaitable[Principal | None]]
-"""Finds the principal whose credential this is, in one query, or None."""
+"""Finds the owner of a credential in one query, or returns None."""

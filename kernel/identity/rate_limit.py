@@ -1,10 +1,10 @@
 """`RateLimiter`: how many requests a caller may send in a while (`APP_RATE_LIMIT`).
 
-A caller is an account or, for who sends no credential, an address; an office behind one address
-is as many callers as have signed in there. Whose credential it is, is known when it was looked up:
-for a minute the process remembers that, so that a caller who is over the limit costs no query. A
-request whose credential it does not know passes on to the lookup, unless its address has sent as
-many that turned out to be nobody's.
+A caller is an account or, without a credential, the client's network; so an office behind one
+address is as many callers as have signed in there. The owner of a credential is known after the
+lookup; the process caches it for a minute, so that a caller over the limit costs no query. A
+request with a credential that is not cached goes on to the lookup, unless its network has sent too
+many credentials that were not valid.
 """
 
 import time
@@ -25,12 +25,12 @@ LIMITED = "too many requests; try again later"
 
 
 class OverLimit(TooManyRequests):
-    """The caller has sent as many requests as it may in a while."""
+    """The caller is over the rate limit."""
 
 
 class RateLimiter:
-    """Counts requests by their callers, each at most once; `varying` are the headers in which a
-    request may have a credential."""
+    """Counts each request once, for its caller; `varying` are the request headers that may hold a
+    credential."""
 
     def __init__(self, rate: Rate, windows: Windows, varying: Sequence[str]) -> None:
         self._rate, self._windows = rate, windows
@@ -46,7 +46,7 @@ class RateLimiter:
 
     @property
     def uncounted(self) -> int:
-        """How many requests have passed so."""
+        """How many requests have passed uncounted since the start."""
         return int(getattr(self._windows, "uncounted", 0))
 
     async def close(self) -> None:
@@ -59,7 +59,7 @@ class RateLimiter:
         """Count a request, which is served in the block, for its caller.
 
         Raises:
-            OverLimit: it is one too many.
+            OverLimit: the caller is over the limit.
         """
         if scope["path"].removeprefix(scope.get("root_path", "")) in EXEMPT:
             yield
@@ -68,12 +68,12 @@ class RateLimiter:
         try:
             yield
         finally:
-            # What was for nobody, and let pass, is its address's.
+            # A credential that was not valid counts for the client's network.
             if context.limited_as is None and context.credential is not None:
-                await self._windows.count(_nobodys(context), 1)
+                await self._windows.count(_unidentified(context), 1)
 
     async def _admit(self, context: RequestContext, headers: Mapping[bytes, bytes]) -> None:
-        """Count the request for whoever has sent it, as far as that is known by now."""
+        """Count the request for its caller, if that is known before the lookup."""
         context.rate_limiter = self
         sent = [headers[name] for name in self._names if name in headers]
         if not sent:
@@ -84,13 +84,13 @@ class RateLimiter:
         if account is not None and until > time.monotonic():
             await self._count(context, f"account:{account}")
         else:
-            await self._count(context, _nobodys(context), cost=0)
+            await self._count(context, _unidentified(context), cost=0)
 
     async def count_account(self, context: RequestContext, account: int) -> None:
-        """Count a request whose caller was looked up, unless it is counted for this account.
+        """Count a request after the lookup, unless it is counted for this account already.
 
         Raises:
-            OverLimit: it is one too many.
+            OverLimit: the caller is over the limit.
         """
         caller = f"account:{account}"
         if context.credential is not None:
@@ -101,7 +101,7 @@ class RateLimiter:
             await self._count(context, caller)
 
     def forget(self, context: RequestContext) -> None:
-        """The credential is nobody's, or nobody's any more."""
+        """Drop the cached owner of the request's credential: it is not valid, or not any more."""
         if context.credential is not None:
             self._accounts.pop(context.credential, None)
             context.limited_as = None
@@ -124,18 +124,18 @@ def _address(context: RequestContext) -> str:
     return f"address:{network_of(context.client or '')}"
 
 
-def _nobodys(context: RequestContext) -> str:
+def _unidentified(context: RequestContext) -> str:
     return f"nobody:{network_of(context.client or '')}"
 
 
 def rate_limiter(settings: Settings, name: str, varying: Sequence[str]) -> RateLimiter | None:
-    """The limiter that the settings ask for: it counts in Redis or, without, in this process.
-    Nothing is connected yet."""
+    """The limiter of the settings, or None without APP_RATE_LIMIT. It counts in Redis if there is
+    one, or else in this process. It does not connect yet."""
     if settings.rate_limit is None:
         return None
     rate, url = Rate.parse(settings.rate_limit), settings.shared_counters_url
     if url is None:
         return RateLimiter(rate, MemoryWindows(rate), varying)
-    from kernel.identity.redis_windows import RedisWindows  # noqa: PLC0415  # it may not be there
+    from kernel.identity.redis_windows import RedisWindows  # noqa: PLC0415  # an optional package
 
     return RateLimiter(rate, RedisWindows(url, rate, f"{name}:rate"), varying)

@@ -1,4 +1,4 @@
-"""Windows that all replicas share, in Redis; while it is away, requests pass uncounted."""
+"""Windows in Redis, shared by all replicas; while Redis is away, requests pass uncounted."""
 
 import asyncio
 import logging
@@ -12,7 +12,7 @@ from redis.exceptions import RedisError
 
 from kernel.identity.windows import SCRIPT, Quota, Rate
 
-# A request waits for no longer than this, and that once: then it is away until it answers again.
+# How long a request waits for Redis; after one timeout, Redis is away until it answers again.
 TIMEOUT_SECONDS = 0.1
 RETRY_SECONDS = 1.0
 CONNECTIONS = 16
@@ -39,13 +39,13 @@ class RedisWindows:
         self._recovery: asyncio.Task[None] | None = None
 
     async def count(self, caller: str, cost: int) -> Quota | None:
-        """See `Windows`; None if it cannot be told now, and so may pass."""
+        """See `Windows`; None, while Redis is away, lets the request pass."""
         if not self.away:
             began = time.monotonic()
             try:
                 return await self._count(caller, cost, TIMEOUT_SECONDS)
             except (RedisError, OSError) as error:
-                # When this process itself was late, nobody knows of Redis.
+                # A longer wait means that this process was late, which says nothing of Redis.
                 if time.monotonic() - began < 2 * TIMEOUT_SECONDS:
                     self._leave(error)
         self.uncounted += cost
@@ -59,19 +59,19 @@ class RedisWindows:
 
     async def _count(self, caller: str, cost: int, seconds: float) -> Quota:
         async with asyncio.timeout(seconds):
-            found: Any = await self._script([f"{self._prefix}:{caller}"], [*self._rate, cost])
-        may_pass, remaining, wait = found
+            reply: Any = await self._script([f"{self._prefix}:{caller}"], [*self._rate, cost])
+        may_pass, remaining, wait = reply
         return Quota(bool(may_pass), int(remaining), float(wait))
 
     def _leave(self, error: Exception) -> None:
         if self.away:
-            return  # another request has found it first
+            return  # another request was first
         self.away = True
         logger.warning(AWAY, extra={"fields": {"error": type(error).__qualname__}})
         self._recovery = asyncio.create_task(self._recover())
 
     async def _recover(self) -> None:
-        """Try again until it counts, with a caller that is nobody."""
+        """Try again until Redis counts, for a caller that no request has."""
         before = self.uncounted
         while self.away:
             await asyncio.sleep(RETRY_SECONDS)

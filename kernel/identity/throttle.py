@@ -1,8 +1,8 @@
 """How often a password may be wrong: of an account from an address, of an account, from an address.
 
-The counts are in Postgres, so for all workers and replicas, and whoever verifies a password counts
-here. An attempt is admitted before its password is looked at, or many at once would slip through;
-while it is under way it is no failure.
+The counts are in PostgreSQL, so all workers and replicas share them; all code that verifies a
+password counts here. An attempt is admitted before its password is verified, or many at once would
+slip through; while it is pending, it is not counted as a failure.
 """
 
 import asyncio
@@ -22,17 +22,18 @@ from kernel.errors import TooManyRequests
 from kernel.identity.events import security_event
 from kernel.jobs.tasks import task
 
-# So many failures more may an account have from all addresses, and an address with all accounts.
+# How many times more failures an account may have from all addresses, and an address with all
+# accounts.
 WIDER = 10
-WAITS = 5  # for attempts under way, of 0.1 s and then twice as long each time
+WAITS = 5  # for pending attempts: 0.1 s, then twice as long each time
 REFUSED = "too many failed attempts"
 
 
 class Throttle:
     """Bounds how often a password may be wrong in a window.
 
-    An address from which the account has signed in of late is held to the failures of the two
-    alone, so no stranger can lock its owner out.
+    For an address from which the account has signed in lately, only the failures of that pair
+    count, so a stranger cannot lock out the owner.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Throttle:
     async def guard(
         self, account: str, user_id: int | None, verify: Callable[[], Awaitable[bool]]
     ) -> bool:
-        """Whether the password was right.
+        """Whether the password was right; `verify` runs if the attempt is admitted.
 
         Raises:
             TooManyRequests: with Retry-After, in seconds.
@@ -56,29 +57,33 @@ class Throttle:
         return is_right
 
     async def spend(self, purpose: str, account: str) -> None:
-        """Count what a stranger may have done to an account, a mail, say: as often as a password
-        may be wrong, and apart from these.
+        """Count an action that a stranger could cause for an account, such as a mail: with the
+        limits of wrong passwords, and counts of its own.
 
         Raises:
             TooManyRequests: with Retry-After, in seconds.
         """
-        await self._count(account, None, _is_spent, f"{purpose} ")
+        await self._count(account, None, _always_wrong, f"{purpose} ")
 
     async def _count(
-        self, account: str, user_id: int | None, verify: Callable[[], Awaitable[bool]], of: str = ""
+        self,
+        account: str,
+        user_id: int | None,
+        verify: Callable[[], Awaitable[bool]],
+        prefix: str = "",
     ) -> tuple[bool, int | str]:
         context = current_context()
         network = network_of(context.client or "") if context else ""
         pair, *others = (
-            self._digest(f"{of}{account} from {network}"),
-            self._digest(f"{of}account {account}"),
-            self._digest(f"{of}address {network}"),
+            self._digest(f"{prefix}{account} from {network}"),
+            self._digest(f"{prefix}account {account}"),
+            self._digest(f"{prefix}address {network}"),
         )
         target = others[0].hex()[:16] if user_id is None else user_id
-        # In one order, so that two attempts cannot wait for each other.
+        # Sorted, so that two attempts lock the rows in one order, and cannot deadlock.
         subjects = dict(zip(SUBJECTS, sorted([pair, *others]), strict=True))
         await self._admit(subjects, pair, target)
-        is_right: bool | None = None  # nor wrong, if it fails
+        is_right: bool | None = None  # None, so neither right nor wrong, if `verify` raises
         try:
             is_right = await verify()
         finally:
@@ -106,11 +111,11 @@ class Throttle:
         raise TooManyRequests(REFUSED, headers={"Retry-After": str(seconds)})
 
     def _judge(self, rows: Sequence[Any], pair: bytes) -> tuple[timedelta | None, bool]:
-        """How long to wait, if it was wrong too often; and whether too many are under way."""
-        is_known = any(row["digest"] == pair and row["succeeded_at"] for row in rows)
+        """How long to wait after too many failures, or None; and whether too many are pending."""
+        has_signed_in = any(row["digest"] == pair and row["succeeded_at"] for row in rows)
         waits, is_full = [], False
         for row in rows:
-            if row["digest"] != pair and is_known:
+            if row["digest"] != pair and has_signed_in:
                 continue
             most = self._most_failures * (1 if row["digest"] == pair else WIDER)
             if row["failures"] >= most:
@@ -122,13 +127,13 @@ class Throttle:
         return hmac.digest(self._key, subject.encode(), hashlib.sha256)
 
 
-async def _is_spent() -> bool:
+async def _always_wrong() -> bool:
     return False
 
 
 @task(external=True, every="1m")
 async def sweep_password_attempts(resources: Resources) -> None:
-    """Take away what is over, and of which nothing has to be known any more."""
+    """Delete the counts whose window has ended."""
     window, swept = timedelta(seconds=resources.settings.sign_in_window), SWEPT_AT_ONCE
     while swept == SWEPT_AT_ONCE:
         async with open_session() as session:

@@ -1,12 +1,13 @@
-"""Counting requests in a sliding window: of one process in its memory, of all of them in Redis.
+"""A sliding window counter for requests: in the memory of one process, or in Redis for all.
 
-A caller's window begins with its first request, which lets exactly so many pass in its time. Then
-the one before counts for the part of it that the last `seconds` still touch, as if its requests had
-come evenly; so one number is kept for each window, however many requests it has.
+A caller's window begins with its first request, and lets exactly the rate's amount pass. After it,
+the previous window counts in proportion to its overlap with the last `seconds`, as if its requests
+had come evenly; so each window is one number, however many requests it has.
 
-`limits` was measured for this (5.8, asyncio): in memory, its moving window sends every caller to a
-thread again and again, and its sliding counter looks at every caller in each request (474 µs at
-2,000 callers). In Redis, its replicas go by their own clocks, and what remains is a further query.
+The package `limits` was measured for this (5.8, asyncio): in memory, its moving window uses a
+thread for every caller again and again, and its sliding counter walks over all callers in each
+request (474 µs at 2,000 callers). In Redis, each replica uses its own clock, and the remaining
+quota takes a further query.
 """
 
 import math
@@ -33,8 +34,8 @@ class Rate(NamedTuple):
 
 
 class Quota(NamedTuple):
-    """What a request has found: whether it may pass, how many more may now, and in how many seconds
-    there are more again."""
+    """The result of a count: whether the request may pass, how many more may now, and in how many
+    seconds there will be more."""
 
     may_pass: bool
     remaining: int
@@ -45,11 +46,11 @@ class Windows(Protocol):
     """Where requests are counted, by their callers."""
 
     async def count(self, caller: str, cost: int) -> Quota | None:
-        """Count the request, unless it may not pass; at a `cost` of 0, only look. None if that
-        cannot be told now."""
+        """Count the request, unless it may not pass; at a `cost` of 0, count nothing. None if the
+        counter cannot be reached."""
 
     async def close(self) -> None:
-        """Give back what was opened."""
+        """Close the connections."""
 
 
 @dataclass(slots=True)
@@ -60,8 +61,8 @@ class _Window:
 
 
 class MemoryWindows:
-    """Those of one process. Callers who are gone for two windows are forgotten, and some before, if
-    there are more than `MOST_CALLERS`."""
+    """The windows of one process. Callers without a request for two windows are dropped, and some
+    earlier if there are more than `MOST_CALLERS`."""
 
     def __init__(self, rate: Rate, clock: Callable[[], float] = time.monotonic) -> None:
         self._rate, self._clock = rate, clock
@@ -76,7 +77,7 @@ class MemoryWindows:
         if now - window.since >= seconds:
             window.since, window.count, window.before = window.since + seconds, 0, window.count
         if now - window.since >= seconds or not (window.count or window.before):
-            window.since, window.before = now, 0  # whose first request this is
+            window.since, window.before = now, 0  # this request is its first
         age = now - window.since
         used = window.before * (1 - age / seconds) + window.count
         if used + 1 > amount:
@@ -97,22 +98,22 @@ class MemoryWindows:
 
 
 def _wait(rate: Rate, before: int, count: int, age: float) -> float:
-    """In how many seconds another request may pass, of a window whose requests are used up."""
+    """In how many seconds another request may pass, for a caller who has used up its amount."""
     amount, seconds = rate
     if count < amount:
         return seconds * (1 - (amount - 1 - count) / before) - age
     return seconds - age + seconds / amount
 
 
-# The same, in one step on the server and by its clock. KEYS: the caller's; ARGV: amount, seconds,
-# cost. The key lives for as long as it counts.
+# `MemoryWindows.count` as one atomic step on the server, by its clock. KEYS: the caller's; ARGV:
+# amount, seconds, cost. The key expires when its window no longer counts.
 SCRIPT = """
 local amount, seconds, cost = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local time = redis.call('TIME')
 local now = tonumber(time[1]) + tonumber(time[2]) / 1e6
-local known = redis.call('HMGET', KEYS[1], 'since', 'count', 'before')
-local since = tonumber(known[1]) or now
-local count, before = tonumber(known[2]) or 0, tonumber(known[3]) or 0
+local stored = redis.call('HMGET', KEYS[1], 'since', 'count', 'before')
+local since = tonumber(stored[1]) or now
+local count, before = tonumber(stored[2]) or 0, tonumber(stored[3]) or 0
 local age = now - since
 if age >= 2 * seconds or age < 0 then
     since, count, before, age = now, 0, 0, 0

@@ -36,7 +36,7 @@ async def running_app(settings: Settings, create_app: CreateApp) -> AsyncIterato
     app = create_app(settings.model_copy(update=CHANGES))
     async with app.router.lifespan_context(app):
         vault = resources_of(app).get(PasswordVault)
-        vault._hasher, vault._nobodys = CHEAP, CHEAP.hash("nobody's")
+        vault._hasher, vault._dummy_hash = CHEAP, CHEAP.hash("nobody's")
         yield app
     configure_logging(settings.log_level)
 

@@ -244,14 +244,14 @@ def in_file(tmp_path, content):
         (b"APP_ENV\n", "line 1: APP_ENV has no value: write APP_ENV=value"),
         (
             b"APP_LOGLEVEL=canary\n",
-            "line 1: APP_LOGLEVEL is no setting: did you mean APP_LOG_LEVEL?",
+            "line 1: APP_LOGLEVEL is not a setting: did you mean APP_LOG_LEVEL?",
         ),
         (
             b"export app_pool_sise=1",
-            "line 1: APP_POOL_SISE is no setting: did you mean APP_POOL_SIZE?",
+            "line 1: APP_POOL_SISE is not a setting: did you mean APP_POOL_SIZE?",
         ),
-        (b"POST_PROT=1\n", "line 1: POST_PROT is no setting: did you mean POST_PORT?"),
-        (b"APP_FOO=canary\n", "line 1: APP_FOO is no setting: take it out, or correct its name"),
+        (b"POST_PROT=1\n", "line 1: POST_PROT is not a setting: did you mean POST_PORT?"),
+        (b"APP_FOO=canary\n", "line 1: APP_FOO is not a setting: remove it, or correct its name"),
     ],
 )
 def test_a_mistake_in_a_file_is_told_with_its_line_and_no_value(tmp_path, content, told):
