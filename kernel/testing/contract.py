@@ -16,10 +16,10 @@ import pytest
 from kernel.testing.asking import (  # noqa: F401  # fixtures of the modules that import all of this
     AT_ONCE,
     all_of,
+    mismatch,
     password_hash,
     quoted,
     running_app,
-    told,
 )
 from kernel.testing.failures import is_problem
 from kernel.testing.fixtures import Connection
@@ -57,7 +57,7 @@ async def lists_are_whole(walk: Walk, sampler: Sampler, ask: Ask) -> None:
         if operation.is_list:
             request = await sampler.prepare(operation)
             answer = await ask(request, request.with_query("limit", "100"))
-            assert answer.status_code == 200, told(request, answer, "200, a list that is whole")
+            assert answer.status_code == 200, mismatch(request, answer, "200, a list that is whole")
 
 
 # Hostile values.
@@ -132,9 +132,11 @@ async def test_no_document_breaks_an_operation(
         spent = time.process_time()
         answer = await ask(request.with_raw(document))
         spent = time.process_time() - spent
-        assert spent < 0.5, told(request, answer, "less than 0.5 s of CPU", document)  # 1.3 once
+        assert spent < 0.5, mismatch(
+            request, answer, "less than 0.5 s of CPU", document
+        )  # 1.3 once
         refused = answer.status_code in (400, 413, 415, 422)
-        assert refused, told(request, answer, "400, 413, 415 or 422", document)
+        assert refused, mismatch(request, answer, "400, 413, 415 or 422", document)
     assert await rows() == before, f"{operation.title} has changed rows for a wrong document"
 
 
@@ -179,7 +181,7 @@ async def test_a_body_of_another_kind_is_refused(
     answers.append(await ask(request.with_raw(gzip.compress(content)), headers=zipped))
     for answer in answers:
         refused = answer.status_code in {400, 413, 415, 422}
-        assert refused, told(request, answer, "400, 413, 415 or 422 for a body of another kind")
+        assert refused, mismatch(request, answer, "400, 413, 415 or 422 for a body of another kind")
     assert await rows() == before, f"{operation.title} has changed rows for a body of another kind"
 
 
@@ -211,10 +213,10 @@ async def test_a_required_field_is_there_and_is_not_null(
     for field, mistaken in mistakes(request):
         answer = await ask(request.with_body(mistaken))
         expected = f"422 that names {field.name}, which is missing or null"
-        assert answer.status_code == 422, told(request, answer, expected)
+        assert answer.status_code == 422, mismatch(request, answer, expected)
         if is_problem(answer):
             is_named = field.name in str(answer.json()["errors"][0]["loc"])
-            assert is_named, told(request, answer, expected)
+            assert is_named, mismatch(request, answer, expected)
     assert await rows() == before, f"{operation.title} has changed rows for a body that it refused"
 
 
@@ -232,8 +234,8 @@ async def test_a_column_that_is_not_the_clients_cannot_be_set(
             body = put(request.body, (*place.path, column), 1)
             answer = await ask(request.with_body(body))
             expected = f"422: no field {column} in {place.path or 'the body'}"
-            assert answer.status_code == 422, told(request, answer, expected)
+            assert answer.status_code == 422, mismatch(request, answer, expected)
             if is_problem(answer):
                 kind = answer.json()["errors"][0]["type"]
-                assert kind == "extra_forbidden", told(request, answer, expected)
+                assert kind == "extra_forbidden", mismatch(request, answer, expected)
     assert await rows() == before, f"{operation.title} has changed rows for a body that it refused"

@@ -7,10 +7,10 @@ import httpx
 from kernel.testing.asking import (  # noqa: F401  # fixtures of the modules that import all of this
     AT_ONCE,
     all_of,
+    mismatch,
     password_hash,
     quoted,
     running_app,
-    told,
 )
 from kernel.testing.contract import has_fields, has_parameters, with_value
 from kernel.testing.hostile import INJECTIONS
@@ -33,7 +33,9 @@ async def test_of_racing_twins_exactly_one_is_made(
         answers = await all_of([ask(request) for _ in range(AT_ONCE)])
         statuses = sorted(answer.status_code for answer in answers)
         expected = [201] + [409] * (AT_ONCE - 1)
-        assert statuses == expected, told(request, answers[0], f"{expected}, and not {statuses}")
+        assert statuses == expected, mismatch(
+            request, answers[0], f"{expected}, and not {statuses}"
+        )
 
 
 @every(has_parameters)
@@ -53,11 +55,11 @@ async def test_no_text_of_a_parameter_becomes_sql(
         for each in INJECTIONS
     ]
     for answer in await all_of([ask(request, url) for url in keys]):
-        assert answer.status_code in (404, 422), told(request, answer, "404 or 422")
+        assert answer.status_code in (404, 422), mismatch(request, answer, "404 or 422")
     for answer in await all_of([ask(request, url) for url in filters]):
         expected = "404, 422, or no row for a text that no row has"
         is_nothing = answer.status_code in (404, 422) or finds_nothing(answer)
-        assert is_nothing, told(request, answer, expected)
+        assert is_nothing, mismatch(request, answer, expected)
     assert await rows() == before, f"{operation.title} has changed rows for a text in its URL"
 
 

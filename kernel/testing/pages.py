@@ -8,9 +8,9 @@ import pytest
 
 from kernel.testing.asking import (  # noqa: F401  # fixtures of the modules that import all of this
     all_of,
+    mismatch,
     password_hash,
     running_app,
-    told,
 )
 from kernel.testing.instruments import Ask
 from kernel.testing.operations import Operation
@@ -49,7 +49,7 @@ def orders(operation: Operation) -> list[str | None]:
 async def page(ask: Ask, listing: Request, **given: Any) -> dict[str, Any]:
     asked = {name: value for name, value in given.items() if value is not None}
     answer = await ask(listing, params={**listing.params, **asked})
-    assert answer.status_code == 200, told(listing, answer, "200, a page")
+    assert answer.status_code == 200, mismatch(listing, answer, "200, a page")
     found: dict[str, Any] = answer.json()
     return found
 
@@ -93,7 +93,7 @@ async def test_a_page_is_bounded(
     most = operation.parameters("query")["limit"]["maximum"]
     for limit in (0, -1, most + 1, 2**63, "x", ""):
         answer = await ask(listing, params={**listing.params, "limit": limit})
-        assert answer.status_code == 422, told(listing, answer, "422", f"limit={limit}")
+        assert answer.status_code == 422, mismatch(listing, answer, "422", f"limit={limit}")
     assert len((await page(ask, listing, limit=1))["items"]) == 1, operation.title
     await page(ask, listing, limit=most)
 
@@ -108,7 +108,7 @@ async def test_a_forged_cursor_is_refused(
     forged = [cursor[:at] + ("A" if cursor[at] != "A" else "B") + cursor[at + 1 :] for at in (0, 9)]
     for bad in (*forged, cursor[1:], cursor[:-5], cursor * 2, "x", ""):
         answer = await ask(listing, params={**listing.params, "cursor": bad})
-        assert answer.status_code == 422, told(listing, answer, "422", f"cursor={bad}")
+        assert answer.status_code == 422, mismatch(listing, answer, "422", f"cursor={bad}")
 
 
 @every(is_list)

@@ -5,9 +5,9 @@ from typing import Any
 
 from kernel.http.openapi import REQUEST_HEADERS
 from kernel.testing.asking import (  # noqa: F401  # fixtures of the modules that import all of this
+    mismatch,
     password_hash,
     running_app,
-    told,
 )
 from kernel.testing.fixtures import Connection, SignUp
 from kernel.testing.instruments import TABLES, Ask
@@ -66,7 +66,7 @@ async def test_no_get_writes(
         answer = await ask(request)
     finally:
         await sql.execute("DROP FUNCTION refuse() CASCADE")
-    assert answer.is_success, told(request, answer, "success, without a change of any row")
+    assert answer.is_success, mismatch(request, answer, "success, without a change of any row")
 
 
 @every(is_get)
@@ -77,7 +77,7 @@ async def test_head_is_get_without_the_body(sampler: Sampler, operation: Operati
     head = await caller.head(request.url, headers=headers)
     expected = f"HEAD as GET, without a body, and not {head.status_code}"
     is_alike = (head.status_code, head.content) == (get.status_code, b"")
-    assert is_alike, told(request, get, expected)
+    assert is_alike, mismatch(request, get, expected)
     own = {"x-request-id", "server-timing"}
     assert get.headers.keys() == head.headers.keys(), operation.title
     assert {n: v for n, v in get.headers.items() if n not in own} == {
@@ -112,19 +112,19 @@ async def test_a_get_with_the_current_tag_is_not_modified(
     read = await ask(request)
     tag = read.headers.get("etag", "")
     is_tagged = TAG.fullmatch(tag)
-    assert is_tagged, told(request, read, "an ETag of the answer", f"ETag: {tag}")
+    assert is_tagged, mismatch(request, read, "an ETag of the answer", f"ETag: {tag}")
     for tags in (tag, f"W/{tag}", f'"0", {tag}', "*"):
         answer = await ask(request, headers={**request.headers, "If-None-Match": tags})
         is_known = (answer.status_code, answer.content) == (304, b"")
-        assert is_known, told(request, answer, "304", f"If-None-Match: {tags}")
+        assert is_known, mismatch(request, answer, "304", f"If-None-Match: {tags}")
         named = ("etag", "cache-control", "vary")  # RFC 9110 §15.4.5
         is_alike = all(answer.headers.get(name) == read.headers.get(name) for name in named)
-        assert is_alike, told(request, answer, f"{named} as with 200")
+        assert is_alike, mismatch(request, answer, f"{named} as with 200")
     version, _, digest = tag.strip('"').rpartition("-")
     for tags in ('"0"', tag.strip('"'), "", f'"{version or 1}"', f'"0-{digest}"'):
         answer = await ask(request, headers={**request.headers, "If-None-Match": tags})
         is_whole = (answer.status_code, answer.content) == (200, read.content)
-        assert is_whole, told(request, answer, "200 with the row", f"If-None-Match: {tags}")
+        assert is_whole, mismatch(request, answer, "200 with the row", f"If-None-Match: {tags}")
 
 
 @every(takes_a_tag)
@@ -148,7 +148,7 @@ async def test_only_the_same_bytes_are_not_modified(
                 expected = "304 for the same bytes" if is_same else "200 for other bytes"
                 is_right = answer.status_code == (304 if is_same else 200)
                 is_right &= (whole.headers["etag"] == tag) is is_same
-                assert is_right, told(request, answer, expected, f"If-None-Match: {tag}")
+                assert is_right, mismatch(request, answer, expected, f"If-None-Match: {tag}")
 
 
 @every(gives_a_tag)
@@ -197,9 +197,9 @@ async def test_a_path_has_the_methods_of_the_document_and_no_other(
     for method in METHODS - all_known:
         answer = await sampler.caller.request(method, request.url)
         expected = f"405 for {method}, and Allow: {', '.join(own)}"
-        assert answer.status_code == 405, told(request, answer, expected)
+        assert answer.status_code == 405, mismatch(request, answer, expected)
         allowed = set(answer.headers["allow"].split(", "))
         is_right = allowed == own or own < all_known >= allowed
-        assert is_right, told(request, answer, expected, f"Allow: {allowed}")
+        assert is_right, mismatch(request, answer, expected, f"Allow: {allowed}")
         content = operation.spec["responses"]["default"]["content"]
         assert answer.headers["content-type"] in content, operation.title

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from sqlmodel import SQLModel
 
-from kernel.testing.asking import told
+from kernel.testing.asking import mismatch
 from kernel.testing.fixtures import Connection
 from kernel.testing.instruments import Rows
 from kernel.testing.operations import Operation
@@ -77,7 +77,7 @@ async def test_a_stale_tag_changes_nothing(
     for tags in ('"0"', '"0", "99"', f'"98-{digest}"', tag.strip('"'), "", tag.rstrip('"')):
         answer = await sampler.send(request, If_Match=tags)
         is_stale = answer.status_code == 412
-        assert is_stale, told(request, answer, "412", f"If-Match: {tags}")
+        assert is_stale, mismatch(request, answer, "412", f"If-Match: {tags}")
     assert await rows() == before, f"{operation.title} has changed rows behind a stale tag"
 
 
@@ -92,7 +92,7 @@ async def test_a_matching_tag_lets_the_change_through(
     tag = await current_tag(request)
     tags = tags.format(tag=tag, version=tag.strip('"').partition("-")[0])
     answer = await sampler.send(request, If_Match=tags)
-    assert answer.is_success, told(request, answer, "success", f"If-Match: {tags}")
+    assert answer.is_success, mismatch(request, answer, "success", f"If-Match: {tags}")
 
 
 @every(is_change)
@@ -109,4 +109,4 @@ async def test_of_many_changes_of_one_version_exactly_one_wins(
     if not anyway.is_success:  # what cannot be done twice fails for its own reason
         lost.add(anyway.status_code)
     is_one = statuses[0] in (200, 204) and set(statuses[1:]) <= lost
-    assert is_one, told(request, answers[0], f"one success, others {lost}, and not {statuses}")
+    assert is_one, mismatch(request, answers[0], f"one success, others {lost}, and not {statuses}")
