@@ -1,4 +1,5 @@
-"""A walk: a GET changes nothing, HEAD is its shadow, tags and methods are what is documented."""
+"""The walk over reads: a GET changes nothing, HEAD answers like GET, and ETags and methods are as
+documented."""
 
 import re
 from typing import Any
@@ -19,7 +20,7 @@ REFUSE = """
     CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN RAISE 'a GET wrote'; END $$
 """
-# Every row that has a version has another one then.
+# Gives every row that has a version another one.
 CHANGE_ALL = """
     DO $$ DECLARE name text; BEGIN
         FOR name IN SELECT table_name FROM information_schema.columns
@@ -78,10 +79,10 @@ async def test_head_is_get_without_the_body(sampler: Sampler, operation: Operati
     expected = f"HEAD as GET, without a body, and not {head.status_code}"
     is_alike = (head.status_code, head.content) == (get.status_code, b"")
     assert is_alike, mismatch(request, get, expected)
-    own = {"x-request-id", "server-timing"}
+    per_response = {"x-request-id", "server-timing"}
     assert get.headers.keys() == head.headers.keys(), operation.title
-    assert {n: v for n, v in get.headers.items() if n not in own} == {
-        n: v for n, v in head.headers.items() if n not in own
+    assert {n: v for n, v in get.headers.items() if n not in per_response} == {
+        n: v for n, v in head.headers.items() if n not in per_response
     }, operation.title
 
 
@@ -90,17 +91,17 @@ async def test_head_is_get_without_the_body(sampler: Sampler, operation: Operati
 
 def test_every_header_of_the_boundary_is_one_that_is_tested(walk: Walk) -> None:
     def documenting(name: str) -> list[Operation]:
-        return [each for each in walk.operations if name in each.parameters("header")]
+        return [one for one in walk.operations if name in one.parameters("header")]
 
-    writes = [each for each in walk.operations if each.is_write]
+    writes = [one for one in walk.operations if one.is_write]
     assert REQUEST_HEADERS.keys() == HEADERS
-    known = [each for each in writes if each.spec.get("security")]
-    assert all(each in known for each in documenting("Idempotency-Key"))  # a key is a caller's
-    assert documenting("Prefer") == [each for each in writes if not each.answers_with_a_secret]
+    authenticated = [one for one in writes if one.spec.get("security")]
+    assert all(one in authenticated for one in documenting("Idempotency-Key"))  # it is a caller's
+    assert documenting("Prefer") == [one for one in writes if not one.answers_with_a_secret]
     # A POST names a row by a key in its path, or none.
-    named = [each for each in writes if each.method != "POST" or each.parameters("path")]
-    assert documenting("If-Match") == named
-    tagged = [each for each in walk.operations if not each.is_write and gives_a_tag(each)]
+    about_a_row = [one for one in writes if one.method != "POST" or one.parameters("path")]
+    assert documenting("If-Match") == about_a_row
+    tagged = [one for one in walk.operations if not one.is_write and gives_a_tag(one)]
     assert documenting("If-None-Match") == tagged
 
 
@@ -158,30 +159,34 @@ async def test_an_answer_about_one_row_carries_its_version(
     answer = await sampler.succeed(operation)
     tag, body = TAG.fullmatch(answer.headers.get("etag", "")), answer.json()
     version = row_of(body)["version"] if operation.answer_has_version and body else None
-    found = tag["version"] if tag else "none"
-    is_right = found == (None if version is None else str(version))
+    tagged = tag["version"] if tag else "none"
+    is_right = tagged == (None if version is None else str(version))
     assert is_right, f"{operation.title} answered ETag {tag} for version {version}"
 
 
 def row_of(body: dict[str, Any]) -> dict[str, Any]:
-    """The row that an answer is about, which may be in an envelope."""
+    """The row that an answer is about: the body, or the first of its members that has a version."""
     if "version" in body:
         return body
-    return next(each for each in body.values() if isinstance(each, dict) and "version" in each)
+    members = body.values()
+    return next(member for member in members if isinstance(member, dict) and "version" in member)
 
 
 # Methods.
 
 
 def methods_at(operation: Operation, path: str) -> tuple[set[str], set[str]]:
-    """The methods of the operation's path, and those of all paths that are this one as well, like
-    `/articles/{slug}` for `/articles/preview`."""
+    """The methods of the operation's path, and those of all documented paths that match this one,
+    such as `/articles/{slug}` for `/articles/preview`."""
     paths: dict[str, dict[str, Any]] = operation.document["paths"]
-    alike = [each for each in paths if re.fullmatch(re.sub(r"\{[^}]+\}", "[^/]+", each), path)]
-    documented = {each: {method.upper() for method in paths[each]} for each in paths}
-    every = set().union(*(documented[each] for each in (operation.path, *alike)))
-    own = documented[operation.path]
-    return with_head(own), with_head(every)
+    matching = [known for known in paths if re.fullmatch(pattern_of(known), path)]
+    documented = {known: {method.upper() for method in paths[known]} for known in paths}
+    of_all = set().union(*(documented[known] for known in (operation.path, *matching)))
+    return with_head(documented[operation.path]), with_head(of_all)
+
+
+def pattern_of(path: str) -> str:
+    return re.sub(r"\{[^}]+\}", "[^/]+", path)
 
 
 def with_head(methods: set[str]) -> set[str]:
@@ -193,13 +198,13 @@ async def test_a_path_has_the_methods_of_the_document_and_no_other(
     sampler: Sampler, operation: Operation
 ) -> None:
     request = await sampler.prepare(operation)
-    own, all_known = methods_at(operation, request.path)
-    for method in METHODS - all_known:
+    documented, of_all = methods_at(operation, request.path)
+    for method in METHODS - of_all:
         answer = await sampler.caller.request(method, request.url)
-        expected = f"405 for {method}, and Allow: {', '.join(own)}"
+        expected = f"405 for {method}, and Allow: {', '.join(documented)}"
         assert answer.status_code == 405, mismatch(request, answer, expected)
         allowed = set(answer.headers["allow"].split(", "))
-        is_right = allowed == own or own < all_known >= allowed
+        is_right = allowed == documented or documented < of_all >= allowed
         assert is_right, mismatch(request, answer, expected, f"Allow: {allowed}")
         content = operation.spec["responses"]["default"]["content"]
         assert answer.headers["content-type"] in content, operation.title
