@@ -1,7 +1,7 @@
 """`--without=plan,rows`: run tests with short ways off, to compare each with the general code.
 
-`all` turns all of them off. A test is deselected if it would only repeat its last pass: of the short
-ways that it reached then, the same ones were off as now.
+`all` turns all of them off. A test is deselected if it would only repeat its last pass: of the
+short ways that it reached then, the same ones were off as now.
 """
 
 from collections.abc import Generator, Iterator
