@@ -12,9 +12,9 @@ class Kind:
     """What a type becomes. All but `filters` and `words` are Python code.
 
     `annotation`, `limits` and `column` are for its line in a model; `valid`, `other` and `wrong`
-    are values for the tests; `filters` are the suffixes of its parameters in a list ("" for equality).
+    are values for the tests; `filters` are the suffixes of its query parameters ("" is equality).
     `words` are the values of a choice. `another`, of a type that may be unique, is an expression
-    with the variable `number`, which has another value for each.
+    that has another value for each value of the variable `number`.
     """
 
     annotation: str
