@@ -40,7 +40,7 @@ NEW = insert(PasswordReset).values(
     {name: bindparam(name) for name in ("user_id", "digest", "bound_to", "expires_at")}
 )
 # Only the latest link is valid: a late job of an older one changes nothing. Nor does a job
-# that runs twice: a token that was used, or that a change of the account ended, would be valid again.
+# that runs twice: a token that was used, or that a change of the account ended, would work again.
 UPSERT = NEW.on_conflict_do_update(
     index_elements=["user_id"],
     set_={name: NEW.excluded[name] for name in ("digest", "bound_to", "expires_at")},
