@@ -1,4 +1,4 @@
-"""What the tests of this service are run with."""
+"""Fixtures of the service's tests: how an account signs in."""
 
 import os
 from collections.abc import Awaitable, Callable
@@ -13,7 +13,7 @@ from features.auth.handlers.access import TokenSigner
 from kernel import resources_of
 from kernel.settings import variable_prefixes
 
-# Tests bring their own settings and database; none of the developer's may reach them.
+# Tests bring their own settings and database: the developer's environment is not read.
 for variable in [name for name in os.environ if name.upper().startswith(variable_prefixes())]:
     del os.environ[variable]
 

@@ -1,4 +1,4 @@
-"""How Alembic finds the models, reaches the database, and keeps out of its own way."""
+"""Alembic's environment: it imports the models, connects, and runs one migration at a time."""
 
 import asyncio
 import re
@@ -37,16 +37,16 @@ with suppress(ModuleNotFoundError):  # not in the image, where no migration is w
     import_module("kernel.dev.check_constraints")
     import_module("kernel.dev.version_triggers")
 
-# Any number that nothing else in this database uses.
-TAKE_LOCK = "SELECT pg_try_advisory_lock(5308117452)"
-PATIENCE = 60  # seconds
-# A waiting ALTER holds up every query that comes after it, so it gives up soon and tries again.
-HASTE = "SET lock_timeout = '400ms'"
+# An advisory lock, by any number that nothing else in this database uses.
+TRY_LOCK = "SELECT pg_try_advisory_lock(5308117452)"
+LOCK_SECONDS = 60  # to wait for another process that migrates
+# An ALTER that waits for its lock blocks all later queries, so it gives up soon and is tried again.
+SET_LOCK_TIMEOUT = "SET lock_timeout = '400ms'"
 TRIES = 5
 
 
 def render_item(kind: str, item: object, _: AutogenContext) -> str | Literal[False]:
-    """Write plain SQLAlchemy types into migrations: they must not need SQLModel to be read."""
+    """Write plain SQLAlchemy types into migrations, which must not import SQLModel."""
     if kind == "type" and isinstance(item, UTCDateTime):
         return "sa.DateTime(timezone=True)"
     if kind == "type" and isinstance(item, AutoString):
@@ -55,7 +55,12 @@ def render_item(kind: str, item: object, _: AutogenContext) -> str | Literal[Fal
 
 
 def name(_: MigrationContext, __: object, scripts: list[MigrationScript]) -> None:
-    """Give a new revision an id of the house's form in place of Alembic's; `--rev-id` stays."""
+    """Replace the id that Alembic has made for a new revision by `new_revision_id()`, which begins
+    with the time; one of `--rev-id` stays.
+
+    Raises:
+        CommandError: the history has several heads, and the command names none of them.
+    """
     (script,) = scripts
     if script.head in {None, "head"} and len(heads := context.script.get_heads()) > 1:
         raise CommandError(str(BrokenHistory.of_heads(heads)))
@@ -65,7 +70,11 @@ def name(_: MigrationContext, __: object, scripts: list[MigrationScript]) -> Non
 
 
 def run_migrations() -> None:
-    """Run them; of a history with several heads, say what joins them."""
+    """Run the migrations.
+
+    Raises:
+        CommandError: the history has several heads; it says which command joins them.
+    """
     try:
         with context.begin_transaction():
             context.run_migrations()
@@ -101,14 +110,14 @@ async def migrate_database(url: str) -> None:
 
     engine = create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)
     async with engine.connect() as connection:
-        # The session's lock, which no commit releases: whoever comes second waits, then has
-        # nothing left to do. A killed migrator's lock goes with its connection. It waits outside
-        # of transactions, whose ends CREATE INDEX CONCURRENTLY would wait for.
-        async with asyncio.timeout(PATIENCE):
-            while not await connection.scalar(text(TAKE_LOCK)):
+        # A lock of the session, which no commit releases: a second process waits, and then has
+        # nothing left to do. A killed process loses it with its connection. Waiting for it is
+        # outside of transactions, whose ends CREATE INDEX CONCURRENTLY would wait for.
+        async with asyncio.timeout(LOCK_SECONDS):
+            while not await connection.scalar(text(TRY_LOCK)):
                 await connection.commit()
                 await asyncio.sleep(0.1)
-        await connection.execute(text(HASTE))
+        await connection.execute(text(SET_LOCK_TIMEOUT))
         await connection.commit()
         for tries_left in reversed(range(TRIES)):
             try:
@@ -124,27 +133,32 @@ async def migrate_database(url: str) -> None:
 
 @contextmanager
 def target(settings: Settings | None) -> Iterator[str]:
-    """The caller's URL, or the configured one, or the embedded database's."""
-    given = settings.primary_url if settings else context.config.attributes["url"]
-    if given:
-        yield given
-        return
-    with development().server(development().FOLDER) as url:
+    """The caller's URL, or the configured one, or that of the embedded database."""
+    url = settings.primary_url if settings else context.config.attributes["url"]
+    if url:
         yield url
+        return
+    with development().server(development().FOLDER) as embedded_url:
+        yield embedded_url
 
 
 def run_online() -> None:
-    """Migrate; what stops that is one line for whoever has typed the command."""
+    """Migrate the database.
+
+    Raises:
+        CommandError: of a command line, with the cause in one line. With APP_LOG_LEVEL=DEBUG, or
+            for a caller that has passed a URL, the cause itself is raised.
+    """
     settings = None if context.config.attributes.get("url") else load_settings()
     try:
-        find_heads(VERSIONS)  # whether they can be read at all
+        find_heads(VERSIONS)  # raises if a file cannot be read
         with target(settings) as database_url:
             asyncio.run(migrate_database(database_url))
     except Exception as error:
         if settings is None or settings.log_level == "DEBUG":
             raise
-        told = isinstance(error, CannotStart)
-        line = str(error) if told else explain(error, full=settings.env == "dev")
+        is_explained = isinstance(error, CannotStart)
+        line = str(error) if is_explained else explain(error, full=settings.env == "dev")
         raise CommandError(line) from error
 
 

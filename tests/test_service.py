@@ -1,4 +1,4 @@
-"""What the service itself promises, beside its slices."""
+"""The service itself: what importing it does, and its app."""
 
 import os
 import subprocess
@@ -12,11 +12,11 @@ HANDLERS = "logging.getLogger().handlers"
 
 
 @pytest.fixture
-def tell():
-    """Run a line in a process of its own; its status, what it printed, and its errors."""
+def run_line():
+    """Run a line of Python in a process of its own: its exit status, standard output and errors."""
 
-    def tell(line, **variables):
-        done = subprocess.run(
+    def run_line(line, **variables):
+        process = subprocess.run(
             [sys.executable, "-c", line],
             cwd=ROOT,
             env=os.environ | variables,
@@ -24,28 +24,28 @@ def tell():
             text=True,
             check=False,
         )
-        return done.returncode, done.stdout, done.stderr
+        return process.returncode, process.stdout, process.stderr
 
-    return tell
+    return run_line
 
 
-def test_to_import_the_service_reads_no_settings_and_touches_no_log_handler(tell):
+def test_to_import_the_service_reads_no_settings_and_touches_no_log_handler(run_line):
     line = f"import logging, service; print({HANDLERS}, 'app' in vars(service))"
-    assert tell(line, APP_ENV="wrong") == (0, "[] False\n", "")
+    assert run_line(line, APP_ENV="wrong") == (0, "[] False\n", "")
 
 
-def test_who_asks_for_the_app_gets_it_once(tell):
+def test_who_asks_for_the_app_gets_it_once(run_line):
     line = f"import logging, service; print(service.app is service.app, len({HANDLERS}))"
-    assert tell(line)[:2] == (0, "True 1\n")
+    assert run_line(line)[:2] == (0, "True 1\n")
 
 
-def test_the_app_needs_settings_that_are_right(tell):
-    status, _, errors = tell("import service; service.app", APP_ENV="wrong", APP_POOL_SIZE="0")
+def test_the_app_needs_settings_that_are_right(run_line):
+    status, _, errors = run_line("import service; service.app", APP_ENV="wrong", APP_POOL_SIZE="0")
     assert status == 3
     assert [line.split(":")[0] for line in errors.splitlines()] == ["APP_ENV", "APP_POOL_SIZE"]
 
 
-def test_the_service_has_nothing_else(tell):
-    status, _, errors = tell("import service; service.apps")
+def test_the_service_has_nothing_else(run_line):
+    status, _, errors = run_line("import service; service.apps")
     assert status == 1
     assert "module 'service' has no attribute 'apps'" in errors

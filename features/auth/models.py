@@ -17,13 +17,13 @@ users = table(
 
 
 class SignIn(Table, table=True):
-    """A sign-in: its tokens are good while it is there.
+    """A sign-in: its tokens are valid while this row exists.
 
-    They name it by `family`, which nobody can guess. Of its refresh token and of the one before
-    there are digests; `salt` is what made the one of the other.
+    They name it by `family`, a random UUID. The digests (SHA-256) are those of its refresh token
+    and of the one before; `salt` is the key with which the one was derived from the other.
     """
 
-    __tablename__ = "refresh_tokens"  # in which each token had a row of its own
+    __tablename__ = "refresh_tokens"  # once a row for each token
 
     user_id: int = Field(foreign_key="users.id", ondelete="CASCADE", sa_type=BigInteger, index=True)
     family: UUID = Field(index=True)
@@ -31,7 +31,7 @@ class SignIn(Table, table=True):
     previous_digest: bytes | None = None
     salt: bytes | None = None
     expires_at: datetime
-    spent_at: datetime | None = None  # of tokens that the version before has exchanged
+    spent_at: datetime | None = None  # of tokens that an earlier version has exchanged
 
 
 class Account(Dto):

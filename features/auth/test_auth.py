@@ -97,7 +97,7 @@ async def status_of_me(client, tokens):
 
 
 async def later(sql):
-    """So late that a refresh token of before is no longer given again."""
+    """Move on by more than GRACE, within which a spent refresh token still works."""
     await sql.execute("UPDATE refresh_tokens SET updated_at = updated_at - interval '11 seconds'")
 
 
@@ -118,13 +118,13 @@ async def test_a_long_password_in_many_marks_costs_nothing(client, alice, length
 
 async def test_an_unknown_address_and_a_wrong_password_get_the_same_answer(client, alice, password):
     answers = []
-    for email, given in (
+    for email, attempt in (
         ("nobody@example.com", password),
         ("alice@example.com", "wrong password"),
         ("alice@example.com", "x" * 129),
         ("alice@example.com", ""),
     ):
-        answer = await sign_in(client, email, given or " ")
+        answer = await sign_in(client, email, attempt or " ")
         assert answer.headers["www-authenticate"] == "Bearer, APIKey"
         answers.append((answer.status_code, answer.json() | {"request_id": ""}))
     assert answers[0][0] == 401
@@ -475,14 +475,14 @@ async def test_another_scheme_or_two_credentials_are_refused(client, alice):
 
 
 async def test_an_unknown_address_takes_as_long_as_a_wrong_password(serve, alice):
-    taken = {"alice@example.com": [], "nobody@example.com": []}
+    seconds = {"alice@example.com": [], "nobody@example.com": []}
     async with serve(sign_in_failures=1000, pool_timeout=20.0) as client:
         for number in range(2 * 20):
-            email = list(taken)[number % 2]
+            email = list(seconds)[number % 2]
             started = time.perf_counter()
             await sign_in(client, email, "wrong password")
-            taken[email].append(time.perf_counter() - started)
-    wrong, unknown = map(statistics.median, taken.values())
+            seconds[email].append(time.perf_counter() - started)
+    wrong, unknown = map(statistics.median, seconds.values())
     # Without a hash to verify it would be a tenth; machines are too noisy for a narrow bound.
     assert 0.5 < unknown / wrong < 2
 
@@ -492,7 +492,7 @@ async def test_sign_ins_with_keys_do_not_wait_for_each_other_in_a_circle(serve, 
         form = {"username": "alice@example.com", "password": PASSWORD}
         headers = [{"Idempotency-Key": f"key-{number}"} for number in range(4)]
         answers = await asyncio.gather(
-            *[client.post("/auth/token", data=form, headers=each) for each in headers]
+            *[client.post("/auth/token", data=form, headers=one) for one in headers]
         )
     assert {answer.status_code for answer in answers} == {200}
 

@@ -17,8 +17,8 @@ async def test_readiness_asks_the_database(client, app, sql):
     for path in ("/readyz", "/healthz"):
         answer = await client.get(path)
         applied = await sql.fetchval("SELECT version_num FROM alembic_version")
-        known = {"status": "ok", "version": app.version, "revision": applied}
-        assert (answer.status_code, answer.json()) == (200, known)
+        expected = {"status": "ok", "version": app.version, "revision": applied}
+        assert (answer.status_code, answer.json()) == (200, expected)
         assert '"1 queries"' in answer.headers["server-timing"]
 
 

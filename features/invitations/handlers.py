@@ -31,13 +31,13 @@ from kernel import (
 )
 
 PURPOSE = "invitation"
-LIFE = timedelta(days=7)
+LIFETIME = timedelta(days=7)
 NOT_GOOD = "this invitation is not good, or not any more: ask for another one"
 digest, expires_at = col(Invitation.digest), col(Invitation.expires_at)
 ALL: Select[tuple[Invitation]] = select(Invitation)
 BY_ID = ALL.where(col(Invitation.id) == bindparam("id"))
 ACCOUNT = select(users.c.id).where(users.c.email == bindparam("email"))
-# Of an admin who is one still: who was dismissed has not let in a friend.
+# Only of one who is still an active admin: an invitation ends with the rights of its admin.
 INVITED = (
     select(col(Invitation.email), col(Invitation.role), digest)
     .join(users, users.c.id == col(Invitation.invited_by))
@@ -98,12 +98,12 @@ async def _send_later(session: WriteSession, invitation_id: int, seed: str) -> N
 
 @task(external=True, timeout=60, concurrency=4)
 async def send_invitation(job: Job, resources: Resources, invitation_id: int, seed: str) -> None:
-    """Send the link, unless another one has taken its place. It is the same in each attempt."""
+    """Send the link, unless a newer one has replaced it. It is the same in each attempt."""
     invited = await resources.primary.first(Invited, BY_ID, id=invitation_id)
     token = resources.derive_token(PURPOSE, seed)
     if invited is None or invited.digest != _digest(token):
         return
-    base, days = resources.settings.link_base, LIFE.days
+    base, days = resources.settings.link_base, LIFETIME.days
     mail = InvitationMail(service=resources.name, base=base, token=token, days=days)
     await mail.send(job, resources, to=invited.email)
 
@@ -114,7 +114,7 @@ async def accept(
     """Make the account.
 
     Raises:
-        Forbidden: the token is none, or was used, or nobody stands for it any more.
+        Forbidden: the token is unknown, used or expired, or its admin is no longer one.
     """
     token = _digest(data.token)
     invited = await primary.first(Invited, INVITED, token=token)
@@ -122,22 +122,22 @@ async def accept(
         raise Forbidden(NOT_GOOD)
     # Before the transaction begins: no connection is held while a password is hashed.
     password_hash = await passwords.hash(data.password, invited.email)
-    # Locked, and looked at once more: of two who accept at once, one has come first.
-    found = await session.first(Invited, LOCKED, token=token)
-    if found is None:
+    # Read again under a lock: of two concurrent requests, the second finds no invitation.
+    locked = await session.first(Invited, LOCKED, token=token)
+    if locked is None:
         raise Forbidden(NOT_GOOD)
     await session.fetch(USE, token=token)
-    own = {**data.model_dump(exclude={"token", "password"}), "password_hash": password_hash}
-    account = own | {"email": found.email, "role": found.role, "is_active": True}
+    chosen = {**data.model_dump(exclude={"token", "password"}), "password_hash": password_hash}
+    account = chosen | {"email": locked.email, "role": locked.role, "is_active": True}
     [row] = await session.fetch(insert(users).values(account).returning(users.c.id))
     session.after_commit(security_event, "invitation_accepted", row["id"])
 
 
 def _new_link(resources: Resources) -> tuple[str, dict[str, object]]:
-    """What the token is made of, and the columns that tell it."""
+    """The seed of a new token, and the columns that change with it."""
     seed = secrets.token_hex(32)
-    own = _digest(resources.derive_token(PURPOSE, seed))
-    return seed, {"digest": own, "expires_at": datetime.now(UTC) + LIFE}
+    token = resources.derive_token(PURPOSE, seed)
+    return seed, {"digest": _digest(token), "expires_at": datetime.now(UTC) + LIFETIME}
 
 
 def _digest(token: str) -> bytes:

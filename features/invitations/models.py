@@ -6,7 +6,7 @@ from sqlmodel import Field
 
 from kernel import Dto, Email, Input, Line, Mail, Password, Public, Table, Text
 
-# As whom one may be invited: of the roles that accounts have, all that an admin may give away.
+# The roles that an invitation can give: all that accounts have and an admin may grant.
 Role = Literal["member", "admin"]
 # What an account is made of, by name: slices share the database, not classes. A column that every
 # account has to have belongs here, too, and is a field of `Acceptance`.
@@ -22,7 +22,7 @@ users = table(
 
 
 class Invitation(Table, table=True):
-    """Somebody may make an account of this role, with the token whose digest this is."""
+    """An invitation to make an account of this role, with the token whose SHA-256 is `digest`."""
 
     __tablename__ = "invitations"
 

@@ -91,15 +91,15 @@ async def test_who_is_invited_chooses_a_password_and_joins(client, admin, jobs, 
 async def test_outside_dev_invitations_are_how_people_join(mount, mail_server, admin, jobs):
     mail_server.answers["RCPT"] = ["421 4.3.2 not now"]
     async with mount(APIRouter(), env="prod", **mail_server.settings) as client:
-        own = type(jobs)(client.app)
+        its_jobs = type(jobs)(client.app)
         body = ACCEPTED | {"email": CAROL}
         assert (await client.post("/users", json=body)).status_code == 401
         answer = await client.post("/invitations", json={"email": CAROL}, headers=admin.headers)
         assert answer.status_code == 201
-        await own.drain(raises=False)
+        await its_jobs.drain(raises=False)
         assert [*mail_server.messages] == []
         with time_machine.travel(datetime.now(UTC) + timedelta(minutes=1)):
-            await own.drain()
+            await its_jobs.drain()
         [mail] = mail_server.messages
         assert (mail["From"], mail["To"]) == ("Shop <shop@example.com>", CAROL)
         assert mail_server.link.startswith("https://app.example.com/invitation#token=")
@@ -213,7 +213,7 @@ async def test_a_token_is_good_once_and_no_key_brings_it_back(client, token):
 
 async def test_of_two_who_accept_at_once_one_joins(client, token, sql):
     names = [f"Carol no. {number}" for number in range(4)]
-    answers = await asyncio.gather(*[accept(client, token, full_name=each) for each in names])
+    answers = await asyncio.gather(*[accept(client, token, full_name=name) for name in names])
     assert sorted(answer.status_code for answer in answers) == [204, 403, 403, 403]
     won = [answer.status_code for answer in answers].index(204)
     joined = await sql.fetch("SELECT full_name FROM users WHERE email = $1", CAROL)

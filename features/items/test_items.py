@@ -80,7 +80,7 @@ async def test_a_list_is_filtered_by_the_owner(alice, bob, admin):
 async def test_a_list_refuses_a_parameter_that_it_does_not_know(alice):
     answer = await alice.get("/items", params={"ownerid": 7, "limit": 5, "order": "id", "q": "x"})
     assert answer.status_code == 422
-    assert [each["loc"] for each in answer.json()["errors"]] == [["query", "ownerid"]]
+    assert [error["loc"] for error in answer.json()["errors"]] == [["query", "ownerid"]]
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ async def test_pages_follow_each_other_in_the_chosen_order(alice, order, titles)
         await alice.post("/items", json={"title": title})
     first = await alice.get("/items", params={"limit": 2, "order": order})
     second = await alice.get(first.headers["link"].split(";")[0].strip("<>"))
-    found = [item["title"] for page in (first, second) for item in page.json()["items"]]
-    assert found == titles
+    listed = [item["title"] for page in (first, second) for item in page.json()["items"]]
+    assert listed == titles
     assert second.json()["next_cursor"] is None
     assert "link" not in second.headers
 
@@ -101,29 +101,29 @@ async def test_a_search_finds_text_within_titles_and_takes_wildcards_literally(a
     for title in ("100% leek", "100 leeks", "back\\slash", "under_score"):
         await alice.post("/items", json={"title": title})
 
-    async def found(q):
+    async def titles_with(q):
         page = await alice.get("/items", params={"q": q, "order": "id"})
         return [item["title"] for item in page.json()["items"]]
 
-    assert await found("LEEK") == ["100% leek", "100 leeks"]
-    assert await found("100%") == ["100% leek"]
-    assert await found("ack\\s") == ["back\\slash"]
-    assert await found("der_s") == ["under_score"]
+    assert await titles_with("LEEK") == ["100% leek", "100 leeks"]
+    assert await titles_with("100%") == ["100% leek"]
+    assert await titles_with("ack\\s") == ["back\\slash"]
+    assert await titles_with("der_s") == ["under_score"]
 
 
 async def test_a_search_for_less_than_three_characters_finds_what_begins_so(alice):
     for title in ("Leek", "LE", "Le%ek", "1 leek", "le"):
         await alice.post("/items", json={"title": title})
 
-    async def found(q):
+    async def titles_with(q):
         page = await alice.get("/items", params={"q": q, "order": "id"})
         return [item["title"] for item in page.json()["items"]]
 
-    assert await found("le") == ["Leek", "LE", "Le%ek", "le"]
-    assert await found("le%") == ["Le%ek"]
-    assert await found("1") == ["1 leek"]
-    assert await found("%") == []
-    assert len(await found("")) == 5
+    assert await titles_with("le") == ["Leek", "LE", "Le%ek", "le"]
+    assert await titles_with("le%") == ["Le%ek"]
+    assert await titles_with("1") == ["1 leek"]
+    assert await titles_with("%") == []
+    assert len(await titles_with("")) == 5
 
 
 async def test_an_item_can_be_read(alice, admin, item):

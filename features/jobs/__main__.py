@@ -17,16 +17,16 @@ Application = Any  # ASGI's
 
 
 async def work(app: Application) -> None:
-    """Keep the app's lifespan open until a signal comes, as a server would, but serve nothing."""
-    told, heard, stop = asyncio.Queue[Any](), asyncio.Queue[Any](), asyncio.Event()
+    """Run the app's lifespan until SIGTERM or SIGINT, as a server would, but serve no requests."""
+    to_app, from_app, stop = asyncio.Queue[Any](), asyncio.Queue[Any](), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
-    lifespan = asyncio.create_task(app(scope, told.get, heard.put))
-    await told.put({"type": "lifespan.startup"})
-    if (await heard.get())["type"] == "lifespan.startup.complete":
+    lifespan = asyncio.create_task(app(scope, to_app.get, from_app.put))
+    await to_app.put({"type": "lifespan.startup"})
+    if (await from_app.get())["type"] == "lifespan.startup.complete":
         await stop.wait()
-        await told.put({"type": "lifespan.shutdown"})
+        await to_app.put({"type": "lifespan.shutdown"})
     await lifespan
 
 
@@ -41,7 +41,7 @@ def main() -> None:
     sys.path.insert(0, "")
     app = resolve_name(parser.parse_args().app)
     make_loop = None
-    with suppress(ImportError):  # it is not for every system
+    with suppress(ImportError):  # not on Windows
         make_loop = import_module("uvloop").new_event_loop
     with asyncio.Runner(loop_factory=make_loop) as runner:
         runner.run(work(app))

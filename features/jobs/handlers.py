@@ -12,7 +12,7 @@ RETRY = (
     .values(state="waiting", attempts=0, run_at=func.now())
     .returning(Job)
 )
-# The row of a tick stays, or the next one would be taken for the first.
+# The row of a tick is kept: without it, the next tick would count as the first, which is not run.
 DISCARD = text("""
     WITH done AS (
         UPDATE jobs SET state = 'done', lease = NULL WHERE id = :id AND tick IS NOT NULL
@@ -33,7 +33,7 @@ async def retry_job(session: WriteSession, job_id: int) -> JobPublic:
         return job
     if await session.first(JobPublic, BY_ID, id=job_id) is None:
         raise NotFound("job", job_id)
-    raise Conflict("it runs, or has ended well")
+    raise Conflict("the job is running, or has succeeded")
 
 
 async def discard_job(session: WriteSession, job_id: int) -> None:

@@ -35,10 +35,10 @@ async def test_jobs_are_for_admins(client, alice, job):
 
 
 async def test_a_list_is_filtered_by_state_and_task(admin, job):
-    ids = [await job(*each) for each in (("failed", "a.b"), ("waiting", "a.b"), ("failed", "c.d"))]
+    ids = [await job(*row) for row in (("failed", "a.b"), ("waiting", "a.b"), ("failed", "c.d"))]
 
     async def listed(**query):
-        return [each["id"] for each in (await admin.get("/jobs", params=query)).json()["items"]]
+        return [row["id"] for row in (await admin.get("/jobs", params=query)).json()["items"]]
 
     assert await listed() == ids[::-1]
     assert await listed(state="failed") == [ids[2], ids[0]]

@@ -37,22 +37,22 @@ HOLDER: Select[*tuple[Any, ...]] = (
         or_(expires.is_(None), expires > func.now()),
     )
 )
-NEW = ("name", "expires_at", "prefix", "digest")
-# While the sign-in is there: whoever ends it waits for this key, or comes first and there is none.
+NEW_COLUMNS = ("name", "expires_at", "prefix", "digest")
+# With a lock on the sign-in: what ends it waits for this insert, or comes first and prevents it.
 CREATE = (
     insert(Key)
     .from_select(
-        ["user_id", *NEW],
+        ["user_id", *NEW_COLUMNS],
         select(
             sign_ins.c.user_id,
-            *(bindparam(f"new_{name}", type_=getattr(Key, name).type) for name in NEW),
+            *(bindparam(f"new_{name}", type_=getattr(Key, name).type) for name in NEW_COLUMNS),
         )
         .where(sign_ins.c.family == bindparam("sign_in"), sign_ins.c.user_id == bindparam("id"))
         .with_for_update(read=True, key_share=True),
     )
     .returning(Key)
 )
-# By the key alone: its version changes with its use.
+# By the id alone, without the version, which changes with each use.
 IS_OWN = (col(Key.id) == bindparam("id"), col(Key.user_id) == bindparam("user_id"))
 DELETE = delete(Key).where(*IS_OWN).returning(col(Key.id))
 TOUCH = (
@@ -68,10 +68,10 @@ async def list_keys(reader: ReadPool, me: Principal, pager: Pager) -> Page[KeyPu
 async def create_key(
     session: WriteSession, me: Principal, data: KeyCreate, service: str
 ) -> KeyCreated:
-    kind = f"{service[:3]}_"  # whoever finds a key sees whose it is
+    kind = f"{service[:3]}_"  # tells the finder of a leaked key which service it is for
     secret = kind + secrets.token_urlsafe(32)
-    own = {"prefix": secret[: len(kind) + 8], "digest": _digest(secret)}
-    values = {f"new_{name}": value for name, value in (data.model_dump() | own).items()}
+    row = data.model_dump() | {"prefix": secret[: len(kind) + 8], "digest": _digest(secret)}
+    values = {f"new_{name}": value for name, value in row.items()}
     key = await session.first(KeyPublic, CREATE, id=me.id, sign_in=me.sign_in, **values)
     if key is None:
         raise Unauthorized("sign in to do this")
@@ -86,7 +86,8 @@ async def delete_key(session: WriteSession, me: Principal, key_id: int) -> None:
 
 
 async def authenticate_key(_: Resources, rows: Rows, secret: str) -> Principal | None:
-    """The kernel's way from an API key to its principal."""
+    """The principal of an API key, for the kernel; None if it is unknown or expired, or the account
+    is not active."""
     holder = await rows.first(KeyHolder, HOLDER, digest=_digest(secret))
     if holder is None:
         return None
@@ -96,8 +97,8 @@ async def authenticate_key(_: Resources, rows: Rows, secret: str) -> Principal |
 
 
 async def _touch(key_id: int) -> None:
-    # At most once a minute, beside the request: it was used even if the request fails, and the
-    # request must not fail for it.
+    # At most once a minute, in a session of its own: a failed request has used the key as well, and
+    # no request may fail because of this.
     try:
         async with open_session() as independent_session:
             await (await independent_session.connection()).execute(TOUCH, {"key_id": key_id})

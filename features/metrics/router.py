@@ -21,7 +21,12 @@ async def get_metrics(
 
 
 def _check_scraper(settings: Settings, authorization: str) -> None:
-    """Let in who has the token; without one, everybody in dev, and nobody elsewhere."""
+    """Require the configured token. Without one, allow every scraper in dev, and none elsewhere.
+
+    Raises:
+        Unauthorized: the request has no token, or another one.
+        HTTPException: 404; no token is configured outside dev.
+    """
     if settings.metrics_token is None:
         if settings.env != "dev":
             raise HTTPException(404)

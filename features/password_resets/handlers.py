@@ -30,7 +30,7 @@ from kernel import (
 )
 
 PURPOSE = "password_reset"
-LIFE = timedelta(minutes=30)
+LIFETIME = timedelta(minutes=30)
 NOT_GOOD = "this link is not good, or not any more: ask for another one"
 digest, expires_at = col(PasswordReset.digest), col(PasswordReset.expires_at)
 ACCOUNT = select(users.c.id, users.c.email, users.c.role, users.c.password_hash).where(
@@ -39,22 +39,22 @@ ACCOUNT = select(users.c.id, users.c.email, users.c.role, users.c.password_hash)
 NEW = insert(PasswordReset).values(
     {name: bindparam(name) for name in ("user_id", "digest", "bound_to", "expires_at")}
 )
-# The latest one alone is good: a job that was late, and is behind it, changes nothing. Nor does one
-# that runs again: a token that was used, or that a change has ended, would be good once more.
-KEEP = NEW.on_conflict_do_update(
+# Only the latest link is valid: a late job of an older one changes nothing. Nor does a job
+# that runs twice: a token that was used, or that a change of the account ended, would work again.
+UPSERT = NEW.on_conflict_do_update(
     index_elements=["user_id"],
     set_={name: NEW.excluded[name] for name in ("digest", "bound_to", "expires_at")},
     where=and_(digest != NEW.excluded.digest, expires_at <= NEW.excluded.expires_at),
 )
 IS_LATEST = (digest == bindparam("token"), expires_at > func.now())
-STILL = select(col(PasswordReset.bound_to)).where(*IS_LATEST)
+LATEST = select(col(PasswordReset.bound_to)).where(*IS_LATEST)
 BOUND = (
     select(*ACCOUNT.selected_columns, col(PasswordReset.bound_to))
     .join_from(PasswordReset, users, col(PasswordReset.user_id) == users.c.id)
     .where(*IS_LATEST, users.c.is_active)
 )
-# The account as it was when the token was looked at, or somebody has been quicker. It makes a token
-# good once as well: with the password, what it is bound to has changed.
+# Only if the account is as it was when the token was checked. So a token is valid once: a new
+# password changes the account.
 CHANGE = (
     update(users)
     .where(
@@ -77,11 +77,16 @@ SWEEP = delete(PasswordReset).where(expires_at < func.now())
 async def ask(
     session: WriteSession, passwords: PasswordVault, resources: Resources, email: str
 ) -> None:
-    """Have a link sent, if there is such an account. Whether there is one is looked up by the job,
-    so that nobody learns it of the answer, nor of the time that it takes."""
+    """Enqueue the mail. The job looks up whether there is such an account, so that neither the
+    answer nor its time shows it.
+
+    Raises:
+        NoMailServer: none is configured, outside dev.
+        TooManyRequests: it was asked too often for this address.
+    """
     ResetMail.require_server(resources)
     await passwords.throttle(PURPOSE, email)
-    until = datetime.now(UTC) + LIFE
+    until = datetime.now(UTC) + LIFETIME
     await session.enqueue(send_reset, email=email, seed=secrets.token_hex(32), until=until)
 
 
@@ -94,16 +99,16 @@ async def send_reset(
     if account is None or until <= datetime.now(UTC):
         return
     token = resources.derive_token(PURPOSE, seed)
-    own, bound_to = _digest(token), _binding(account)
+    token_digest, bound_to = _digest(token), _binding(account)
     async with open_session() as session:
         await session.fetch(
-            KEEP, user_id=account.id, digest=own, bound_to=bound_to, expires_at=until
+            UPSERT, user_id=account.id, digest=token_digest, bound_to=bound_to, expires_at=until
         )
-        latest = await session.fetch(STILL, token=own)
+        latest = await session.fetch(LATEST, token=token_digest)
         if not latest or latest[0]["bound_to"] != bound_to:
             return
         session.after_commit(security_event, "password_reset_asked", account.id)
-    minutes = LIFE // timedelta(minutes=1)
+    minutes = LIFETIME // timedelta(minutes=1)
     mail = ResetMail(base=resources.settings.link_base, token=token, minutes=minutes)
     await mail.send(job, resources, to=account.email)
 
@@ -114,10 +119,10 @@ async def complete(
     passwords: PasswordVault,
     data: PasswordResetCompletion,
 ) -> None:
-    """Change the password. What was begun with the one before ends, as when its owner changes it.
+    """Change the password, and end all sign-ins and API keys of the account.
 
     Raises:
-        Forbidden: the token is none, or was used, or its account is not as it was.
+        Forbidden: the token is unknown, used or expired, or the account has changed since.
     """
     token = _digest(data.token)
     account = await primary.first(BoundAccount, BOUND, token=token)
@@ -125,11 +130,11 @@ async def complete(
         raise Forbidden(NOT_GOOD)
     # Before the transaction begins: no connection is held while a password is hashed.
     new_hash = await passwords.hash(data.password, account.email)
-    known = {"known_email": account.email, "known_role": account.role}
-    known |= {"known_hash": account.password_hash, "new_hash": new_hash}
-    if not await session.fetch(CHANGE, user_id=account.id, **known):
+    values = {"known_email": account.email, "known_role": account.role}
+    values |= {"known_hash": account.password_hash, "new_hash": new_hash}
+    if not await session.fetch(CHANGE, user_id=account.id, **values):
         raise Forbidden(NOT_GOOD)
-    # Behind the user's row, which a sign-in that is under way has to share.
+    # After the user's row is locked: a concurrent sign-in needs a share of that lock.
     await session.fetch(END_SIGN_INS, id=account.id)
     await session.fetch(END_KEYS, id=account.id)
     session.after_commit(security_event, "password_reset", account.id)
@@ -137,7 +142,7 @@ async def complete(
 
 @task(every="1h")
 async def sweep_resets(session: WriteSession) -> None:
-    """Forget the links that are over."""
+    """Delete expired links."""
     await session.fetch(SWEEP)
 
 
@@ -147,6 +152,6 @@ def _digest(token: str) -> bytes:
 
 
 def _binding(account: Account) -> bytes:
-    """What the account is now: a change of any of it ends the link."""
+    """A digest of the account's state. A change of any part of it ends the link."""
     state = (str(account.id), account.email, account.role, account.password_hash)
     return hashlib.sha256("\0".join(state).encode()).digest()

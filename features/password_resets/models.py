@@ -21,8 +21,7 @@ keys = table("api_keys", column("user_id", BigInteger))
 
 
 class PasswordReset(Table, table=True):
-    """The latest link that was sent for an account: the digest of its token, and of what the
-    account was then."""
+    """The latest link for an account: the SHA-256 of its token, and of the account's state then."""
 
     __tablename__ = "password_resets"
 

@@ -108,8 +108,8 @@ async def test_neither_token_nor_address_is_kept_or_logged(client, alice, jobs, 
     await ask(client)
     kept = str(await sql.fetch("SELECT * FROM jobs"))
     await jobs.drain()
-    [told] = [line["text"] for line in log.lines("INFO") if "/mail" in line["message"]]
-    token = told.partition("#token=")[2].split()[0]
+    [text] = [line["text"] for line in log.lines("INFO") if "/mail" in line["message"]]
+    token = text.partition("#token=")[2].split()[0]
     kept += str(await sql.fetch("SELECT * FROM password_resets"))
     others = [line for line in log.lines() if "/mail" not in line["message"]]
     assert token not in kept + str(others)
@@ -123,28 +123,28 @@ async def test_an_unknown_address_gets_the_same_answer_and_no_mail(
     client, admin, alice, jobs, mails
 ):
     await admin.patch(f"/users/{alice.user_id}", json={"is_active": False})
-    known = await ask(client, admin.email)
+    expected = await ask(client, admin.email)
     for email in ("nobody@example.com", "alice@example.com"):
         answer = await ask(client, email)
-        assert (answer.status_code, answer.content) == (known.status_code, known.content)
-        own = {"x-request-id", "server-timing"}
-        assert {*answer.headers.items()} - {*known.headers.items()} <= {
-            (name, answer.headers[name]) for name in own if name in answer.headers
+        assert (answer.status_code, answer.content) == (expected.status_code, expected.content)
+        per_response = {"x-request-id", "server-timing"}
+        assert {*answer.headers.items()} - {*expected.headers.items()} <= {
+            (name, answer.headers[name]) for name in per_response if name in answer.headers
         }
     await jobs.drain()
     assert [mail["To"] for mail in mails.messages] == [admin.email]
 
 
 async def test_an_unknown_address_takes_as_long(serve, alice):
-    taken = {"alice@example.com": [], "nobody@example.com": []}
+    seconds = {"alice@example.com": [], "nobody@example.com": []}
     async with serve(sign_in_failures=1000) as client:
         for number in range(2 * 30):
-            email = list(taken)[number % 2]
+            email = list(seconds)[number % 2]
             started = time.perf_counter()
             assert (await ask(client, email)).status_code == 204
-            taken[email].append(time.perf_counter() - started)
-    known, unknown = map(statistics.median, taken.values())
-    assert 0.5 < unknown / known < 2
+            seconds[email].append(time.perf_counter() - started)
+    of_account, of_nobody = map(statistics.median, seconds.values())
+    assert 0.5 < of_nobody / of_account < 2
 
 
 async def test_an_unknown_address_costs_as_many_statements(client, alice, log):
@@ -323,7 +323,7 @@ async def test_a_dry_run_sends_no_mail(client, alice, jobs, mails):
 async def send(alice, app, jobs, sql):
     """Send the same mail as often as one likes, as a job is run again whose end nobody knows."""
     arguments = {"email": "alice@example.com", "seed": "5eed" * 16}
-    until = datetime.now(UTC) + handlers.LIFE
+    until = datetime.now(UTC) + handlers.LIFETIME
 
     async def send(until=until, **changes):
         async with open_session(app) as session:
@@ -370,7 +370,7 @@ async def test_a_link_is_good_for_half_an_hour(client, alice, jobs, mails, sql):
     with time_machine.travel(datetime.now(UTC) + timedelta(minutes=31)):
         await jobs.drain()
     assert [*mails.messages] == []
-    assert timedelta(minutes=30) == handlers.LIFE
+    assert timedelta(minutes=30) == handlers.LIFETIME
 
 
 async def test_links_that_are_over_are_forgotten(app, token, jobs, sql):
@@ -387,12 +387,12 @@ async def test_links_that_are_over_are_forgotten(app, token, jobs, sql):
 async def test_a_reset_goes_through_the_mail_server(mount, mail_server, alice, jobs):
     mail_server.answers["RCPT"] = ["451 4.7.1 come again"]
     async with mount(APIRouter(), env="prod", **mail_server.settings) as client:
-        own = type(jobs)(client.app)
+        its_jobs = type(jobs)(client.app)
         await ask(client)
-        await own.drain(raises=False)
+        await its_jobs.drain(raises=False)
         assert [*mail_server.messages] == []
         with time_machine.travel(datetime.now(UTC) + timedelta(minutes=1)):
-            await own.drain()
+            await its_jobs.drain()
         [mail] = mail_server.messages
         assert (mail["From"], mail["To"]) == ("Shop <shop@example.com>", alice.email)
         base = "https://app.example.com/password-reset"

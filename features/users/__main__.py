@@ -52,7 +52,11 @@ async def _find(session: "WriteSession", email: str) -> "User | None":
 
 
 async def run(arguments: argparse.Namespace) -> str:
-    """What was done; what was not ends the process with a line for each reason."""
+    """Run the command, and return what was done.
+
+    Raises:
+        SystemExit: it was not; with a line for each reason.
+    """
     from pydantic import ValidationError  # noqa: PLC0415
 
     from kernel import ServiceError  # noqa: PLC0415
@@ -64,8 +68,8 @@ async def run(arguments: argparse.Namespace) -> str:
         role: Role = "admin" if arguments.admin else "member"
         return await create(email, arguments.name or email.partition("@")[0], role)
     except ValidationError as error:
-        told = error.errors(include_url=False, include_context=False, include_input=False)
-        sys.exit("\n".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in told))
+        errors = error.errors(include_url=False, include_context=False, include_input=False)
+        sys.exit("\n".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in errors))
     except ServiceError as error:
         sys.exit(error.message)
 

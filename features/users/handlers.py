@@ -129,7 +129,13 @@ async def update_me(
 async def _verified(
     primary: ReadPool, passwords: PasswordVault, me: Principal, data: MeUpdate
 ) -> Account | None:
-    """The account, if its password was given."""
+    """The account, if the request has its current password, or None if it has none.
+
+    Raises:
+        Forbidden: the caller has signed in with an API key, or the password is wrong.
+        TooManyRequests: too many passwords were wrong.
+        Unprocessable: the new password is the e-mail address.
+    """
     if "current_password" not in data.model_fields_set:
         return None
     _require_person(me)
@@ -147,8 +153,8 @@ async def _verified(
 async def _change_password(session: WriteSession, me: Principal, user: User, new_hash: str) -> None:
     user.password_hash = new_hash
     user.password_changed_at = func.now()  # type: ignore[assignment]  # the database's clock
-    # Behind the user's row, which a sign-in that is under way has to share: what began with the
-    # old password is seen here, or is refused.
+    # After the user's row is locked, which a concurrent sign-in has to share: one with the old
+    # password is either seen here, or refused.
     await session.flush()
     await session.fetch(END_OTHERS, id=me.id, own=me.sign_in)
     session.after_commit(security_event, "password_changed", me.id)
@@ -159,13 +165,13 @@ async def update_user(
 ) -> UserPublic:
     changes = data.model_dump(exclude_unset=True)
     if "role" in changes:
-        _require_person(me)  # or a key could make an admin, who outlives it
+        _require_person(me)  # or an API key could make an admin, who would outlive it
     ends = changes.get("role", "admin") != "admin" or not changes.get("is_active", True)
     user = await (_find_to_end if ends else _find)(session, user_id)
     user.sqlmodel_update(changes)
     await session.flush()
     if not user.is_active:
-        # Behind the user's row, as above. Who is active again signs in again.
+        # After the user's row is locked, as above. A reactivated user has to sign in again.
         await session.fetch(END_SIGN_INS, id=user_id)
     for name in changes.keys() & EVENTS.keys():
         session.after_commit(security_event, EVENTS[name], user_id)
@@ -174,7 +180,7 @@ async def update_user(
 
 async def delete_user(session: WriteSession, user_id: int) -> None:
     user = await _find_to_end(session, user_id)
-    # First, since whoever makes a key has locked its sign-in, and then needs the user's row.
+    # First: a request that makes a key locks its sign-in and then the user's row, in this order.
     await session.fetch(END_SIGN_INS, id=user_id)
     await session.delete(user)
     await session.flush()
@@ -187,23 +193,24 @@ def _require_person(me: Principal) -> None:
 
 
 async def _find_to_end(session: WriteSession, user_id: int) -> User:
-    """The user, locked with all active admins, so that of two who end each other one comes second.
+    """The user, locked with all active admins: of two who remove each other, one has to wait.
 
     Raises:
+        NotFound: there is no such user.
         Conflict: the user is the last active admin.
     """
-    found = {user.id: user for user in await session.exec(WITH_ADMINS, params={"id": user_id})}
-    if user_id not in found:
+    locked = {user.id: user for user in await session.exec(WITH_ADMINS, params={"id": user_id})}
+    if user_id not in locked:
         raise NotFound("user", user_id)
-    user = found[user_id]
-    if len(found) == 1 and user.role == "admin" and user.is_active:
+    user = locked[user_id]
+    if len(locked) == 1 and user.role == "admin" and user.is_active:
         raise Conflict("the last active admin has to stay one")
     return user
 
 
 async def _find(session: WriteSession, user_id: int) -> User:
-    """The user, locked: or who changes its name all the time, with a stolen token, say, would let
-    each change of the password, and each end of the account, find another version than it read."""
+    """The user, locked. Without the lock, somebody with a stolen token could change the name all
+    the time, so that each change of the password, and each deactivation, finds another version."""
     user = await session.get(User, user_id, with_for_update={"key_share": True})
     if user is None:
         raise NotFound("user", user_id)

@@ -44,7 +44,7 @@ NOT_THE_EMAIL = "password should not be the e-mail address"
 
 
 def normal_email(text: str) -> str | None:
-    """The address in the form in which it is stored, or None for what is none."""
+    """The address in its stored spelling, or None if it is no e-mail address."""
     try:
         return TypeAdapter[str](Email).validate_python(text)
     except ValidationError:
@@ -65,7 +65,7 @@ class UserCreate(UserBase, Input):
         return self
 
 
-# What needs what, of what one may change of oneself.
+# The fields of a change of one's own account that require another field.
 NEEDS = {"email": "current_password", "password": "current_password", "keep_keys": "password"}
 DEPENDENT: JsonDict = {name: [needed] for name, needed in NEEDS.items()}
 

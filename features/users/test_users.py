@@ -106,20 +106,20 @@ async def sign_in(client, email, password):
 )
 async def test_who_signs_up_in_one_spelling_signs_in_in_the_other(client, email, spelling):
     assert (await client.post("/users", json=CAROL | {"email": email})).status_code == 201
-    for given in (email, spelling, email.upper()):
-        assert (await sign_in(client, given, CAROL["password"])).status_code == 200
+    for spelled in (email, spelling, email.upper()):
+        assert (await sign_in(client, spelled, CAROL["password"])).status_code == 200
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 async def test_a_password_is_one_password_in_each_unicode_form(client, sql, form):
-    given = normalize(form, "p\u00e2ss\u00e9 compos\u00e9")
-    assert (await client.post("/users", json=CAROL | {"password": given})).status_code == 201
+    password = normalize(form, "p\u00e2ss\u00e9 compos\u00e9")
+    assert (await client.post("/users", json=CAROL | {"password": password})).status_code == 201
     for other in ("NFC", "NFD"):
-        answer = await sign_in(client, "carol@example.com", normalize(other, given))
+        answer = await sign_in(client, "carol@example.com", normalize(other, password))
         assert answer.status_code == 200
-    # The version before made the hash of what was given.
-    await sql.execute("UPDATE users SET password_hash = $1", PasswordHasher().hash(given))
-    assert (await sign_in(client, "carol@example.com", given)).status_code == 200
+    # An earlier version hashed the password without normalizing it.
+    await sql.execute("UPDATE users SET password_hash = $1", PasswordHasher().hash(password))
+    assert (await sign_in(client, "carol@example.com", password)).status_code == 200
 
 
 async def test_of_racing_sign_ups_with_one_address_exactly_one_succeeds(client):
@@ -201,8 +201,8 @@ async def test_a_new_password_needs_the_current_one(alice, client, password):
     assert (wrong.status_code, wrong.json()["error"]) == (403, "forbidden")
     right = await alice.patch("/users/me", json=new | {"current_password": password})
     assert right.status_code == 200
-    for given, status in (("a new password", 200), (password, 401)):
-        form = {"username": "alice@example.com", "password": given}
+    for attempt, status in (("a new password", 200), (password, 401)):
+        form = {"username": "alice@example.com", "password": attempt}
         assert (await client.post("/auth/token", data=form)).status_code == status
 
 
@@ -217,8 +217,8 @@ async def test_a_new_address_needs_the_current_password(alice, bob, client, pass
     for email, status in (("new@example.com", 200), ("alice@example.com", 401)):
         form = {"username": email, "password": password}
         assert (await client.post("/auth/token", data=form)).status_code == status
-    taken = await bob.patch("/users/me", json=change)
-    assert (taken.status_code, taken.json()["fields"]) == (409, ["email"])
+    refused = await bob.patch("/users/me", json=change)
+    assert (refused.status_code, refused.json()["fields"]) == (409, ["email"])
 
 
 @pytest.mark.parametrize("new", ["qwerty123", "alice@example.com", "Alice@Example.com "])
@@ -234,7 +234,8 @@ async def test_a_new_password_ends_the_keys_unless_they_are_to_be_kept(
     alice, bob, client, password, keep, status
 ):
     keys = [
-        (await each.post("/keys", json={"name": "Robot"})).json()["key"] for each in (alice, bob)
+        (await caller.post("/keys", json={"name": "Robot"})).json()["key"]
+        for caller in (alice, bob)
     ]
     change = {"password": "a new password", "current_password": password} | keep
     assert (await alice.patch("/users/me", json=change)).status_code == 200

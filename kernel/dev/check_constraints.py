@@ -1,8 +1,8 @@
 """CHECK constraints for Alembic's autogenerate, which by itself knows them by their names only.
 
-What a constraint says is compared as PostgreSQL itself writes it down. A change is written as one
-that keeps nobody waiting: added NOT VALID, and validated in a transaction of its own (PostgreSQL
-manual, ALTER TABLE, Notes).
+Conditions are compared in PostgreSQL's own spelling (`pg_get_constraintdef`). A changed constraint
+is added NOT VALID, and validated in a transaction of its own, which does not block writers
+(PostgreSQL manual, ALTER TABLE, Notes).
 """
 
 import re
@@ -29,12 +29,12 @@ ONE_OF = re.compile(
 )
 DIALECT = make_url("postgresql+asyncpg://").get_dialect()()
 PREPARER = DIALECT.identifier_preparer
-# What SQLAlchemy's `text()` takes for a parameter.
+# What SQLAlchemy's `text()` reads as a bind parameter.
 BIND = re.compile(r"(?<![:\w\\]):(\w+)(?!:)")
 
 
 class CheckOp(MigrateOperation):
-    """A step about one CHECK constraint, whose condition is SQL; None for one that is not there."""
+    """A step about one CHECK constraint. `condition` is SQL, or None if there is no such one."""
 
     def __init__(self, table: str, name: str, condition: str | None) -> None:
         self.table, self.name, self.condition = table, name, condition
@@ -44,14 +44,14 @@ class CheckOp(MigrateOperation):
 
 
 class DropCheck(CheckOp):
-    """Drop it, if it is there: a step that was given up half-way is run again."""
+    """Drop the constraint if it exists: after a failure half-way, the step is run again."""
 
     def reverse(self) -> MigrateOperation:
         return AddCheck(self.table, self.name, self.condition)
 
 
 class AddCheck(CheckOp):
-    """Add it NOT VALID, then have it validated, which reads the table beside those who write."""
+    """Add the constraint NOT VALID, then validate it, which does not block writers."""
 
     def reverse(self) -> MigrateOperation:
         return DropCheck(self.table, self.name, self.condition)
@@ -88,7 +88,7 @@ def _compare(  # noqa: PLR0913, PLR0917  # Alembic's
     there: Table | None,
     model: Table | None,
 ) -> PriorityDispatchResult:
-    """Add to `changes` what makes the table's CHECK constraints those of its model."""
+    """Add to `changes` the steps that make the table's CHECK constraints those of its model."""
     if context.connection is None or there is None or model is None or schema:
         return PriorityDispatchResult.CONTINUE
     rules = {
@@ -96,13 +96,14 @@ def _compare(  # noqa: PLR0913, PLR0917  # Alembic's
         for rule in model.constraints
         if isinstance(rule, CheckConstraint) and rule.name
     }
-    found = _definitions(context.connection, name)
+    existing = _definitions(context.connection, name)
     wanted = _wanted(context.connection, model, rules)
-    for each in sorted(found.keys() | rules.keys()):
-        if found.get(each) != wanted.get(each):
-            changes.ops.append(DropCheck(name, each, _condition(found.get(each))))
-        if each in rules and found.get(each) != wanted.get(each):
-            changes.ops.append(AddCheck(name, each, _sql(rules[each])))
+    for constraint in sorted(existing.keys() | rules.keys()):
+        if existing.get(constraint) == wanted.get(constraint):
+            continue
+        changes.ops.append(DropCheck(name, constraint, _condition(existing.get(constraint))))
+        if constraint in rules:
+            changes.ops.append(AddCheck(name, constraint, _sql(rules[constraint])))
     return PriorityDispatchResult.CONTINUE
 
 
@@ -115,34 +116,35 @@ def _definitions(connection: Connection, table: str) -> dict[str, str]:
 def _wanted(
     connection: Connection, model: Table, rules: Mapping[str, CheckConstraint]
 ) -> dict[str, str]:
-    """The rules as PostgreSQL writes them down, read off a table that is taken back."""
-    columns = [Column(each.name, each.type) for each in model.columns]
+    """The model's constraints in PostgreSQL's spelling, by name: read from a temporary table, which
+    is rolled back."""
+    columns = [Column(column.name, column.type) for column in model.columns]
     checks = [CheckConstraint(rule.sqltext, name=conv(name)) for name, rule in rules.items()]
     savepoint = connection.begin_nested()
     try:
         Table(PROBE, MetaData(), *columns, *checks, prefixes=["TEMPORARY"]).create(connection)
         return _definitions(connection, PROBE)
     except DBAPIError:
-        return dict.fromkeys(rules, "")  # a column's type is not there yet
+        return dict.fromkeys(rules, "")  # a column's type does not exist yet
     finally:
         savepoint.rollback()
 
 
 def _condition(definition: str | None) -> str | None:
-    """The condition of a constraint as PostgreSQL has it, with `IN (…)` where it has made an array
-    of that: read again, the array would become another one, and the way back would not lead back.
-    """
+    """The condition in a constraint's definition, with `IN (…)` in place of the array that
+    PostgreSQL makes of it: it would rewrite that array again, so that a downgrade would not restore
+    the condition."""
     if definition is None:
         return None
     condition = definition.removeprefix("CHECK (").removesuffix(" NOT VALID").removesuffix(")")
-    return ONE_OF.sub(lambda found: f"{found[1]} IN ({found[2].replace(CAST, '')})", condition)
+    return ONE_OF.sub(lambda match: f"{match[1]} IN ({match[2].replace(CAST, '')})", condition)
 
 
 def _sql(rule: CheckConstraint) -> str:
-    """The condition of a model's constraint."""
+    """The condition of a model's constraint, with its values in the text."""
     return str(rule.sqltext.compile(dialect=DIALECT, compile_kwargs={"literal_binds": True}))
 
 
 def _bare(name: str) -> str:
-    """A name as it is, of one that may be quoted."""
+    """The name without SQL quotes, if it has them."""
     return name[1:-1].replace('""', '"') if name.startswith('"') else name

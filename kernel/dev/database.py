@@ -14,36 +14,39 @@ from kernel.dev.embedded import program, server
 from kernel.settings import load_settings
 
 ONLY_IN_DEV = "this is for development, and APP_ENV is {env}"
-ONLY_OWN = "this is for the database that comes with the service, not for APP_DATABASE_URL"
+ONLY_EMBEDDED = "this is for the database that comes with the service, not for APP_DATABASE_URL"
 EMPTY = "DROP SCHEMA public CASCADE; CREATE SCHEMA public"
 
 
 @contextmanager
-def _development_database(*, is_own: bool = False) -> Iterator[str]:
-    """Its URL, whatever its schema is; with `is_own`, only that of the embedded one.
+def _development_database(*, is_embedded: bool = False) -> Iterator[str]:
+    """The URL of the configured database or of the embedded one, at whatever schema it is; with
+    `is_embedded`, of the embedded one only.
 
     Raises:
-        SystemExit: the settings name another one, or are not of development.
+        SystemExit: APP_ENV is not dev, or `is_embedded` and another database is configured.
     """
     settings = load_settings()
     if settings.env != "dev":
         sys.exit(ONLY_IN_DEV.format(env=settings.env))
-    if is_own and settings.primary_url:
-        sys.exit(ONLY_OWN)
+    if is_embedded and settings.primary_url:
+        sys.exit(ONLY_EMBEDDED)
     with nullcontext(settings.primary_url) if settings.primary_url else server(FOLDER) as url:
         yield url
 
 
 def psql(arguments: Sequence[str]) -> int:
-    """Run PostgreSQL's prompt on the database, in the service's role; its exit status."""
+    """Run psql on the database, in the service's role, and return its exit status."""
     with _development_database() as url:
-        signal.signal(signal.SIGINT, lambda *_: None)  # it ends a query, and is the prompt's alone
+        signal.signal(
+            signal.SIGINT, lambda *_: None
+        )  # Ctrl+C cancels a query in psql, and must not end us
         return subprocess.call([program("psql"), url, *arguments])  # noqa: S603  # a developer's
 
 
 async def reset() -> None:
-    """Empty the embedded database and make its tables anew. A service that runs may go on."""
-    with _development_database(is_own=True) as url:
+    """Drop all tables of the embedded database and migrate it. A running service goes on."""
+    with _development_database(is_embedded=True) as url:
         connection = await asyncpg.connect(url)
         try:
             await connection.execute(EMPTY)

@@ -1,4 +1,4 @@
-"""What a bare machine has instead of a configured database and secret. Only for `APP_ENV=dev`."""
+"""Defaults of development (`APP_ENV=dev`): the embedded database, and a generated secret."""
 
 import os
 import secrets
@@ -16,26 +16,26 @@ FOLDER = ROOT / ".postgres"
 
 @asynccontextmanager
 async def embedded_database() -> AsyncIterator[str]:
-    """The URL of this checkout's own PostgreSQL, started if need be, at the newest schema."""
-    running = server(FOLDER)
-    url = await to_thread.run_sync(running.__enter__)
+    """The URL of this checkout's own PostgreSQL, started if need be, and migrated to the head."""
+    context = server(FOLDER)
+    url = await to_thread.run_sync(context.__enter__)
     try:
         await upgrade_schema(url)
         yield url
     finally:
-        await to_thread.run_sync(running.__exit__, None, None, None)
+        await to_thread.run_sync(context.__exit__, None, None, None)
 
 
 def kept_secret() -> str:
-    """A signing secret, made once and kept with the data, so that tokens outlive a restart."""
+    """The signing secret, made once and stored with the data, so that tokens outlive a restart."""
     FOLDER.mkdir(mode=0o700, exist_ok=True)
-    kept = FOLDER / "jwt_secret"
-    if not kept.exists():
+    file = FOLDER / "jwt_secret"
+    if not file.exists():
         draft = FOLDER / f"jwt_secret.{os.getpid()}"
         draft.touch(mode=0o600)
         draft.write_text(secrets.token_urlsafe(32))
-        # Of workers that start together, the first one's secret stays.
+        # Of workers that start together, all use the secret of the first: a link never overwrites.
         with suppress(FileExistsError):
-            os.link(draft, kept)
+            os.link(draft, file)
         draft.unlink()
-    return kept.read_text()
+    return file.read_text()

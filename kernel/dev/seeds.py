@@ -1,4 +1,4 @@
-"""`python -m features seed`: rows to develop with, which slices make in their `seed.py`."""
+"""`python -m features seed`: runs the `seed.py` of slices, which make rows for development."""
 
 import sys
 from collections.abc import Awaitable, Callable
@@ -21,32 +21,33 @@ Seed = Callable[[WriteSession], Awaitable[None]]
 
 
 async def seed(features: Path = ROOT / "features") -> str:
-    """Run each slice's, those before whose tables are referred to, in one transaction; tell whose.
+    """Run the seeds of all slices in one transaction, those of referenced tables first, and return
+    a line for each slice.
 
     Raises:
-        SystemExit: the settings are not of development.
-        CannotStart: there is none, or one that has no function.
+        SystemExit: APP_ENV is not dev.
+        CannotStart: there is no seed.py, or one without an async function `seed`.
     """
     if (env := load_settings().env) != "dev":
         sys.exit(ONLY_IN_DEV.format(env=env))
     seeds = _seeds(features)
     async with command_session() as session:
-        for each in seeds.values():
-            await each(session)
+        for make_rows in seeds.values():
+            await make_rows(session)
             await session.flush()
     return "".join(f"seeded {name}\n" for name in seeds)
 
 
 def _seeds(features: Path) -> dict[str, Seed]:
-    """The functions by the names of their slices, in the order of references."""
+    """The functions by the names of their slices, those of referenced tables first."""
     for models in sorted(features.rglob("models.py")):
         import_module(_module_of(models))
-    found = {
+    modules = {
         path.parent.name: import_module(_module_of(path)) for path in features.glob("*/seed.py")
     }
-    if not found:
+    if not modules:
         raise CannotStart(NONE)
-    return {name: _function_of(name, found[name]) for name in sorted(found, key=_place_of)}
+    return {name: _function_of(name, modules[name]) for name in sorted(modules, key=_place_of)}
 
 
 def _function_of(name: str, module: ModuleType) -> Seed:
@@ -57,10 +58,10 @@ def _function_of(name: str, module: ModuleType) -> Seed:
 
 
 def _place_of(slice_: str) -> tuple[int, str]:
-    """Behind the slices to whose tables its own refer; a slice without tables is last."""
+    """A sort key: behind the slices whose tables it references; without tables, at the end."""
     models = sys.modules.get(f"features.{slice_}.models")
-    names = {getattr(each, "__tablename__", None) for each in vars(models or object).values()}
-    tables = [each.name for each in SQLModel.metadata.sorted_tables]
+    names = {getattr(value, "__tablename__", None) for value in vars(models or object).values()}
+    tables = [table.name for table in SQLModel.metadata.sorted_tables]
     places = [place for place, name in enumerate(tables) if name in names]
     return (max(places, default=len(tables)), slice_)
 

@@ -1,7 +1,7 @@
 """The triggers that count the versions of rows, for Alembic's autogenerate.
 
-Each table with a `version` has one; a migration that makes such a table makes it, and so does one
-for a table that is there without it.
+Each table with a column `version` has one. Autogenerate writes it for a new table, and for an
+existing table that lacks it.
 """
 
 from typing import Any
@@ -29,14 +29,14 @@ class TriggerOp(MigrateOperation):
 
 
 class DropTrigger(TriggerOp):
-    """Drop it, if it is there."""
+    """Drop the trigger, if it exists."""
 
     def reverse(self) -> MigrateOperation:
         return MakeTrigger(self.table_name)
 
 
 class MakeTrigger(TriggerOp):
-    """Make it, of a table that has none."""
+    """Create the trigger of a table that has none."""
 
     def reverse(self) -> MigrateOperation:
         return DropTrigger(self.table_name)
@@ -53,7 +53,7 @@ def _render_make(_: AutogenContext, op: MakeTrigger) -> list[str]:
 
 
 def is_counted(table: Table | None) -> bool:
-    """Whether the database is to count the versions of the table's rows."""
+    """Whether the table has a column `version`, so that a trigger has to count it."""
     return table is not None and "version" in table.c
 
 
@@ -66,11 +66,11 @@ def _compare(  # noqa: PLR0913, PLR0917  # Alembic's
     there: Table | None,
     model: Table | None,
 ) -> PriorityDispatchResult:
-    """Add to `changes` what gives the table its trigger, or takes it away with the version."""
+    """Add to `changes` the step that creates the table's trigger, or drops it with its column."""
     if context.connection is None or schema:
         return PriorityDispatchResult.CONTINUE
-    known: dict[str, Any] = {"name": PREPARER.quote(name), "trigger": TRIGGER}
-    has_trigger = there is not None and context.connection.scalar(IS_THERE, known) is not None
+    values: dict[str, Any] = {"name": PREPARER.quote(name), "trigger": TRIGGER}
+    has_trigger = there is not None and context.connection.scalar(IS_THERE, values) is not None
     if is_counted(model) and not has_trigger:
         changes.ops.append(MakeTrigger(name))
     elif has_trigger and not is_counted(model):

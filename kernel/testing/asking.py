@@ -1,6 +1,6 @@
-"""What the walks over many hostile requests share: a service whose hashes cost nothing.
+"""What the walks over many hostile requests share: a service with cheap password hashes.
 
-A thousand sign-ins may fail, and not each is worth a log line.
+A walk makes about a thousand sign-ins that fail: they are not throttled, and INFO is not logged.
 """
 
 import asyncio
@@ -52,10 +52,10 @@ async def all_of(requests: Iterable[Awaitable[httpx.Response]]) -> list[httpx.Re
     return list(await asyncio.gather(*[run(request) for request in requests]))
 
 
-def told(request: Request, answer: httpx.Response, expected: str, sent: object = "") -> str:
-    """What a failure says: the operation, what was sent, what was expected and seen."""
-    what = f" to {str(sent)[:100]!r}" if sent else ""
-    return f"{request.operation.title} answered {describe(answer)}{what}\nExpected: {expected}"
+def mismatch(request: Request, answer: httpx.Response, expected: str, sent: object = "") -> str:
+    """An assertion's message: the operation, its answer, what was sent, and what was expected."""
+    cause = f" to {str(sent)[:100]!r}" if sent else ""
+    return f"{request.operation.title} answered {describe(answer)}{cause}\nExpected: {expected}"
 
 
 def quoted(text: str) -> str:

@@ -1,6 +1,6 @@
-"""A walk: who may do what. Every operation and every kind of caller.
+"""The walk over authorization: every operation, called by every kind of caller.
 
-Each slice's tests say the rule of every operation: `RULES = {"create_item": "signed_in"}`.
+Each slice's tests give the rule of every operation: `RULES = {"create_item": "signed_in"}`.
 """
 
 import re
@@ -50,7 +50,7 @@ class Cast:
         self.headers: dict[str, Any] = {"owner": owner.headers, "admin": admin.headers}
 
     async def of(self, kind: str) -> Any:
-        """The headers of a caller of this kind, or of this role."""
+        """The headers of a caller of this kind or role; the first call makes its account."""
         if kind not in self.headers:
             self.headers[kind] = (await self._sign_up(kind.title(), kind)).headers
         return self.headers[kind]
@@ -80,27 +80,32 @@ async def cast(
 
 
 def outcomes(operation: Operation, hook: str = "RULES") -> Outcomes:
-    """What each kind of caller gets, by the operation's rule."""
+    """The status, or 2 for any success, that each kind of caller gets by the operation's rule.
+
+    Raises:
+        AssertionError: the slice's tests give no rule, or one of an unknown name.
+    """
     rule: Any = operation.hook(hook)
-    own: Outcomes = {}
+    overrides: Outcomes = {}
     if isinstance(rule, dict):
-        own = {kind: expected for kind, expected in rule.items() if kind != "like"}
+        overrides = {kind: expected for kind, expected in rule.items() if kind != "like"}
         rule = rule.get("like")
-    if rule is None and own.keys() >= OPEN.keys():
-        return own
+    if rule is None and overrides.keys() >= OPEN.keys():
+        return overrides
     advice = operation.advise(hook, f'"signed_in"  # {ADVICE}')
     assert rule is not None, f"{operation.title} has no rule: {advice}"
-    assert rule in OUTCOMES, f"{operation.title} is under no rule {rule!r}: {advice}"
-    return OUTCOMES[rule] | own
+    assert rule in OUTCOMES, f"{operation.title}: unknown rule {rule!r}: {advice}"
+    return OUTCOMES[rule] | overrides
 
 
 def role_for(operation: Operation) -> str:
-    """The role that the walks call the operation with: admin, or a further one if no admin may."""
+    """The role that the walks call the operation with: admin, or another one that its rule allows
+    where admins get 403."""
     rule = operation.hook("RULES")
     if not isinstance(rule, dict) or rule.get("admin") != 403:
         return "admin"
-    further = [kind for kind, outcome in rule.items() if outcome == 2 and kind not in OPEN]
-    return further[0] if further else "admin"
+    allowed = [kind for kind, outcome in rule.items() if outcome == 2 and kind not in OPEN]
+    return allowed[0] if allowed else "admin"
 
 
 def outside_dev(operation: Operation) -> bool:
@@ -145,8 +150,13 @@ async def test_a_caller_gets_what_the_rule_says_outside_dev(
 async def obeys(
     app: FastAPI, client: httpx.AsyncClient, cast: Cast, operation: Operation, hook: str
 ) -> dict[str, int]:
-    """Let each kind of caller try, each with a row that was made for it; a role of which the rule
-    says nothing may do what `other` may. What they got."""
+    """Call the operation as each kind of caller, each time on a new row, and return the statuses.
+
+    A role that the rule does not name is expected to get what `other` gets.
+
+    Raises:
+        AssertionError: a caller got another status than the rule says.
+    """
     sampler, wrong, seen = Sampler(app, cast.owner, cast.admin), [], {}
     rule = outcomes(operation, hook)
     for kind, expected in (dict.fromkeys(cast.roles, rule["other"]) | rule).items():
@@ -161,6 +171,6 @@ async def obeys(
         if expected not in (answer.status_code, 2 * answer.is_success):
             wanted = "success" if expected == 2 else expected
             wrong.append(f"{kind}: expected {wanted}, got {answer.status_code} {answer.text[:150]}")
-    told = operation.advise(hook, f"...  # {ADVICE}")
-    assert not wrong, "\n".join([f"{operation.title} does not keep to its rule.", *wrong, told])
+    advice = operation.advise(hook, f"...  # {ADVICE}")
+    assert not wrong, "\n".join([f"{operation.title} does not keep to its rule.", *wrong, advice])
     return seen

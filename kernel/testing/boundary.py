@@ -1,6 +1,7 @@
-"""A walk: what every write has, whatever it does.
+"""The walk over what every write has, whatever it does.
 
-COMMIT is believed, a repeated key is answered again, and a dry run changes nothing.
+A success means that COMMIT succeeded, a repeated Idempotency-Key is replayed, and a dry run changes
+nothing.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -10,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from kernel.testing.asking import told
+from kernel.testing.asking import mismatch
 from kernel.testing.failures import is_problem
 from kernel.testing.fixtures import Connection, SignUp
 from kernel.testing.instruments import TABLES, Rows
@@ -23,9 +24,21 @@ REFUSE = """
     CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
         $$ BEGIN RAISE 'refused at COMMIT' USING ERRCODE = '23503'; END $$
 """
-KEPT = "SELECT count(*) FROM idempotency_keys"
+COUNT_KEYS = "SELECT count(*) FROM idempotency_keys"
 # None of them is 1 to 255 visible characters, bare or quoted.
-KEYS = ["", " ", '""', '"', "x" * 256, f'"{"x" * 256}"', "a b", "\u00fc", "a\x7f", '"a"b"', '"a']
+INVALID_KEYS = [
+    "",
+    " ",
+    '""',
+    '"',
+    "x" * 256,
+    f'"{"x" * 256}"',
+    "a b",
+    "\u00fc",
+    "a\x7f",
+    '"a"b"',
+    '"a',
+]
 UNKNOWN = {"unknown": "x"}
 
 
@@ -57,7 +70,7 @@ def can_be_wrong(operation: Operation) -> bool:
 async def refuse_at_commit(
     sql: "Connection[Any]", tables_aside: set[str]
 ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """Make every change of any row fail, but not before COMMIT."""
+    """Make every change of any row fail, but only at COMMIT, by a deferred constraint trigger."""
     tables = [name for (name,) in await sql.fetch(TABLES) if name not in tables_aside]
 
     async def refuse() -> None:
@@ -97,10 +110,10 @@ async def test_a_refusal_at_commit_is_no_success(
     await refuse_at_commit()
     before = await rows()
     answer = await sampler.send(request)
-    assert await rows() == before, told(request, answer, "no change after a refused COMMIT")
+    assert await rows() == before, mismatch(request, answer, "no change after a refused COMMIT")
     expected = "409, since COMMIT was refused" if is_refused else "success, since it writes nothing"
     is_right = answer.status_code == 409 if is_refused else answer.is_success
-    assert is_right, told(request, answer, expected)
+    assert is_right, mismatch(request, answer, expected)
 
 
 @every(takes_key)
@@ -111,17 +124,19 @@ async def test_a_repeated_key_is_answered_again_byte_for_byte_and_done_once(
     first = await sampler.send(request, Idempotency_Key="a-key")
     after = await rows()
     again = await sampler.send(request, Idempotency_Key='"a-key"')
-    assert first.is_success, told(request, first, "success with a key")
+    assert first.is_success, mismatch(request, first, "success with a key")
     assert "idempotent-replayed" not in first.headers, operation.title
-    assert await rows() == after, told(request, again, "no second change with the same key")
+    assert await rows() == after, mismatch(request, again, "no second change with the same key")
     if operation.answers_with_a_secret:
-        assert again.status_code == 409, told(request, again, "409: a secret is not kept")
+        assert again.status_code == 409, mismatch(request, again, "409: a secret is not kept")
     else:
-        assert again.headers.get("idempotent-replayed") == "true", told(request, again, "a replay")
-        own = {"x-request-id", "server-timing", "idempotent-replayed"}
+        assert again.headers.get("idempotent-replayed") == "true", mismatch(
+            request, again, "a replay"
+        )
+        per_response = {"x-request-id", "server-timing", "idempotent-replayed"}
         is_same = (again.status_code, again.content) == (first.status_code, first.content)
-        is_same &= without(again, own) == without(first, own)
-        assert is_same, told(request, again, f"the same as before: {first.status_code}")
+        is_same &= without(again, per_response) == without(first, per_response)
+        assert is_same, mismatch(request, again, f"the same as before: {first.status_code}")
 
 
 def without(answer: httpx.Response, names: set[str]) -> dict[str, str]:
@@ -134,7 +149,7 @@ async def test_a_key_belongs_to_its_caller_method_path_and_body(
 ) -> None:
     request = await sampler.prepare(operation)
     first = await sampler.send(request, Idempotency_Key="a-key")
-    assert first.is_success, told(request, first, "success with a key")
+    assert first.is_success, mismatch(request, first, "success with a key")
     others = [replace(request, params={**request.params, "x": "1"})]
     if request.body:
         empty = [None] if isinstance(request.body, list) else dict.fromkeys(request.body)
@@ -142,15 +157,15 @@ async def test_a_key_belongs_to_its_caller_method_path_and_body(
     for other in others:
         answer = await sampler.send(other, Idempotency_Key="a-key")
         expected = "422: the key has been used for another request"
-        assert answer.status_code == 422, told(request, answer, expected)
+        assert answer.status_code == 422, mismatch(request, answer, expected)
         if is_problem(answer):
             problem = answer.json()
-            is_told = "Idempotency-Key" in problem["message"] and "errors" not in problem
-            assert is_told, told(request, answer, expected)
+            names_header = "Idempotency-Key" in problem["message"] and "errors" not in problem
+            assert names_header, mismatch(request, answer, expected)
     another = await sampler.as_another(sign_up)
     theirs = await another.send(await another.prepare(operation), Idempotency_Key="a-key")
     is_theirs = "idempotent-replayed" not in theirs.headers
-    assert is_theirs, told(request, theirs, "no replay of somebody else's answer")
+    assert is_theirs, mismatch(request, theirs, "no replay of somebody else's answer")
 
 
 @every(takes_no_key)
@@ -161,7 +176,7 @@ async def test_a_key_without_a_caller_is_not_looked_at(
         answer = await sampler.send(await sampler.prepare(operation), Idempotency_Key=key)
         assert answer.is_success, f"{operation.title} gave {answer.status_code} for a key"
         assert "idempotent-replayed" not in answer.headers, operation.title
-    assert await sql.fetchval(KEPT) == 0, f"{operation.title} has kept a key that is nobody's"
+    assert await sql.fetchval(COUNT_KEYS) == 0, f"{operation.title} has kept a key that is nobody's"
 
 
 @every(can_be_wrong)
@@ -169,17 +184,17 @@ async def test_a_failure_is_not_kept(
     sampler: Sampler, sql: "Connection[Any]", operation: Operation
 ) -> None:
     request = await sampler.prepare(operation)
-    failing = request.with_body(UNKNOWN) if operation.body else nowhere(request)
+    failing = request.with_body(UNKNOWN) if operation.body else with_unknown_key(request)
     failure = await sampler.send(failing, Idempotency_Key="a-key")
     is_failure = failure.status_code in ((422,) if operation.body else (404, 422))
-    assert is_failure, told(request, failure, "422 for an unknown field or a key that is none")
-    assert await sql.fetchval(KEPT) == 0, f"{operation.title} has kept a failure for its key"
+    assert is_failure, mismatch(request, failure, "422 for an unknown field or a key that is none")
+    assert await sql.fetchval(COUNT_KEYS) == 0, f"{operation.title} has kept a failure for its key"
     answer = await sampler.send(request, Idempotency_Key="a-key")
-    assert answer.is_success, told(request, answer, "success, with the key of a failure")
+    assert answer.is_success, mismatch(request, answer, "success, with the key of a failure")
 
 
-def nowhere(request: Request) -> Request:
-    """The request about a row that no key names."""
+def with_unknown_key(request: Request) -> Request:
+    """The request with a last key in its path that no row has."""
     last = list(request.operation.parameters("path"))[-1]
     return replace(request, path=request.with_key(last, "0x").partition("?")[0])
 
@@ -190,12 +205,12 @@ async def test_a_key_that_is_not_visible_characters_is_refused(
 ) -> None:
     request = await sampler.prepare(operation)
     arguments = request.arguments()
-    for key in KEYS:
+    for key in INVALID_KEYS:
         headers = [*arguments["headers"].items(), (b"Idempotency-Key", key.encode("latin-1"))]
         sent = arguments | {"headers": [(as_bytes(n), as_bytes(value)) for n, value in headers]}
         answer = await sampler.caller.request(operation.method, request.url, **sent)
         is_refused = answer.status_code == 400
-        assert is_refused, told(request, answer, "400", f"Idempotency-Key: {key}")
+        assert is_refused, mismatch(request, answer, "400", f"Idempotency-Key: {key}")
 
 
 def as_bytes(text: str | bytes) -> bytes:
@@ -211,18 +226,18 @@ async def test_a_dry_run_answers_as_if_and_changes_nothing(
     rehearsal = await sampler.send(
         request, Prefer="return=minimal, TX=rollback", Idempotency_Key="a-key"
     )
-    assert rehearsal.is_success, told(request, rehearsal, "success of a dry run")
+    assert rehearsal.is_success, mismatch(request, rehearsal, "success of a dry run")
     applied = rehearsal.headers.get("preference-applied")
-    assert applied == "tx=rollback", told(request, rehearsal, "Preference-Applied: tx=rollback")
-    assert await rows() == before, told(request, rehearsal, "no change by a dry run")
-    assert await sql.fetchval(KEPT) == 0, f"{operation.title} has kept the key of a dry run"
+    assert applied == "tx=rollback", mismatch(request, rehearsal, "Preference-Applied: tx=rollback")
+    assert await rows() == before, mismatch(request, rehearsal, "no change by a dry run")
+    assert await sql.fetchval(COUNT_KEYS) == 0, f"{operation.title} has kept the key of a dry run"
     real = await sampler.send(request, Prefer="return=minimal", Idempotency_Key="a-key")
     expected = f"{rehearsal.status_code}, as the dry run"
-    assert real.status_code == rehearsal.status_code, told(request, real, expected)
+    assert real.status_code == rehearsal.status_code, mismatch(request, real, expected)
     assert "preference-applied" not in real.headers, operation.title
     another = await sampler.send(request, Prefer="tx=rollback", Idempotency_Key="a-key")
     is_run = "idempotent-replayed" not in another.headers
-    assert is_run, told(request, another, "a dry run, and no replay")
+    assert is_run, mismatch(request, another, "a dry run, and no replay")
 
 
 @every(can_be_rehearsed)
@@ -238,7 +253,7 @@ async def test_a_dry_run_checks_what_commit_would_check(
     answer = await sampler.send(request, Prefer="tx=rollback")
     expected = "409, as COMMIT would give" if is_refused else "success, since it writes nothing"
     is_right = answer.status_code == 409 if is_refused else answer.is_success
-    assert is_right, told(request, answer, expected)
+    assert is_right, mismatch(request, answer, expected)
 
 
 @every(answers_with_a_secret)
@@ -248,5 +263,5 @@ async def test_a_dry_run_gives_no_secret(
     request = await sampler.prepare(operation)
     before = await rows()
     answer = await sampler.send(request, Prefer="tx=rollback")
-    assert answer.status_code == 400, told(request, answer, "400: its answer is the effect")
-    assert await rows() == before, told(request, answer, "no change by a dry run")
+    assert answer.status_code == 400, mismatch(request, answer, "400: its answer is the effect")
+    assert await rows() == before, mismatch(request, answer, "no change by a dry run")

@@ -1,7 +1,7 @@
-"""A walk: what a client sends, right or wrong, meets the same rules in every operation.
+"""The walk over input: valid or not, it meets the same rules in every operation.
 
-Whatever is asked here, the answer is also held against the document: its status is declared, and
-a failure has the one form. Fields are those of nested objects, too, of lists and of envelopes.
+Each answer is also checked against the OpenAPI document: its status is declared, and a failure has
+the declared form. Fields are also those of nested objects, of lists and of envelopes.
 """
 
 import gzip
@@ -16,10 +16,10 @@ import pytest
 from kernel.testing.asking import (  # noqa: F401  # fixtures of the modules that import all of this
     AT_ONCE,
     all_of,
+    mismatch,
     password_hash,
     quoted,
     running_app,
-    told,
 )
 from kernel.testing.failures import is_problem
 from kernel.testing.fixtures import Connection
@@ -52,12 +52,12 @@ def is_document(operation: Operation) -> bool:
 
 
 async def lists_are_whole(walk: Walk, sampler: Sampler, ask: Ask) -> None:
-    """A row that cannot be read would break every list that it is in."""
+    """Read every list: a row that was stored and cannot be read would break those that show it."""
     for operation in walk.operations:
         if operation.is_list:
             request = await sampler.prepare(operation)
             answer = await ask(request, request.with_query("limit", "100"))
-            assert answer.status_code == 200, told(request, answer, "200, a list that is whole")
+            assert answer.status_code == 200, mismatch(request, answer, "200, a list that is whole")
 
 
 # Hostile values.
@@ -78,7 +78,7 @@ async def test_no_parameter_breaks_an_operation(
         urls += [
             request.with_key(name, quoted(text)) for text in texts(None) if "/" not in text > ""
         ]
-    answers = await all_of([ask(request, each) for each in urls])
+    answers = await all_of([ask(request, url) for url in urls])
     assert len(answers) >= 40
     await lists_are_whole(walk, sampler, ask)
 
@@ -95,7 +95,7 @@ async def test_no_value_of_a_field_breaks_an_operation(
         for field in operation.fields
         for value in hostile(field.schema.get("maxLength"))
     ]
-    answers = await all_of([ask(each) for each in requests])
+    answers = await all_of([ask(request) for request in requests])
     assert len(answers) >= 40 * bool(operation.fields)
     await lists_are_whole(walk, sampler, ask)
 
@@ -114,7 +114,7 @@ async def with_value(sampler: Sampler, request: Request, field: Field, value: st
 
 
 def companions(operation: Operation, field: Field) -> Iterator[Field]:
-    """The fields that have to be there when this one is."""
+    """The fields that this one requires (`dependentRequired` of JSON Schema)."""
     for place in operation.places:
         if place.path == field.path[:-1]:
             names = place.schema.get("dependentRequired", {}).get(field.name, [])
@@ -132,32 +132,35 @@ async def test_no_document_breaks_an_operation(
         spent = time.process_time()
         answer = await ask(request.with_raw(document))
         spent = time.process_time() - spent
-        assert spent < 0.5, told(request, answer, "less than 0.5 s of CPU", document)  # 1.3 once
+        assert spent < 0.5, mismatch(
+            request, answer, "less than 0.5 s of CPU", document
+        )  # 1.3 once
         refused = answer.status_code in (400, 413, 415, 422)
-        assert refused, told(request, answer, "400, 413, 415 or 422", document)
+        assert refused, mismatch(request, answer, "400, 413, 415 or 422", document)
     assert await rows() == before, f"{operation.title} has changed rows for a wrong document"
 
 
 def wrong_documents(request: Request) -> Iterator[bytes]:
-    """Documents that the operation does not take, and the same in place of each inner object."""
+    """Documents that the operation has to refuse, as the body and in place of each inner object."""
     operation = request.operation
     places = operation.places or [Place((), {"properties": {"no_field": {}}})]
     for place in places if places[0].path == () else [Place((), {}), *places]:
         name = next(iter(place.schema.get("properties", {})), "no_field")
         for document in documents(name):
-            if not place.path and not is_taken(operation, document):
+            if not place.path and not is_valid_body(operation, document):
                 yield document
-            elif place.path and not is_taken_at(place, document):
+            elif place.path and not is_valid_at(place, document):
                 yield written(request.body, place.path, document)
 
 
-def is_taken_at(place: Place, document: bytes) -> bool:
-    """Whether null may stand in the object's place, or nothing in that of a list's only element."""
+def is_valid_at(place: Place, document: bytes) -> bool:
+    """Whether this is a null where the object may be one, or nothing, which empties a list of one
+    element."""
     return not document.strip() or (document == b"null" and place.takes_null)
 
 
-def is_taken(operation: Operation, document: bytes) -> bool:
-    """Whether a list may be empty, or an object have nothing in it."""
+def is_valid_body(operation: Operation, document: bytes) -> bool:
+    """Whether this is an empty list, and the operation takes one."""
     schema = operation.body or {}
     return document == b"[]" and schema.get("type") == "array" and not schema.get("minItems")
 
@@ -174,12 +177,12 @@ async def test_a_body_of_another_kind_is_refused(
     wrong = [request.with_raw(content, kind) for kind in kinds]
     zipped = {**request.headers, "Content-Encoding": "gzip", "Content-Type": operation.media_type}
     wrong.append(request.with_raw(b" " * 1024 * 1025, "application/json"))
-    answers = [await ask(each) for each in wrong]
+    answers = [await ask(mistaken) for mistaken in wrong]
     answers.append(await ask(request.with_raw(content), headers=dict(request.headers)))
     answers.append(await ask(request.with_raw(gzip.compress(content)), headers=zipped))
     for answer in answers:
         refused = answer.status_code in {400, 413, 415, 422}
-        assert refused, told(request, answer, "400, 413, 415 or 422 for a body of another kind")
+        assert refused, mismatch(request, answer, "400, 413, 415 or 422 for a body of another kind")
     assert await rows() == before, f"{operation.title} has changed rows for a body of another kind"
 
 
@@ -187,8 +190,8 @@ async def test_a_body_of_another_kind_is_refused(
 
 
 def mistakes(request: Request) -> Iterator[tuple[Field, Any]]:
-    """A field, and the body without it, if it has to be there, or with a null that it cannot be,
-    of which a form has none."""
+    """Each field with an invalid body: one without the field, if it is required, and one with null,
+    if it is not nullable. A form has no null."""
     for field in request.operation.fields:
         if field.is_required:
             yield field, drop(request.body, field.path)
@@ -211,10 +214,10 @@ async def test_a_required_field_is_there_and_is_not_null(
     for field, mistaken in mistakes(request):
         answer = await ask(request.with_body(mistaken))
         expected = f"422 that names {field.name}, which is missing or null"
-        assert answer.status_code == 422, told(request, answer, expected)
+        assert answer.status_code == 422, mismatch(request, answer, expected)
         if is_problem(answer):
             is_named = field.name in str(answer.json()["errors"][0]["loc"])
-            assert is_named, told(request, answer, expected)
+            assert is_named, mismatch(request, answer, expected)
     assert await rows() == before, f"{operation.title} has changed rows for a body that it refused"
 
 
@@ -232,8 +235,8 @@ async def test_a_column_that_is_not_the_clients_cannot_be_set(
             body = put(request.body, (*place.path, column), 1)
             answer = await ask(request.with_body(body))
             expected = f"422: no field {column} in {place.path or 'the body'}"
-            assert answer.status_code == 422, told(request, answer, expected)
+            assert answer.status_code == 422, mismatch(request, answer, expected)
             if is_problem(answer):
                 kind = answer.json()["errors"][0]["type"]
-                assert kind == "extra_forbidden", told(request, answer, expected)
+                assert kind == "extra_forbidden", mismatch(request, answer, expected)
     assert await rows() == before, f"{operation.title} has changed rows for a body that it refused"

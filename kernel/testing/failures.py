@@ -1,4 +1,4 @@
-"""What an answer that is no success looks like: what the document says, in whichever form."""
+"""The form of an error response: what the OpenAPI document declares for its status."""
 
 from typing import Any
 
@@ -14,26 +14,27 @@ MEMBERS = {"error", "message", "status", "title", "detail", "request_id"}
 
 
 def is_problem(answer: httpx.Response) -> bool:
-    """Whether it is the house's form, and not one that a router has instead."""
+    """Whether it is a Problem (RFC 9457), and not of a form that its router has instead."""
     return bool(answer.headers.get("content-type") == PROBLEM_DETAILS.media_type)
 
 
 def forms(app: FastAPI) -> list[dict[str, Any]]:
-    """The contents of failures, as OpenAPI has them, in the forms that the app's routers have."""
+    """The `content` of error responses, as in OpenAPI, in each form that the app's routers have."""
     routes = [route.original_route for route in iter_route_contexts(app.routes)]
-    found = {getattr(route, "errors", PROBLEM_DETAILS) for route in routes} | {PROBLEM_DETAILS}
-    return [form.content["content"] for form in found]
+    errors = {getattr(route, "errors", PROBLEM_DETAILS) for route in routes} | {PROBLEM_DETAILS}
+    return [form.content["content"] for form in errors]
 
 
 def tells_failure(operation: Operation, answer: httpx.Response) -> bool:
-    """Whether a failure has the form that the document has for its status."""
+    """Whether the answer has the media type and the members that the document declares for its
+    status; of a Problem, also the right values."""
     content = (operation.failure(answer.status_code) or {}).get("content", {})
     if answer.headers.get("content-type") not in content:
         return False
-    told: dict[str, Any] = answer.json()
+    body: dict[str, Any] = answer.json()
     if not is_problem(answer):
         schema = content[answer.headers["content-type"]]["schema"]
-        return {*operation.schemas.resolve(schema).get("required", ())} <= told.keys()
+        return {*operation.schemas.resolve(schema).get("required", ())} <= body.keys()
     status, request_id = answer.status_code, answer.headers["x-request-id"]
     expected = {"status": status, "title": title_of(status), "request_id": request_id}
-    return told.keys() >= MEMBERS and told.items() >= expected.items()
+    return body.keys() >= MEMBERS and body.items() >= expected.items()

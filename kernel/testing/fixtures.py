@@ -37,7 +37,7 @@ EMPTY = """
             WHERE schemaname = 'public' AND last_value IS DISTINCT FROM known;
     END $$
 """
-# The first inserts fail. A sequence counts, because a failed transaction takes all else back.
+# The first inserts fail. A sequence counts them, because no rollback undoes a sequence.
 FAIL_FIRST = """
     CREATE SEQUENCE tries;
     CREATE FUNCTION fail_first() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -69,7 +69,7 @@ class Log(logging.Handler):
         self._lines.append(json.loads(self.format(record)))
 
     def lines(self, *levels: str) -> list[dict[str, Any]]:
-        """Those of the levels, or all."""
+        """Those of these levels ("WARNING"), or all: the members of each line by name."""
         return [line for line in self._lines if not levels or line["level"] in levels]
 
 
@@ -99,7 +99,7 @@ async def sql(
 @pytest.fixture
 async def fail_first(sql: "Connection[Any]") -> AsyncIterator[Callable[..., Awaitable[None]]]:
     """Let the first inserts into a table fail: `await fail_first("items", times=2,
-    sqlstate="40P01")`; with a serialization failure unless said."""
+    sqlstate="40P01")`. The SQLSTATE is by default 40001, a serialization failure."""
 
     async def fail(table: str, times: int = 1, sqlstate: str = "40001") -> None:
         await sql.execute(FAIL_FIRST.format(table=table, times=times, sqlstate=sqlstate))
@@ -110,7 +110,7 @@ async def fail_first(sql: "Connection[Any]") -> AsyncIterator[Callable[..., Awai
 
 @pytest.fixture
 async def app(running_app: FastAPI, sql: "Connection[Any]") -> FastAPI:
-    """The service, with its lifespan begun and an empty database."""
+    """The service after its lifespan's startup, with an empty database."""
     return running_app
 
 
@@ -137,7 +137,7 @@ def serve(settings: Settings, create_app: CreateApp, sql: "Connection[Any]") -> 
 
 @pytest.fixture
 def mount(settings: Settings, create_app: CreateApp, sql: "Connection[Any]") -> Mount:
-    """Serve further routes, with other settings, to a client that is nobody yet:
+    """Serve a further router, with other settings, to a client that is not signed in:
     `async with mount(router, pool_size=1) as client`."""
 
     @asynccontextmanager
@@ -155,10 +155,10 @@ def mount(settings: Settings, create_app: CreateApp, sql: "Connection[Any]") -> 
 @pytest.fixture
 def log() -> Iterator[Log]:
     """What the service has logged, as its own formatter writes it in production."""
-    keep = Log()
-    logging.getLogger().addHandler(keep)
-    yield keep
-    logging.getLogger().removeHandler(keep)
+    handler = Log()
+    logging.getLogger().addHandler(handler)
+    yield handler
+    logging.getLogger().removeHandler(handler)
 
 
 @pytest.fixture
@@ -174,18 +174,18 @@ async def password_hash() -> str:
 
 @pytest.fixture
 def account_columns() -> dict[str, Any]:
-    """What every test account has in further columns of `users`, for a team's `conftest.py` to
-    say: values, or callables of the account's name for what has to be unique."""
+    """The values of every test account in columns that a team has added to `users`: its
+    `conftest.py` overrides this. A callable gets the account's name, for a unique column."""
     return {}
 
 
 @pytest.fixture
 def sign_in() -> SignIn:
-    """How an account signs in: the headers of its requests. The root's `conftest.py` says it, with
-    a function that may be async."""
+    """How an account signs in: a function, sync or async, that returns the headers of its requests.
+    The root's `conftest.py` overrides this."""
 
     def sign_in(app: FastAPI, user_id: int) -> dict[str, str]:
-        pytest.fail(f"conftest.py has no fixture sign_in, so account {user_id} cannot sign in")
+        pytest.fail(f"account {user_id} cannot sign in: conftest.py needs a fixture sign_in")
 
     return sign_in
 
@@ -198,8 +198,8 @@ async def sign_up(
     account_columns: dict[str, Any],
     sign_in: SignIn,
 ) -> AsyncIterator[SignUp]:
-    """Make an account straight in the database, and a caller with its token:
-    `await sign_up("Carol", "accountant", phone="110")`, with these values in further columns."""
+    """Insert an account into the database, and return a caller with its token:
+    `await sign_up("Carol", "accountant", phone="110")`, with values for further columns."""
     callers: list[Caller] = []
 
     async def sign_up(name: str, role: str = "member", **columns: Any) -> Caller:

@@ -1,4 +1,4 @@
-"""The history of the schema, and databases to walk it in."""
+"""The history of migrations, and databases to run it in."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -84,10 +84,10 @@ async def migrate(step: Callable[..., Any], url: str, *arguments: str) -> None:
 
 
 async def go_to(url: str, *revisions: str) -> None:
-    """To these revisions, from nothing: the steps of other branches are not there."""
+    """Migrate down to nothing and up to these revisions alone, without those of other branches."""
     await migrate(command.downgrade, url, "base")
-    for each in revisions:
-        await migrate(command.upgrade, url, each)
+    for revision in revisions:
+        await migrate(command.upgrade, url, revision)
 
 
 async def query(url: str, statement: str) -> list[Any]:
@@ -100,12 +100,12 @@ async def query(url: str, statement: str) -> list[Any]:
 
 
 async def shape(url: str) -> set[str]:
-    """The schema, a line for each thing in it, but for Alembic's own table."""
+    """The schema, one line for each object in it, without Alembic's own table."""
     return {line for (line,) in await query(url, SHAPE) if "alembic_version" not in line}
 
 
 async def make_tables(url: str, tables: list[Table] | None = None) -> None:
-    """Make the models' tables that are not there: all, or those that are named."""
+    """Create the models' missing tables: all of them, or these."""
 
     def make(connection: Connection) -> None:
         SQLModel.metadata.create_all(connection, tables)
@@ -129,10 +129,10 @@ def tables_of_tests() -> list[Table]:
     return [table for table in SQLModel.metadata.sorted_tables if table.name in names]
 
 
-def difference(expected: set[str], found: set[str]) -> str:
-    """What is missing and what is too much, a line each."""
-    lines = [f"  - {each}" for each in sorted(expected - found)]
-    return "\n".join(["", *lines, *(f"  + {each}" for each in sorted(found - expected))])
+def difference(expected: set[str], actual: set[str]) -> str:
+    """The missing lines (-) and the extra ones (+), one below the other."""
+    missing = [f"  - {line}" for line in sorted(expected - actual)]
+    return "\n".join(["", *missing, *(f"  + {line}" for line in sorted(actual - expected))])
 
 
 def is_conventional(table: str, kind: str, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""What a slice's tests tell the walks: names of their module, like `RULES` and `SAMPLES`."""
+"""Hooks: names in a slice's test module that configure the walks, such as `RULES`, `SAMPLES`."""
 
 import json
 from collections.abc import Iterator
@@ -17,18 +17,18 @@ BY_OPERATION = ("RULES", "RULES_OUTSIDE_DEV", "SAMPLES", "BEFORE", "COSTS", "SKI
 
 @dataclass(frozen=True)
 class Hooks:
-    """The hooks of one slice, and the file that has them, or where they are missed."""
+    """The hooks of one slice, and the file that has them; without a module, the file to write."""
 
     file: str
     module: ModuleType | None
 
     def get(self, name: str) -> dict[str, Any]:
-        """What the slice's tests say under this name."""
-        said: dict[str, Any] = getattr(self.module, name, {})
-        return said
+        """The hook of this name, or an empty dict."""
+        hook: dict[str, Any] = getattr(self.module, name, {})
+        return hook
 
     def advise(self, name: str, key: str, value: str) -> str:
-        """What to write where."""
+        """What to write into which file: one entry of a hook."""
         return f"{self.file} can say {name} = {{{json.dumps(key)}: {value}}}"
 
 
@@ -38,11 +38,11 @@ def hooks_of(endpoint_module: str) -> Hooks:
     *package, last = endpoint_module.split(".")
     if not package:
         return _hooks("tests", last) or Hooks(f"tests/test_{last}.py", None)
-    found = (
+    candidates = (
         _hooks(".".join(package[:end]), package[end - 1]) for end in range(len(package), 0, -1)
     )
     default = Hooks(f"{'/'.join(package)}/test_{package[-1]}.py", None)
-    return next((each for each in found if each), default)
+    return next((hooks for hooks in candidates if hooks), default)
 
 
 def _hooks(package: str, name: str) -> Hooks | None:
@@ -62,8 +62,8 @@ def endpoints(app: FastAPI) -> Iterator[tuple[str, str, str]]:
 
 def all_hooks(app: FastAPI) -> list[Hooks]:
     """The hooks of all that is mounted, in an order that all workers of a run share."""
-    found = {hooks.file: hooks for module in modules(app) if (hooks := hooks_of(module)).module}
-    return [found[file] for file in sorted(found)]
+    by_file = {hooks.file: hooks for module in modules(app) if (hooks := hooks_of(module)).module}
+    return [by_file[file] for file in sorted(by_file)]
 
 
 def modules(app: FastAPI) -> set[str]:
@@ -72,5 +72,5 @@ def modules(app: FastAPI) -> set[str]:
 
 
 async def settle(value: Any) -> Any:
-    """What a hook's callable gives, which may be async."""
+    """The value that a hook's callable returned, awaited if it is awaitable."""
     return await value if isawaitable(value) else value

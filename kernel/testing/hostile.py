@@ -1,9 +1,9 @@
-"""Values that break services, for every place where a client can put one."""
+"""Hostile values for every place where a client can put one: fields, parameters, bodies, bytes."""
 
 import json
 from collections.abc import Iterator
 
-LONG = 1_000_000  # characters: just below the limit of a body, so that the field has to refuse it
+LONG = 1_000_000  # characters; below the limit of a body, so that the field has to refuse it
 DEEP = (20, 100, 1_000, 100_000)  # levels
 
 # For fields and parameters, whatever their type.
@@ -73,7 +73,7 @@ TEXTS = {
     "quoted mail": '"a b"@example.com',
     "mail to Unicode": "\u00fc@b\u00fccher.example.com",
 }
-# What only JSON has, as it is written.
+# Fragments of JSON, unquoted.
 LITERALS = {
     "null": "null",
     "true": "true",
@@ -169,21 +169,21 @@ NO_OBJECTS = [
 
 
 def texts(longest: int | None) -> Iterator[str]:
-    """The hostile texts, and some of a length that a field of this `maxLength` has to refuse."""
+    """The hostile texts, and some that are longer than this `maxLength`, in characters."""
     yield from TEXTS.values()
     if longest:
         yield from ("x" * (longest + 1), "\U0001f955" * (longest + 1), "e\u0301" * longest)
 
 
 def fragments(longest: int | None) -> Iterator[str]:
-    """Hostile values as they are written in a JSON document."""
+    """Hostile values, each written as JSON."""
     yield from LITERALS.values()
     yield from map(json.dumps, texts(longest))
     yield json.dumps("x" * LONG)
 
 
 def documents(field: str) -> Iterator[bytes]:
-    """JSON documents that no operation takes; `field` is the name of one that it knows."""
+    """Bodies that every operation has to refuse; `field` is the name of one of its fields."""
     for levels in DEEP:
         yield b"[" * levels + b"]" * levels
         yield b"[" * levels
@@ -196,7 +196,7 @@ def documents(field: str) -> Iterator[bytes]:
     yield f'{{"\\ud800": 1, "{field}": "a"}}'.encode()
     yield f'{{"{field}": "'.encode() + b"\xc3\x28" + b'"}'
     yield b"\xef\xbb\xbf" + f'{{"{field}": "a"}}'.encode()
-    yield from (f'{{"{field}": "a"}}'.encode(each) for each in ("utf-16", "utf-16-be", "utf-32"))
+    yield from (f'{{"{field}": "a"}}'.encode(code) for code in ("utf-16", "utf-16-be", "utf-32"))
     yield json.dumps({f"no field {number}": number for number in range(10_000)}).encode()
     yield json.dumps({"k" * 100_000: 1}).encode()
 
@@ -209,7 +209,7 @@ _SMUGGLED = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
 _MEGABYTE = b"a" * 1024 * 1024
 REFUSED = {400, 408, 413, 414, 431}
 ANSWERED = {200, *REFUSED}
-# What no client library sends, and how it may be answered.
+# Requests as bytes, which no client library sends, and the statuses that are right for them.
 REQUESTS = {
     "no Host": (b"GET /livez HTTP/1.1\r\n\r\n", REFUSED),
     "two Hosts": (_GET + b"Host: y\r\n\r\n", REFUSED),

@@ -1,4 +1,4 @@
-"""What walks stand on, and slices' tests may: valid requests, all rows, other services."""
+"""Fixtures of the walks, also for slices' tests: valid requests, all rows, other services."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -24,8 +24,8 @@ TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
 
 @pytest.fixture
 def upstreams(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> Iterator[Upstreams]:
-    """What other services answer: UPSTREAMS of the mounted slices, and whatever a test adds:
-    `upstreams["https://rates.example/"] = {"EUR": 1}`. All others are out of reach."""
+    """The answers of other services: UPSTREAMS of the mounted slices, and what a test adds:
+    `upstreams["https://rates.example/"] = {"EUR": 1}`. A request to any other URL fails."""
     fakes = Upstreams(all_hooks(app))
     monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", _ask(fakes))
     elsewhere.unanswered.clear()
@@ -55,12 +55,12 @@ def make(app: FastAPI, admin: Caller) -> Callable[[str], Any]:
     return make
 
 
-# What the walks stand on.
+# Mostly for the walks.
 
 
 @pytest.fixture
 def walk(request: pytest.FixtureRequest) -> Walk:
-    """What is walked in this folder."""
+    """The walk of this folder: its app and operations."""
     return walk_of(request.node)
 
 
@@ -68,8 +68,8 @@ def walk(request: pytest.FixtureRequest) -> Walk:
 async def sampler(
     request: pytest.FixtureRequest, app: FastAPI, sign_up: SignUp, upstreams: Upstreams
 ) -> Sampler:
-    """Calls operations with valid requests, as an admin; what admins may not do, as the role of
-    the service's own that may."""
+    """Calls operations with valid requests: as an admin or, where the rule of the operation under
+    test refuses admins, as a role that it allows."""
     parameters = getattr(request.node, "callspec", None)
     operation = parameters and parameters.params.get("operation")
     role = role_for(operation) if operation else "admin"
@@ -79,20 +79,20 @@ async def sampler(
 
 @pytest.fixture
 def ask(sampler: Sampler) -> Ask:
-    """Send a request, or the same to another URL or by another method, and hold the answer
-    against the document."""
+    """Send a request, or the same to another URL or with other arguments of httpx, and check the
+    answer: as documented, no 5xx, and no echo of the input."""
 
     async def ask(request: Request, url: str | None = None, **changes: Any) -> httpx.Response:
         arguments = request.arguments() | changes
         method = arguments.pop("method", request.operation.method)
         answer = await sampler.caller.request(method, url or request.url, **arguments)
         holds(request.operation, answer)
-        told = f"{request.operation.title} answered {describe(answer)}"
-        assert answer.status_code < 500, f"{told}\nExpected: no fault of the service's own"
+        answered = f"{request.operation.title} answered {describe(answer)}"
+        assert answer.status_code < 500, f"{answered}\nExpected: no 5xx, whatever a client sends"
         if answer.status_code >= 400:
-            # Nothing is echoed, but for names.
-            assert len(answer.content) < 4096, f"{told}\nExpected: less than 4096 bytes of it"
-            assert "x" * 100 not in answer.text, f"{told}\nExpected: no echo of what was sent"
+            # An error may name a field, and repeats no value.
+            assert len(answer.content) < 4096, f"{answered}\nExpected: less than 4096 bytes of it"
+            assert "x" * 100 not in answer.text, f"{answered}\nExpected: no echo of what was sent"
         return answer
 
     return ask
@@ -100,13 +100,13 @@ def ask(sampler: Sampler) -> Ask:
 
 @pytest.fixture
 def tables_aside() -> set[str]:
-    """The tables of what a request leaves behind although it fails, or of keys and counts."""
+    """Tables that `rows` leaves out: a request that fails, or is a replay, may write there."""
     return {"idempotency_keys", "sign_in_attempts"}
 
 
 @pytest.fixture
 def rows(sql: "Connection[Any]", tables_aside: set[str]) -> Rows:
-    """The rows of all tables, to compare."""
+    """All rows as texts, by the name of their table, to be compared before and after a request."""
 
     async def rows() -> dict[str, set[str]]:
         names = [name for (name,) in await sql.fetch(TABLES) if name not in tables_aside]

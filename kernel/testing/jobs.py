@@ -1,4 +1,4 @@
-"""Jobs, run when a test says so: no worker runs in tests."""
+"""Background jobs in tests: no worker runs, so a test runs them itself."""
 
 from datetime import UTC, datetime
 
@@ -11,20 +11,24 @@ from kernel.jobs.tasks import TASKS
 
 
 class Jobs:
-    """The jobs of the service that a test has."""
+    """Runs the jobs of the service under test, in this process."""
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
         self.clock: datetime | None = None  # or `datetime.now(UTC)`, which may be a test's, too
 
     async def drain(self, *, raises: bool = True) -> list[str]:
-        """Run what is due by the test's clock, and what is enqueued meanwhile and is due; the
-        names of the tasks, in their order. The first error of one is raised, unless `raises` is
-        false: then it is tried again when it is due, and the job has failed or not."""
+        """Run all jobs that are due by `clock`, also those that they enqueue, and return the names
+        of their tasks in order.
+
+        Raises:
+            Exception: the first error of a job. With `raises=False`, the job is retried or fails,
+                as in production.
+        """
         names: list[str] = []
         with jobs_context(self._app):
-            while taken := await take(self._app, [*TASKS.values()], 100, self._now()):
-                for run in taken:
+            while runs := await take(self._app, [*TASKS.values()], 100, self._now()):
+                for run in runs:
                     await run.run()
                     if raises and run.error:
                         raise run.error
@@ -32,8 +36,8 @@ class Jobs:
         return names
 
     async def tick(self) -> list[str]:
-        """Enqueue what is due by its schedule by the test's clock, and run it with all else. The
-        first time that a task has is not run."""
+        """Enqueue the scheduled tasks that are due by `clock`, and run all jobs that are due, as
+        `drain` does. The first tick of a task is only recorded, not run."""
         with jobs_context(self._app):
             await Ticks(self._app).make(self._now())
         return await self.drain()

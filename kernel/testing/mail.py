@@ -1,4 +1,4 @@
-"""What is sent by mail in tests: kept in the process, or handed over to a real mail server."""
+"""Mail in tests: kept in the process, or received by a real mail server."""
 
 import asyncio
 import re
@@ -22,19 +22,19 @@ from kernel.data.resources import resources_of
 from kernel.mail.mailer import Mailer, Outbox
 
 LOGIN = LoginPassword(b"user", b"pass word")
-# Of a server called localhost; behind them, of who has signed it, whose key nobody has.
+# The server's key and certificate, for localhost, and the CA's certificate. No CA key was kept.
 CERTIFICATES = Path(__file__).with_name("mail_server.pem")
 
 
 class Mailbox:
-    """Mails, in the order in which they were sent."""
+    """Mails in the order in which they were sent, as `messages`."""
 
     def __init__(self, messages: Sequence[EmailMessage]) -> None:
         self.messages = messages
 
     @property
     def link(self) -> str:
-        """The one link in the text of the latest mail."""
+        """The link in the text of the latest mail, which has exactly one."""
         body = self.messages[-1].get_body(("plain",))
         assert body, "the mail has no text"
         [link] = re.findall(r"https?://\S+", body.get_content())
@@ -42,17 +42,17 @@ class Mailbox:
 
     @property
     def token(self) -> str:
-        """What that link has behind its `#token=`."""
+        """The part of that link behind `#token=`."""
         return self.link.partition("#token=")[2]
 
 
 class MailServer(Mailbox):
-    """A mail server on a port of its own, in a thread. `messages` is what it has taken; `answers`
-    are what it says instead of taking it, in turn, by the name of a step (`RCPT`, `DATA`)."""
+    """An SMTP server on a free port, in a thread. `messages` are those that it has accepted;
+    `answers["RCPT"]` and `answers["DATA"]` list replies to give, in turn, instead of accepting."""
 
     def __init__(self, **options: Any) -> None:
-        self.taken: list[EmailMessage] = []
-        super().__init__(self.taken)
+        self.accepted: list[EmailMessage] = []
+        super().__init__(self.accepted)
         self.recipients: list[str] = []
         self.answers: dict[str, list[str]] = {}
         self._options: dict[str, Any] = {"hostname": "localhost", "enable_SMTPUTF8": True} | options
@@ -110,7 +110,7 @@ async def _end(sessions: Sequence[SMTP]) -> None:
 
 @dataclass
 class _Hooks:
-    """What aiosmtpd calls; it looks at all that the object has."""
+    """aiosmtpd's handler: a class of its own, since aiosmtpd reads all of its attributes."""
 
     server: MailServer
 
@@ -129,7 +129,7 @@ class _Hooks:
         assert isinstance(content, bytes)
         message = BytesParser(policy=default).parsebytes(content.replace(b"\r\n", b"\n"))
         assert isinstance(message, EmailMessage)
-        self.server.taken.append(message)
+        self.server.accepted.append(message)
         self.server.recipients += envelope.rcpt_tos
         return "250 OK"
 
@@ -142,14 +142,14 @@ BASE = "https://app.example.com"
 
 
 def tls_context() -> ssl.SSLContext:
-    """The context of a server that is called localhost."""
+    """The TLS context of a server named localhost."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(CERTIFICATES)
     return context
 
 
 def authenticate(*arguments: Any) -> AuthResult:
-    """Whether somebody has said `LOGIN`: an authenticator of aiosmtpd's."""
+    """An authenticator of aiosmtpd's that accepts `LOGIN` alone."""
     return AuthResult(success=arguments[-1] == LOGIN, handled=False)
 
 
@@ -165,6 +165,6 @@ def mails(app: FastAPI) -> Mailbox:
 
 @pytest.fixture
 def mail_server() -> Iterator[MailServer]:
-    """A mail server, to be served with: `serve(**mail_server.settings)`."""
+    """A running mail server: `serve(**mail_server.settings)` sends by it."""
     with MailServer().running() as server:
         yield server

@@ -1,4 +1,4 @@
-"""Who may do what, printed: what each kind of caller got in the walk over authorization.
+"""Prints who may do what: the status that each kind of caller got in the walk over authorization.
 
 `uv run pytest tests/test_authorization.py --matrix`
 """
@@ -12,8 +12,8 @@ UNTRIED = "-"  # a kind of caller that this operation was not tried with
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    told = "print who may do what, as the walk over authorization has seen it"
-    parser.addoption("--matrix", action="store_true", help=told)
+    help_text = "print who may do what, as the walk over authorization has seen it"
+    parser.addoption("--matrix", action="store_true", help=help_text)
 
 
 def pytest_terminal_summary(
@@ -22,7 +22,7 @@ def pytest_terminal_summary(
     if config.getoption("matrix"):
         reports = terminalreporter.getreports("passed")
         seen = dict(
-            value for each in reports for name, value in each.user_properties if name == SEEN
+            value for report in reports for name, value in report.user_properties if name == SEEN
         )
         terminalreporter.section("who may do what: the status that each caller got")
         for line in matrix(seen):
@@ -30,7 +30,7 @@ def pytest_terminal_summary(
 
 
 def matrix(seen: dict[str, dict[str, int]]) -> Iterator[str]:
-    """A line for each operation, and a column for each kind of caller."""
+    """A table's lines: operations by path, with a column of statuses for each kind of caller."""
     kinds = [*dict.fromkeys(kind for statuses in seen.values() for kind in statuses)]
     width = max(map(len, seen), default=0)
     yield "  ".join(["operation".ljust(width), *kinds])

@@ -9,8 +9,8 @@ from kernel.testing.walking import Walk
 
 
 def test_no_client_is_broken(walk: Walk) -> None:
-    told = broken(read_contract(ROOT), walk.app.openapi())
-    assert told == [], "\n".join(["clients would break; to accept that: " + ACCEPT, *told])
+    breaks = broken(read_contract(ROOT), walk.app.openapi())
+    assert breaks == [], "\n".join(["clients would break; to accept that: " + ACCEPT, *breaks])
 
 
 def test_the_contract_is_written_down(walk: Walk) -> None:

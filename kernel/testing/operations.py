@@ -1,6 +1,6 @@
-"""Every operation of an app, out of its OpenAPI document.
+"""The operations of an app, read from its OpenAPI document.
 
-Tests that walk these cover a slice as soon as it is mounted.
+Tests that run over these cover a slice as soon as it is mounted.
 """
 
 from collections.abc import Iterator
@@ -41,15 +41,15 @@ class Operation:
 
     @property
     def title(self) -> str:
-        """What a failure calls it."""
+        """Its name in the message of a failed test: `GET /items (list_items)`."""
         return f"{self} ({self.name})"
 
     def hook(self, name: str) -> Any:
-        """What its slice's tests say of it under this name."""
+        """Its entry in the hook of this name, or None."""
         return self.hooks.get(name).get(self.name)
 
     def advise(self, hook: str, value: str) -> str:
-        """What to write where, to tell the walks about it."""
+        """What to write into which file, as its entry in this hook."""
         return self.hooks.advise(hook, self.name, value)
 
     @cached_property
@@ -61,11 +61,11 @@ class Operation:
         """Whether it may change something."""
         return self.method != "GET"
 
-    # What it takes.
+    # The request.
 
     @property
     def media_type(self) -> str | None:
-        """The body's."""
+        """The body's media type, or None without a body."""
         return next(iter(self.spec.get("requestBody", {}).get("content", {})), None)
 
     @property
@@ -84,7 +84,7 @@ class Operation:
 
     @cached_property
     def places(self) -> list[Place]:
-        """The objects of the body, those within it as well."""
+        """The objects of the body, also nested ones."""
         return list(self.schemas.places(self.body)) if self.body else []
 
     @cached_property
@@ -94,71 +94,73 @@ class Operation:
 
     def parameters(self, place: str, *, required: bool = False) -> dict[str, Schema]:
         """The schemas of the parameters in `path`, `query` or `header`."""
-        given = [each for each in self.spec.get("parameters", []) if each["in"] == place]
-        named = [each for each in given if each.get("required") or not required]
-        return {each["name"]: self.schemas.resolve(each["schema"]) for each in named}
+        all_there = [spec for spec in self.spec.get("parameters", []) if spec["in"] == place]
+        wanted = [spec for spec in all_there if spec.get("required") or not required]
+        return {spec["name"]: self.schemas.resolve(spec["schema"]) for spec in wanted}
 
     def value(self, schema: Schema) -> Any:
-        """A valid value of a field or parameter; a change's is not the one that the row has."""
+        """A valid value of a field or parameter; of a PATCH, another one than the row has."""
         return self.schemas.value(schema, is_change=self.method == "PATCH")
 
-    # What it gives.
+    # The response.
 
     @property
     def success(self) -> Schema:
-        """What the document says of the answer when all is well."""
-        return next(each for status, each in self.spec["responses"].items() if status[0] == "2")
+        """The documented response of a 2xx status."""
+        responses = self.spec["responses"].items()
+        return next(response for status, response in responses if status[0] == "2")
 
     def failure(self, status: int) -> Schema | None:
-        """What the document says of the failure, itself or as one that any operation may meet."""
+        """The documented response of this error status, or the `default` one for those that any
+        operation may have."""
         responses: dict[str, Schema] = self.spec["responses"]
         general = responses.get("default") if status in GENERAL else None
         return responses.get(str(status), general)
 
     @property
     def answer_has_version(self) -> bool:
-        """Whether the document says that the ETag has a row's version in front."""
+        """Whether its ETag is documented to begin with a row's version."""
         tag: Schema = self.success.get("headers", {}).get("ETag", {})
         return tag.get("description") == VERSION
 
     @property
     def answers_with_a_secret(self) -> bool:
-        """Whether its answer is too secret to be kept for a replay, or to be rehearsed."""
+        """Whether its answer holds a secret: it is not stored for a replay, and has no dry run."""
         return self.is_write and "Prefer" not in self.parameters("header")
 
     @property
     def takes_key(self) -> bool:
-        """Whether it heeds an Idempotency-Key: one that asks for its caller does."""
+        """Whether it reads an Idempotency-Key, as writes do that authenticate their caller."""
         return "Idempotency-Key" in self.parameters("header")
 
     @property
     def is_list(self) -> bool:
-        """Whether it gives pages of what another operation of the same path makes."""
+        """Whether it returns pages, and a POST of the same path makes their rows."""
         return "cursor" in self.parameters("query") and "post" in self.document["paths"][self.path]
 
-    # What it is about.
+    # Tables.
 
     @property
     def table(self) -> Table | None:
-        """The table that the path is about: the last of its words that is the name of one."""
+        """The table that the path is about: the last of its segments that names one."""
         return table_of(self.path)
 
     @cached_property
     def references(self) -> dict[Field, str]:
         """The fields of the body that refer to another row, and the table of that row."""
-        found = {each: self._target(each) for each in self.fields}
-        return {each: table for each, table in found.items() if table}
+        targets_by_field = {field: self._target(field) for field in self.fields}
+        return {field: table for field, table in targets_by_field.items() if table}
 
-    def _target(self, of: Field) -> str | None:
-        is_element = isinstance(of.path[-1], int) and len(of.path) > 1
-        name = str(of.path[-2]).removesuffix("s") if is_element else of.name
+    def _target(self, field: Field) -> str | None:
+        is_element = isinstance(field.path[-1], int) and len(field.path) > 1
+        name = str(field.path[-2]).removesuffix("s") if is_element else field.name
         tables = {column.table.name for column in targets(name, self.table)}
         return tables.pop() if len(tables) == 1 else None
 
     @property
     def has_twins(self) -> bool:
-        """Whether the table has columns of the body's that no two rows of a caller may share."""
-        table, given = self.table, {each.name for each in self.fields}
+        """Whether fields of the body make up a unique key of the table, but for foreign keys."""
+        table, names = self.table, {field.name for field in self.fields}
         rules = () if table is None else (*table.constraints, *table.indexes)
         unique = [
             rule.columns
@@ -166,7 +168,7 @@ class Operation:
             if isinstance(rule, UniqueConstraint) or (isinstance(rule, Index) and rule.unique)
         ]
         return any(
-            {column.name for column in columns if not column.foreign_keys} <= given
+            {column.name for column in columns if not column.foreign_keys} <= names
             for columns in unique
         )
 
@@ -185,4 +187,4 @@ def operations(app: FastAPI) -> Iterator[Operation]:
 
 def writes(app: FastAPI) -> list[Operation]:
     """The operations that may change something."""
-    return [each for each in operations(app) if each.is_write]
+    return [operation for operation in operations(app) if operation.is_write]

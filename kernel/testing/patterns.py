@@ -1,10 +1,11 @@
-"""The kinds of unsafe SQL that squawk does not know, and the tables for which none is unsafe."""
+"""The kinds of unsafe SQL that squawk does not know, and tables of the migration's own, for which
+no SQL is unsafe."""
 
 import re
 
 from kernel.testing.safe_ways import SAFE_WAYS
 
-# Each of these says more than a constraint's missing NOT VALID, which squawk adds.
+# squawk reports a missing NOT VALID beside each of these, which say more.
 CONSTRAINTS = {
     *("adding-foreign-key-constraint", "disallowed-unique-constraint", "exclusion"),
     "adding-serial-primary-key-field",
@@ -20,9 +21,9 @@ ABOUT = re.compile(
     rf"(?: IF EXISTS)?(?: ONLY)? {NAME}",
     re.IGNORECASE,
 )
-# squawk takes a minus for a function.
+# squawk takes the minus of a default for a function call.
 NEGATIVE = re.compile(r"\bDEFAULT \(?- ?\d+(\.\d+)?\)?([\s,;]|$)", re.IGNORECASE)
-# A condition that few rows meet names values. `x IS NULL` is met by all rows when x is new.
+# A condition that few rows meet compares with values. All rows meet `x IS NULL` when x is new.
 FEW = r"\bWHERE\b.*((?<![<!])(<=|>=|[=<>]) ?['\d]|\bIN ?\( ?['\d]|\bBETWEEN ['\d]|\bLIMIT\b)"
 COLUMN = rf"ALTER TABLE\b.*\bADD (COLUMN )?(IF NOT EXISTS )?(?!CONSTRAINT\b|CHECK\b){NAME}"
 PATTERNS = {
@@ -45,17 +46,20 @@ def tables_made(sql: str) -> set[str]:
 
 
 def unsafe(sql: str, complaints: set[str], made: set[str]) -> list[str]:
-    """The kinds of a statement, given squawk's rules, and the tables that nobody knows yet."""
+    """The unsafe kinds of a statement, in the order of SAFE_WAYS.
+
+    `complaints` are squawk's rules about it, `made` the tables that this migration has created,
+    which no other session uses yet."""
     text = _plain(sql)
     about = ABOUT.match(text)
     if about and about[1].replace('"', "") in made:
         return []
-    found = complaints | {rule for rule, matcher in MATCHERS.items() if matcher.match(text)}
-    if found & CONSTRAINTS:
-        found.discard("constraint-missing-not-valid")
+    broken = complaints | {rule for rule, matcher in MATCHERS.items() if matcher.match(text)}
+    if broken & CONSTRAINTS:
+        broken.discard("constraint-missing-not-valid")
     if NEGATIVE.search(text):
-        found.discard("adding-field-with-default")
-    return [rule for rule in SAFE_WAYS if rule in found]
+        broken.discard("adding-field-with-default")
+    return [rule for rule in SAFE_WAYS if rule in broken]
 
 
 def _plain(sql: str) -> str:

@@ -1,8 +1,8 @@
-"""A walk: an index serves every filter and every order of a list, at a million rows.
+"""The walk over query plans: an index serves every filter and every order of a list.
 
-The rows are not made: the server is given the statistics that it would have of them (PostgreSQL
-manual §9.28.9), and its plans for the statements that a list sends are read. They have to be cheap
-when next to no row has what is asked for, when some have, and when a third of all rows do.
+The plans are those of a million rows, which are not made: the server gets the statistics that it
+would have of them (PostgreSQL manual §9.28.9). A plan has to be cheap when almost no row matches,
+when some do, and when a third of all rows do.
 """
 
 import json
@@ -31,12 +31,12 @@ from kernel.testing.walking import every
 PAGING = {"limit", "cursor", "order"}
 MILLION = 1_000_000
 PAGES = ("seq", "random")
-# A row that is read counts as one, wherever it is; all else costs next to nothing.
-# Nor do pages, of which a table and its indexes have as many as tests before have left.
+# A plan's cost is the number of rows that it reads; all else costs almost nothing. Pages are free,
+# since a table and its indexes have as many as earlier tests have left.
 UNITS = ("SET LOCAL cpu_tuple_cost = 1", *(f"SET LOCAL {of}_page_cost = 0" for of in PAGES))
 MOST_ROWS = 2000  # for a page of 51, with what belongs to its rows
-LONG = "abcdefgh"  # what a search is for
-# For each kind of type, a value that is less than all that is asked for, and one that is more.
+LONG = "abcdefgh"  # the text of a search
+# By `pg_type.typcategory`: a value below all that the queries ask for, and one above.
 EXTREMES = {
     "N": ("-32768", "32767"),
     "D": ("1970-01-01", "8999-12-31"),
@@ -44,21 +44,22 @@ EXTREMES = {
     "B": ("f", "t"),
     "U": ("00000000-0000-0000-0000-000000000000", "ffffffff-ffff-ffff-ffff-ffffffffffff"),
 }
-# Which extreme all rows have but a few, and how many values there are.
+# Which of the extremes almost all rows have, and how many distinct values there are.
 WORLDS = {
     "few rows below": (1, 50_000),
     "few rows above": (0, 50_000),
     "ten thousand rows of each value": (None, 100),
     "a third of all rows of each value": (None, 3),
 }
-SOME = "ten thousand rows of each value"  # which, of several values, no index has in one order
+# In this world no index has the rows of several values in one order, so those queries are left out.
+SOME = "ten thousand rows of each value"
 SIZES = """
     SELECT pg_restore_relation_stats('schemaname', 'public', 'relname', relname::text,
         'relpages', greatest(1, pg_relation_size(oid) / 8192)::int, 'reltuples', :count ::real)
     FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind IN ('r', 'i')
 """
-# What an ANALYZE has found, such as a correlation, which the others would leave.
-NOTHING_KNOWN = """
+# Removes what an earlier ANALYZE has found, such as a correlation, which COLUMNS does not replace.
+CLEAR_STATISTICS = """
     SELECT pg_clear_attribute_stats('public', relname::text, attname::text, false)
     FROM pg_class c JOIN pg_attribute a ON attrelid = c.oid
     WHERE relnamespace = 'public'::regnamespace AND relkind = 'r' AND attnum > 0
@@ -116,39 +117,39 @@ class Sent:
 
     @property
     def columns(self) -> str:
-        """Those that it asks about and is ordered by: what an index would have."""
-        parts = [self.statement.whereclause, *self.statement._order_by_clauses]
-        named = [each for part in parts if part is not None for each in iterate(part)]
-        names = [each.name for each in named if isinstance(each, Column)]
+        """The columns of its condition and then of its order: those of the index that serves it."""
+        clauses = [self.statement.whereclause, *self.statement._order_by_clauses]
+        nodes = [node for clause in clauses if clause is not None for node in iterate(clause)]
+        names = [node.name for node in nodes if isinstance(node, Column)]
         return ", ".join(f'"{name}"' for name in dict.fromkeys(names))
 
 
 class Recorder(Rows):
-    """Rows out of others, which notes what it is asked for."""
+    """Passes statements on to other rows, and records each with its values."""
 
-    def __init__(self, rows: Rows, found: list[tuple[Any, dict[str, Any]]]) -> None:
-        self._rows, self._found = rows, found
+    def __init__(self, rows: Rows, recorded: list[tuple[Any, dict[str, Any]]]) -> None:
+        self._rows, self._recorded = rows, recorded
 
     async def fetch(self, statement: Any, /, **values: Any) -> Sequence[Any]:
-        self._found.append((statement, values | {LIMIT: 51}))
+        self._recorded.append((statement, values | {LIMIT: 51}))
         return await self._rows.fetch(statement, **values)
 
 
 @pytest.fixture
-def found(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any]]]:
+def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, dict[str, Any]]]:
     """The statements that pages are read with, and their values."""
-    found: list[tuple[Any, dict[str, Any]]] = []
+    recorded: list[tuple[Any, dict[str, Any]]] = []
     fetch: Any = Pager.fetch
 
-    async def note(pager: Pager, rows: Rows, *arguments: Any, **values: Any) -> Any:
-        return await fetch(pager, Recorder(rows, found), *arguments, **values)
+    async def record(pager: Pager, rows: Rows, *arguments: Any, **values: Any) -> Any:
+        return await fetch(pager, Recorder(rows, recorded), *arguments, **values)
 
-    monkeypatch.setattr(Pager, "fetch", note)
-    return found
+    monkeypatch.setattr(Pager, "fetch", record)
+    return recorded
 
 
 def queries(operation: Operation) -> Iterator[dict[str, Any]]:
-    """Each order, and each parameter that a list is filtered by."""
+    """The query of each order and of each filter of the list."""
     parameters = operation.parameters("query").items()
     filters = {name: schema for name, schema in parameters if name not in PAGING}
     for order in orders(operation):
@@ -161,7 +162,7 @@ def queries(operation: Operation) -> Iterator[dict[str, Any]]:
 
 
 async def read_pages(caller: Caller, listing: Request, query: dict[str, Any]) -> None:
-    """The first page, and the one behind it."""
+    """Read the first page of one row, and the next one."""
     params = {**listing.params, **query, "limit": 1}
     answer = await caller.get(listing.path, params=params)
     if answer.is_success and (cursor := answer.json()["next_cursor"]):
@@ -171,16 +172,16 @@ async def read_pages(caller: Caller, listing: Request, query: dict[str, Any]) ->
 async def plan_of(session: WriteSession, sent: Sent) -> dict[str, Any]:
     (row,) = await session.fetch(Explain(sent.statement), **sent.values)
     (value,) = row
-    (told,) = json.loads(value) if isinstance(value, str) else value
-    plan: dict[str, Any] = told["Plan"]
+    (explained,) = json.loads(value) if isinstance(value, str) else value
+    plan: dict[str, Any] = explained["Plan"]
     return plan
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[str]:
-    """What a plan does, in the words of EXPLAIN."""
-    details = (plan.get("Index Name"), plan.get("Relation Name"), plan.get("Filter"))
-    of = plan.get("Sort Key") or [each for each in details if each]
-    yield f"{plan['Node Type']} ({', '.join(of)})" if of else plan["Node Type"]
+    """The nodes of a plan in the words of EXPLAIN, the outermost first."""
+    named = (plan.get("Index Name"), plan.get("Relation Name"), plan.get("Filter"))
+    details = plan.get("Sort Key") or [detail for detail in named if detail]
+    yield f"{plan['Node Type']} ({', '.join(details)})" if details else plan["Node Type"]
     for inner in plan.get("Plans", []):
         yield from nodes(inner)
 
@@ -190,45 +191,46 @@ async def test_an_index_serves_every_filter_and_order(
     app: FastAPI,
     sampler: Sampler,
     alice: Caller,
-    found: list[tuple[Any, dict[str, Any]]],
+    recorded: list[tuple[Any, dict[str, Any]]],
     operation: Operation,
 ) -> None:
     sent: list[Sent] = []
     for caller, who in ((sampler.caller, "an admin"), (alice, "a member")):
-        own = Sampler(app, caller, sampler.caller)
-        listing = await own.prepare(operation)
+        its_sampler = Sampler(app, caller, sampler.caller)
+        listing = await its_sampler.prepare(operation)
         if (await caller.get(listing.url)).status_code in REFUSED:
             continue
         for _ in range(2):
             await sampler.call(sampler.operations["POST", operation.path], listing.path)
         for query in queries(operation):
-            found.clear()
+            recorded.clear()
             await read_pages(caller, listing, query)
-            sent += [Sent(who, query, *each) for each in found]
+            sent += [Sent(who, query, statement, values) for statement, values in recorded]
     for world in WORLDS:
         await costs_little(app, operation, sent, world)
 
 
 async def costs_little(app: FastAPI, operation: Operation, sent: list[Sent], world: str) -> None:
+    """Plan the statements with the statistics of this world, in a transaction that is undone."""
     place, distinct = WORLDS[world]
     values = {} if place is None else {kind: ends[place] for kind, ends in EXTREMES.items()}
     async with open_session(app) as session:
         connection = await session.connection()
         for unit in UNITS:
             await connection.execute(text(unit))
-        await connection.execute(text(NOTHING_KNOWN))
+        await connection.execute(text(CLEAR_STATISTICS))
         await connection.execute(text(SIZES), {"count": MILLION})
         parameters = {"values": json.dumps(values), "distinct": distinct}
         await connection.execute(text(COLUMNS), parameters)
-        plans = [await plan_of(session, each) for each in sent]
+        plans = [await plan_of(session, statement) for statement in sent]
         await session.rollback()
-    for each, plan in zip(sent, plans, strict=True):
-        if world != SOME or not each.has_several:
-            assert plan["Total Cost"] <= MOST_ROWS, advice(operation, each, plan, world)
+    for statement, plan in zip(sent, plans, strict=True):
+        if world != SOME or not statement.has_several:
+            assert plan["Total Cost"] <= MOST_ROWS, advice(operation, statement, plan, world)
 
 
 def advice(operation: Operation, sent: Sent, plan: dict[str, Any], world: str) -> str:
-    """What is slow, and which index is missing."""
+    """An assertion's message: the query, its plan, and the index that is missing."""
     table = operation.table.name if operation.table is not None else "TABLE"
     index = f"Index(None, {sent.columns})"
     if sent.query.get("q") == LONG:

@@ -1,4 +1,4 @@
-"""The reasons in a migration for which an unsafe step is accepted: `# accepted: …`."""
+"""Comments in a migration that accept an unsafe step, with a reason: `# accepted: …`."""
 
 import ast
 import io
@@ -10,27 +10,28 @@ ACCEPTED = re.compile(r"#\s*accepted:.*[^\W\d_]")  # a reason has at least a let
 
 
 class Reasons:
-    """A reason counts for the statement that it stands on, or directly above."""
+    """A reason accepts the statement in whose lines, or directly above which, it stands."""
 
     def __init__(self, source: str) -> None:
         self._lines = source.splitlines()
         nodes = ast.walk(ast.parse(source))
-        self._statements = [each for each in nodes if isinstance(each, ast.stmt)]
+        self._statements = [node for node in nodes if isinstance(node, ast.stmt)]
         tokens = tokenize.generate_tokens(io.StringIO(source).readline)
         comments = (token for token in tokens if token.type == tokenize.COMMENT)
-        self._accepted = {each.start[0] for each in comments if ACCEPTED.match(each.string)}
+        self._accepted = {token.start[0] for token in comments if ACCEPTED.match(token.string)}
 
     def at(self, line: int) -> bool:
         """Whether the innermost statement around a line has a reason."""
-        around = [each for each in self._statements if each.lineno <= line <= _end(each)]
-        if not around:
+        enclosing = [stmt for stmt in self._statements if stmt.lineno <= line <= _end(stmt)]
+        if not enclosing:
             return False
-        innermost = max(around, key=lambda each: each.lineno)
-        return not self._accepted.isdisjoint(self._places(innermost))
+        innermost = max(enclosing, key=lambda stmt: stmt.lineno)
+        return not self._accepted.isdisjoint(self._lines_of_reason(innermost))
 
-    def _places(self, statement: ast.stmt) -> Iterator[int]:
+    def _lines_of_reason(self, statement: ast.stmt) -> Iterator[int]:
+        """The lines where a reason for the statement may stand."""
         body: list[ast.stmt] = getattr(statement, "body", [])
-        # Between the head of a block and its body stands what is said of the body.
+        # A comment between the head of a block and its body is about the body.
         end = body[0].lineno - 1 if body else _end(statement)
         for line in range(statement.lineno, end + 1):
             if not body or not self._is_comment(line):

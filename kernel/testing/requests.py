@@ -1,4 +1,4 @@
-"""Requests as clients could send them, and what a failure says about their answers."""
+"""Requests as clients could send them, and the checks of their answers."""
 
 import re
 from collections.abc import Mapping
@@ -30,16 +30,16 @@ class Request:
         return self.path + (f"?{urlencode(self.params, doseq=True)}" if self.params else "")
 
     def with_query(self, name: str, quoted: str) -> str:
-        """The URL with this text, quoted already, as the parameter."""
-        others = {each: value for each, value in self.params.items() if each != name}
+        """The URL with this text, already percent-encoded, as the query's parameter."""
+        others = {other: value for other, value in self.params.items() if other != name}
         return f"{self.path}?{urlencode(others, doseq=True)}{'&' if others else ''}{name}={quoted}"
 
     def with_key(self, name: str, quoted: str) -> str:
-        """The URL with this text, quoted already, as the path's parameter."""
-        way = re.sub(r"\{(\w+)(:\w+)?\}", r"(?P<\1>[^/]+)", self.operation.path)
-        found = re.fullmatch(way, self.path)
-        assert found, f"{self.path} is no path of {self.operation}"
-        path = self.path[: found.start(name)] + quoted + self.path[found.end(name) :]
+        """The URL with this text, already percent-encoded, as the path's parameter."""
+        pattern = re.sub(r"\{(\w+)(:\w+)?\}", r"(?P<\1>[^/]+)", self.operation.path)
+        match = re.fullmatch(pattern, self.path)
+        assert match, f"{self.path} is no path of {self.operation}"
+        path = self.path[: match.start(name)] + quoted + self.path[match.end(name) :]
         return replace(self, path=path).url
 
     def with_body(self, body: Any) -> "Request":
@@ -51,14 +51,14 @@ class Request:
         return replace(self, raw=content, headers={**self.headers, "Content-Type": kind})
 
     def arguments(self) -> dict[str, Any]:
-        """Headers and body as httpx takes them."""
+        """Headers and body as keyword arguments of `httpx.AsyncClient.request`."""
         headers = dict(self.headers)
         if self.raw is not None:
             return {"content": self.raw, "headers": headers}
         body, is_form = self.body, self.operation.is_form
         members = body.items() if is_form and isinstance(body, dict) else ()
         files = {name: value for name, value in members if isinstance(value, bytes)}
-        if files:  # the same bytes for the same body
+        if files:  # with a fixed boundary: a replay needs the same bytes for the same body
             headers["Content-Type"] = "multipart/form-data; boundary=sample"
             fields = {name: value for name, value in members if name not in files}
             return {"files": files, "data": fields, "headers": headers}
@@ -79,7 +79,7 @@ def describe(answer: httpx.Response) -> str:
 
 
 def fail(operation: Operation, answer: httpx.Response, expected: str) -> None:
-    """Fail, saying what the slice's tests can say about it."""
+    """Fail the test, with the hooks that the slice's tests can write to help."""
     advise = operation.advise
     unanswered = [
         f"It asked {url}, and no test answers: "
@@ -99,7 +99,11 @@ def fail(operation: Operation, answer: httpx.Response, expected: str) -> None:
 
 
 def holds(operation: Operation, answer: httpx.Response) -> None:
-    """Hold an answer against the document: its status is declared, a failure has its form."""
+    """Check an answer against the document: its status is declared, an error has its form.
+
+    Raises:
+        AssertionError: it is not as documented.
+    """
     status = answer.status_code
     declared = sorted(operation.spec["responses"])
     assert str(status) in declared or operation.failure(status), (
@@ -109,6 +113,8 @@ def holds(operation: Operation, answer: httpx.Response) -> None:
     assert answer.headers["x-request-id"], f"{operation.title}: the answer has no X-Request-ID"
     if status >= 400:
         kind = answer.headers.get("content-type")
-        told = f"{operation.title} answered {describe(answer)} as {kind}"
+        answered = f"{operation.title} answered {describe(answer)} as {kind}"
         content = (operation.failure(status) or {}).get("content")
-        assert tells_failure(operation, answer), f"{told}\nExpected: what it declares, {content}"
+        assert tells_failure(operation, answer), (
+            f"{answered}\nExpected: what it declares, {content}"
+        )

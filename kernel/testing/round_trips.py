@@ -1,8 +1,7 @@
-"""A walk: what a request costs, which is how often the service waits for the database.
+"""The walk over round trips: how often an operation waits for the database.
 
-Counted on the wire, so that nothing can hide: no ping, no reset, no BEGIN of a library's own. A
-higher number is a slower service: think twice before writing it down. Where a slice's tests say
-COSTS, they are exact.
+They are counted on the wire, so that a library's ping, reset or BEGIN counts as well. A higher
+number is a slower service. COSTS in a slice's tests are exact; without it, MOST is the limit.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -34,7 +33,7 @@ async def tap(database_url: str) -> AsyncIterator[Tap]:
 async def running_app(
     settings: Settings, create_app: CreateApp, tap: Tap
 ) -> AsyncIterator[FastAPI]:
-    """The service, with the tap between it and its database."""
+    """The service, with the tap between it and PostgreSQL."""
     app = create_app(settings.model_copy(update={"database_url": SecretStr(tap.url)}))
     async with app.router.lifespan_context(app):
         yield app
@@ -42,11 +41,11 @@ async def running_app(
 
 @pytest.fixture
 def cost(tap: Tap, sampler: Sampler) -> Cost:
-    """Count what a request waits for, once its connections and statements are warm."""
+    """The number of round trips of a request, with open connections and prepared statements."""
 
     async def cost(operation: Operation, about: str | None = None) -> int:
         waits: list[int] = []
-        # One sign-in in 256 sweeps as well, so until two in a row agree.
+        # One sign-in in 256 also deletes old rows: repeat until two requests in a row agree.
         while len(waits) < 4 or (waits[-2] != waits[-1] and len(waits) < 8):
             request = await sampler.prepare(operation, about)
             before = tap.waits
@@ -63,13 +62,13 @@ def cost(tap: Tap, sampler: Sampler) -> Cost:
 @every()
 async def test_an_operation_waits_no_more_often_than_this(cost: Cost, operation: Operation) -> None:
     waits, exact, most = await cost(operation), operation.hook("COSTS"), MOST[operation.method]
-    told = f"{operation.title} waits {waits} times for the database\nExpected: "
+    message = f"{operation.title} waits {waits} times for the database\nExpected: "
     if exact is not None:
         file = operation.hooks.file
-        assert waits == exact, f"{told}{exact}, as COSTS in {file} says"
+        assert waits == exact, f"{message}{exact}, as COSTS in {file} says"
     else:
         advice = operation.advise("COSTS", str(waits))
-        assert waits <= most, f"{told}at most {most}; if it is worth it, {advice}"
+        assert waits <= most, f"{message}at most {most}; if it is worth it, {advice}"
 
 
 def test_each_cost_has_its_operation(walk: Walk) -> None:

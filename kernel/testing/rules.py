@@ -1,6 +1,6 @@
-"""Rules for slices that no compiler checks, read off their source, their signatures and the API.
+"""Rules for slices that no type checker knows, checked on their source and the OpenAPI document.
 
-They are not taste: each is about something that fails late, and not where the mistake is.
+Each is about a mistake that would show late, and in another place; none is a matter of style.
 """
 
 import ast
@@ -30,13 +30,13 @@ SQL_CALLS = {"text", "exec", "execute", "executemany", "fetch", "fetchmany", "fe
 SQL_WORDS = ("select ", "insert ", "update ", "delete ", "with ", "alter ", "drop ", "truncate ")
 
 
-# Slices do not know each other, nor the service that mounts them.
+# A slice imports neither another slice nor the service that mounts it.
 
 
 def packages(walk: Walk) -> list[str]:
     """The walked slices: `features.items`."""
-    found = {Path(hooks.file).parent.as_posix().replace("/", ".") for hooks in walk.hooks}
-    return sorted(found - {"tests"})
+    slices = {Path(hooks.file).parent.as_posix().replace("/", ".") for hooks in walk.hooks}
+    return sorted(slices - {"tests"})
 
 
 def sources(package: str) -> list[Path]:
@@ -48,21 +48,22 @@ def test_no_slice_imports_another_one_or_the_service(walk: Walk) -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{line} imports {name}; what several slices need is the kernel's,"
         f" or belongs to {SHARED}"
-        for own in slices
-        for path in sources(own)
+        for slice_ in slices
+        for path in sources(slice_)
         for line, name in imports(path.read_text(), path.relative_to(ROOT))
-        if is_sideways(name, own, slices)
+        if is_sideways(name, slice_, slices)
     ]
     assert wrong == []
 
 
 def is_sideways(name: str, own: str, slices: Iterable[str]) -> bool:
+    """Whether the imported name is of the service, or of another slice than `own`."""
     others = {*slices, "service"} - {own}
-    return any(f"{name}.".startswith(f"{each}.") for each in others)
+    return any(f"{name}.".startswith(f"{other}.") for other in others)
 
 
 def imports(source: str, place: Path) -> Iterator[tuple[int, str]]:
-    """Each imported name in full, whatever the form and wherever in the file."""
+    """Each import, absolute or relative, anywhere in the file: its line and full dotted name."""
     for node in ast.walk(ast.parse(source)):
         match node:
             case ast.Import(names=names):
@@ -77,11 +78,12 @@ def imports(source: str, place: Path) -> Iterator[tuple[int, str]]:
                     yield node.lineno, name
 
 
-# SQL is never put together from strings.
+# SQL is never assembled from strings.
 
 
 def assembled_sql(source: str) -> list[int]:
-    """The lines where a string made of parts is SQL, or is handed to something that runs it."""
+    """The lines where an f-string, `+`, `%`, format, join or replace makes SQL, or an argument of a
+    call that runs SQL."""
     tree = ast.parse(source)
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and node.args]
     suspects: list[ast.expr] = [
@@ -105,7 +107,7 @@ def is_assembled(node: ast.AST) -> bool:
 
 
 def starts_like_sql(node: ast.AST) -> bool:
-    constants = (each.value for each in ast.walk(node) if isinstance(each, ast.Constant))
+    constants = (part.value for part in ast.walk(node) if isinstance(part, ast.Constant))
     first = next((value for value in constants if isinstance(value, str)), "")
     return isinstance(node, ast.expr) and first.lstrip().lower().startswith(SQL_WORDS)
 
@@ -124,8 +126,8 @@ def test_no_sql_is_assembled_from_strings(walk: Walk) -> None:
 
 
 def gaps(document: dict[str, Any], forms: Sequence[dict[str, Any]] = (PROBLEM,)) -> list[str]:
-    """What the document leaves out about its operations, whose failures have one of the forms."""
-    found, seen = [], set()
+    """What the document lacks about its operations, a line for each; errors have one of `forms`."""
+    lines, seen = [], set()
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             name, responses = operation.get("operationId"), operation["responses"]
@@ -138,14 +140,14 @@ def gaps(document: dict[str, Any], forms: Sequence[dict[str, Any]] = (PROBLEM,))
                 "has an error that is no Problem": not describes_errors(responses, forms),
             }
             seen.add(name)
-            found += [f"{method} {path} {gap}" for gap, is_there in wrong.items() if is_there]
-    return found
+            lines += [f"{method} {path} {gap}" for gap, is_there in wrong.items() if is_there]
+    return lines
 
 
 def describes_success(responses: dict[str, Any]) -> bool:
     successes = {status: answer for status, answer in responses.items() if status[0] == "2"}
     return bool(successes) and all(
-        status == "204" or all(each.get("schema") for each in contents(answer))
+        status == "204" or all(content.get("schema") for content in contents(answer))
         for status, answer in successes.items()
     )
 
@@ -156,37 +158,37 @@ def contents(answer: dict[str, Any]) -> list[dict[str, Any]]:
 
 def describes_errors(responses: dict[str, Any], forms: Sequence[dict[str, Any]]) -> bool:
     errors = [answer for status, answer in responses.items() if status[0] not in "123"]
-    return all(each.get("content") in forms for each in errors)
+    return all(error.get("content") in forms for error in errors)
 
 
 def test_every_operation_is_described(walk: Walk) -> None:
     document = walk.app.openapi()
     test = test_every_operation_is_described
-    skipped = [each for each in walk.operations if reason_to_skip(each, test)]
-    let_through = {f"{each.method.lower()} {each.path} " for each in skipped}
-    let_through |= {f"{place} does not describe its success" for place in without_answer(walk.app)}
-    found = gaps(document, forms(walk.app))
-    assert [gap for gap in found if not gap.startswith(tuple(let_through))] == [], ANSWERS
+    skipped = [operation for operation in walk.operations if reason_to_skip(operation, test)]
+    accepted = {f"{operation.method.lower()} {operation.path} " for operation in skipped}
+    accepted |= {f"{place} does not describe its success" for place in without_answer(walk.app)}
+    lines = gaps(document, forms(walk.app))
+    assert [line for line in lines if not line.startswith(tuple(accepted))] == [], ANSWERS
     assert {"error", "message", "status", "title", "detail", "request_id"} <= set(
         document["components"]["schemas"]["Problem"]["properties"]
     )
 
 
 def without_answer(app: FastAPI) -> Iterator[str]:
-    """The operations whose endpoint returns None, so that there is nothing to describe."""
+    """The operations whose endpoint is annotated with `-> None`: they have no body to describe."""
     for route in iter_route_contexts(app.routes):
         if route.endpoint and signature(route.endpoint, eval_str=True).return_annotation is None:
             yield from (f"{method.lower()} {route.path_format}" for method in route.methods or ())
 
 
 def unmounted(app: FastAPI) -> list[str]:
-    """The slices whose operations nobody can call, and no walk asks."""
+    """The slices whose router the app does not include, so that no client and no walk calls it."""
     served = {
         getattr(route.endpoint, "__module__", "") for route in iter_route_contexts(app.routes)
     }
     routers = [path.relative_to(ROOT) for path in sorted(ROOT.glob("features/**/router.py"))]
     names = [".".join(path.with_suffix("").parts) for path in routers]
-    # A slice without operations of its own may have a credential scheme there, say.
+    # A router without operations need not be mounted: its module may hold a credential scheme.
     names = [name for name in names if getattr(import_module(name), "router", APIRouter()).routes]
     return [
         f"{name} is not mounted: app.include_router(…) in service.py"
@@ -205,7 +207,7 @@ def test_every_slice_has_the_kernels_router(walk: Walk) -> None:
         " transactions, retries and errors of one form: from kernel import Router"
         for route in iter_route_contexts(walk.app.routes)
         if route.endpoint and route.endpoint.__module__.startswith(tuple(packages(walk)))
-        # A WebSocket's route is FastAPI's; a kernel's router has told it the form of its errors.
+        # A WebSocket's route is FastAPI's; the kernel's Router has set `errors` on it.
         if not isinstance(route.original_route, BoundaryRoute)
         if not hasattr(route.original_route, "errors")
     ]
@@ -221,13 +223,13 @@ def test_each_hook_is_about_something_that_is_there(walk: Walk) -> None:
 
 
 def unknown_keys(walk: Walk) -> list[str]:
-    """What KEYS says of parameters that no path has."""
-    known = {name for each in walk.operations for name in each.parameters("path")}
+    """The entries of KEYS that name no parameter of a path."""
+    names = {name for operation in walk.operations for name in operation.parameters("path")}
     return [
         f"{hooks.file}: KEYS names no parameter of a path: {name!r}"
         for hooks in walk.hooks
         for name in hooks.get("KEYS")
-        if name not in known
+        if name not in names
     ]
 
 
@@ -241,8 +243,8 @@ def unreasoned(file: str, skips: dict[str, Any]) -> Iterator[str]:
     """The entries of SKIPS that give no reason, or name no walk."""
     walks = {*WALKS, *chain.from_iterable(map(names_of_tests, WALKS))}
     walks.add(test_every_operation_is_described.__name__)
-    for operation, told in skips.items():
-        reasons = told if isinstance(told, dict) else {"": told}
+    for operation, value in skips.items():
+        reasons = value if isinstance(value, dict) else {"": value}
         for walk, reason in reasons.items():
             where = f"{file}: SKIPS of {operation!r}"
             if walk and walk not in walks:

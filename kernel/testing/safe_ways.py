@@ -1,15 +1,15 @@
-"""The kinds of steps that keep a service waiting or break its running version, and what to do.
+"""Unsafe kinds of migration steps: those that block a running service, and those that break it.
 
-Most kinds are rules of squawk's, under their names there (https://squawkhq.com/docs/rules); those
-that it does not know are in `kernel.testing.patterns`. Its other rules are matters of taste, or of
-a `lock_timeout`, which `migrations/env.py` sets.
+Most kinds are rules of squawk's, by its names (https://squawkhq.com/docs/rules); those that it does
+not have are in `kernel.testing.patterns`. Its other rules are about style, or about a
+`lock_timeout`, which `migrations/env.py` sets. Each text says what is wrong, and what to do.
 """
 
 ACCEPT = "To do it all the same, say why on that statement: # accepted: no code reads it any more"
 UNREADABLE = "unreadable"
 BLOCK = "with op.get_context().autocommit_block():"
 
-# These keep readers or writers waiting while PostgreSQL works through the table, or fail on rows.
+# These block readers or writers while PostgreSQL reads or writes the whole table, or fail on rows.
 BLOCKING = {
     "require-concurrent-index-creation": (
         "builds an index while all writes to its table wait. Instead: create_index(…,"
@@ -76,15 +76,15 @@ BLOCKING = {
     ),
     "table-lock": (
         "locks a whole table for as long as it takes. Instead: what does not (REFRESH MATERIALIZED"
-        " VIEW CONCURRENTLY, a plain VACUUM), or at a time when nobody is there"
+        " VIEW CONCURRENTLY, a plain VACUUM), or at a time without traffic"
     ),
-    "syntax-error": "has SQL that cannot be read, so nobody knows. Instead: one statement of SQL",
+    "syntax-error": "has SQL that squawk cannot parse. Instead: one valid statement of SQL",
     UNREADABLE: (
         "asks the database, or fails without one, so neither this test nor `alembic upgrade --sql`"
         " can read what follows. Instead: write op.execute(…) with the whole statement"
     ),
     "hidden": (
-        "has SQL inside of SQL, which this test does not read. Instead: op.execute(…) for each"
+        "has SQL inside of SQL, which this test cannot check. Instead: op.execute(…) for each"
         " statement, with Python's loops and conditions around it"
     ),
 }

@@ -1,4 +1,4 @@
-"""A valid request for every operation, with the rows that it needs."""
+"""Makes a valid request for every operation, and the rows that it refers to."""
 
 import re
 from typing import Any
@@ -26,35 +26,37 @@ class Sampler:
     """
 
     def __init__(self, app: FastAPI, caller: Caller, admin: Caller | None = None) -> None:
-        self.operations = {(each.method, each.path): each for each in operations(app)}
+        self.operations = {(one.method, one.path): one for one in operations(app)}
         self.caller, self._admin = caller, admin or caller
         self._keys: dict[str, Any] = {}
         for hooks in reversed(all_hooks(app)):
             self._keys |= hooks.get("KEYS")
 
     async def as_another(self, sign_up: SignUp) -> "Sampler":
-        """One that calls as somebody else of the same role."""
+        """A sampler whose caller is another account of the same role."""
         return Sampler(self.caller.app, await sign_up("Another", self.caller.role), self._admin)
 
     # Requests.
 
     async def prepare(self, operation: Operation, url: str | None = None) -> Request:
-        """A valid request, for the state that BEFORE has made."""
+        """A valid request, after BEFORE has made the state that it needs. `url` is the path to use
+        in place of one with new rows."""
         sample = await self._sample(operation)
         path = url or await self._path(operation)
         await self._set_up(operation, path)
         return Request(operation, path, sample.body, sample.params, sample.headers)
 
     async def url(self, operation: Operation) -> str:
-        """The operation's URL, about a row that was made for it."""
+        """The operation's URL, whose keys are those of new rows."""
         return (await self.prepare(operation)).url
 
     async def body(self, operation: Operation) -> Any:
-        """A valid body, with things in it that only the service can give."""
+        """A valid body, in which references are ids of new rows."""
         return (await self._sample(operation)).body
 
     async def send(self, request: Request, **headers: str) -> httpx.Response:
-        """Send the request, and hold the answer; `headers` are named with underscores."""
+        """Send the request, and check that the answer is as documented; `headers` are named with
+        underscores."""
         arguments = request.arguments()
         arguments["headers"] |= {k.replace("_", "-"): value for k, value in headers.items()}
         answer = await self.caller.request(request.operation.method, request.url, **arguments)
@@ -64,7 +66,7 @@ class Sampler:
     async def call(
         self, operation: Operation, url: str | None = None, body: Any = None, **headers: str
     ) -> httpx.Response:
-        """Send a valid request, or one about this row or with this body."""
+        """Send a valid request; `url` and `body` replace those of the sample."""
         path, _, query = (url or "").partition("?")
         if url and body is not None:
             request = Request(operation, path, body, dict(parse_qsl(query)))
@@ -73,7 +75,7 @@ class Sampler:
         return await self.send(request if body is None else request.with_body(body), **headers)
 
     async def succeed(self, operation: Operation) -> httpx.Response:
-        """The answer to a valid request."""
+        """The answer to a valid request; the test fails if that is no success."""
         answer = await self.call(operation)
         if not answer.is_success:
             fail(operation, answer, "success for a valid request")
@@ -85,10 +87,10 @@ class Sampler:
         make = operation.hook("SAMPLES")
         if make is None:
             return await self._sample_by_schema(operation)
-        made = await settle(make(self.caller, next(numbers))) if callable(make) else make
-        if isinstance(made, Sample):
-            return made
-        return Sample(data=made) if operation.is_form else Sample(json=made)
+        sample = await settle(make(self.caller, next(numbers))) if callable(make) else make
+        if isinstance(sample, Sample):
+            return sample
+        return Sample(data=sample) if operation.is_form else Sample(json=sample)
 
     async def _sample_by_schema(self, operation: Operation) -> Sample:
         needed = operation.parameters("query", required=True)
@@ -99,7 +101,8 @@ class Sampler:
         if operation.body:
             body = operation.value(operation.body)
             for reference, table in operation.references.items():
-                is_own = table == getattr(operation.table, "name", None)  # or it would never end
+                # A new row of its own table would need another one, without end.
+                is_own = table == getattr(operation.table, "name", None)
                 body = put(
                     body, reference.path, None if is_own else await self._row(operation, table)
                 )
@@ -117,11 +120,11 @@ class Sampler:
         return key_in((await self._make(create)).json(), None)
 
     def _create_of(self, collection: str) -> Operation | None:
-        """The POST that makes rows of a table or collection of this name, in a short path."""
+        """The POST of the shortest path that ends with this table's or collection's name."""
         ends = (f"/{collection}", f"/{collection.replace('_', '-')}")
-        found = [each for each in self.operations.values() if each.path.endswith(ends)]
-        posts = [each for each in found if each.method == "POST"]
-        return min(posts, key=lambda each: each.path.count("/"), default=None)
+        matching = [one for one in self.operations.values() if one.path.endswith(ends)]
+        posts = [one for one in matching if one.method == "POST"]
+        return min(posts, key=lambda post: post.path.count("/"), default=None)
 
     # Paths.
 
@@ -136,20 +139,20 @@ class Sampler:
         return path
 
     async def _key(self, operation: Operation, name: str, above: str, url: str) -> Any:
-        """What stands in the path for the parameter: by KEYS, or the id of a new row of the
-        collection above it, or of the collection of that name, or of the first row of the list."""
+        """The value of a path parameter: by KEYS, or else the id of a new row of the collection
+        `above` the parameter, of any collection of the same name, or of the first row listed."""
         create = self.operations.get(("POST", above)) or self._create_of(
             above.rsplit("/", maxsplit=1)[-1]
         )
         # A slice that makes the row itself knows its key: another's KEYS may share the name.
         is_own = create is not None and create.hooks.file == operation.hooks.file
-        told = operation.hooks.get("KEYS").get(name, None if is_own else self._keys.get(name))
-        if callable(told):
-            return await settle(told(self.caller))
+        hook = operation.hooks.get("KEYS").get(name, None if is_own else self._keys.get(name))
+        if callable(hook):
+            return await settle(hook(self.caller))
         if create is None:
             return await self._key_of_first(operation, name, above, url)
         answer = await self._make(create, url if create.path == above else None)
-        key = key_in(answer.json() if answer.content else None, told)
+        key = key_in(answer.json() if answer.content else None, hook)
         if key is None:
             self._miss(operation, name, f"{create.title} answered {answer.text[:200]}")
         return key
@@ -170,7 +173,7 @@ class Sampler:
         )
 
     async def _make(self, create: Operation, url: str | None = None) -> httpx.Response:
-        """Make a row; what the caller may not make, the admin makes."""
+        """Make a row, as the caller or, if that gets 401 or 403, as the admin."""
         answer = await self.call(create, url)
         if answer.status_code in REFUSED and self._admin is not self.caller:
             request = await self.prepare(create, url)
@@ -183,16 +186,19 @@ class Sampler:
         before = operation.hook("BEFORE")
         answer = await settle(before(self.caller, path)) if before else None
         if isinstance(answer, httpx.Response) and not answer.is_success:
-            seen = f"{answer.request.method} {answer.request.url.path}: {describe(answer)}"
-            told = f"{operation.title}: its BEFORE in {operation.hooks.file} failed: {seen}"
-            pytest.fail("\n".join([told, *advice_on_keys(operation)]), pytrace=False)
+            call = f"{answer.request.method} {answer.request.url.path}: {describe(answer)}"
+            message = f"{operation.title}: its BEFORE in {operation.hooks.file} failed: {call}"
+            pytest.fail("\n".join([message, *advice_on_keys(operation)]), pytrace=False)
 
 
-def key_in(made: Any, place: str | None) -> Any:
-    """The key in the answer that made a row: at the place, or the `id`, which may be enveloped."""
+def key_in(body: Any, place: str | None) -> Any:
+    """The key in the answer that made a row: at this place ("article.slug"), or else its `id`, or
+    that of its only member with an `id`; None if there is none."""
     if place:
-        return dig(made, tuple(place.split(".")))
-    if not isinstance(made, dict):
+        return dig(body, tuple(place.split(".")))
+    if not isinstance(body, dict):
         return None
-    inner = [each["id"] for each in made.values() if isinstance(each, dict) and "id" in each]
-    return made.get("id", inner[0] if len(inner) == 1 else None)
+    inner = [
+        member["id"] for member in body.values() if isinstance(member, dict) and "id" in member
+    ]
+    return body.get("id", inner[0] if len(inner) == 1 else None)

@@ -1,4 +1,4 @@
-"""JSON Schemas as OpenAPI documents hold them: valid values, and the fields of nested bodies."""
+"""JSON Schemas of an OpenAPI document: their valid values, and the fields of nested bodies."""
 
 import copy
 import json
@@ -47,7 +47,7 @@ class Schemas:
         self._document = document
 
     def resolve(self, schema: Schema) -> Schema:
-        """The schema that is meant: behind a reference, or the first of some that is no null."""
+        """The schema behind references, and of `anyOf` or `oneOf` the first that is not null."""
         if "$ref" in schema:
             name = schema["$ref"].split("/")[-1]
             return self.resolve(self._document["components"]["schemas"][name])
@@ -61,16 +61,16 @@ class Schemas:
         if "$ref" in schema:
             return self.takes_null(self.resolve(schema))
         variants: list[Schema] = schema.get("anyOf") or schema.get("oneOf") or []
-        is_said = bool(schema.keys() & {"type", "enum", "const", "allOf", "anyOf", "oneOf"})
+        is_typed = bool(schema.keys() & {"type", "enum", "const", "allOf", "anyOf", "oneOf"})
         takes_null = "null" in schema.get("type", []) or any(map(self.takes_null, variants))
-        return takes_null or not is_said
+        return takes_null or not is_typed
 
     def places(
         self, schema: Schema, path: Path = (), above: tuple[int, ...] = ()
     ) -> Iterator[Place]:
         """The objects with fields in a value of this schema, the outermost first."""
         null, schema = self.takes_null(schema), self.resolve(schema)
-        if id(schema) in above:  # a tree: its branches have its own fields
+        if id(schema) in above:  # recursive: its fields are listed already
             return
         above = (*above, id(schema))
         if "properties" in schema:
@@ -101,7 +101,7 @@ class Schemas:
             yield from self._elements(path, element, (*above, id(schema)))
 
     def _element(self, schema: Schema) -> tuple[str | int, Schema] | None:
-        """Of a list or a dict, where one of its elements stands, and the element's schema."""
+        """The index or key of an element of a list or dict, and the element's schema."""
         if isinstance(items := schema.get("items"), dict):
             return 0, items
         if "properties" not in schema and isinstance(every := schema.get(EVERY), dict):
@@ -109,13 +109,17 @@ class Schemas:
         return None
 
     def value(self, schema: Schema, *, is_change: bool = False, above: tuple[int, ...] = ()) -> Any:
-        """A valid value, different each time where it has to be; a change's is not a create's."""
+        """A valid value, another one at each call where the type allows it.
+
+        With `is_change`, an enum or a boolean is not the one without. `above` are the ids of the
+        schemas around this one, where a recursive schema ends.
+        """
         nullable, schema = self.takes_null(schema), self.resolve(schema)
         if id(schema) in above:
             return None if nullable else {}
         inner: dict[str, Any] = {"is_change": is_change, "above": (*above, id(schema))}
         if "properties" in schema:
-            return {name: self.value(each, **inner) for name, each in schema["properties"].items()}
+            return {name: self.value(of, **inner) for name, of in schema["properties"].items()}
         if schema.get("type") == "array":
             return self._list(schema, inner)
         if isinstance(every := schema.get(EVERY), dict):
@@ -123,9 +127,9 @@ class Schemas:
         return scalar(schema, next(numbers), is_change=is_change)
 
     def _list(self, schema: Schema, inner: dict[str, Any]) -> list[Any]:
-        """A list with an element at least, or of a tree's branches none."""
+        """A list of at least one element, or an empty one where the schema is recursive."""
         if "prefixItems" in schema:
-            return [self.value(each, **inner) for each in schema["prefixItems"]]
+            return [self.value(item, **inner) for item in schema["prefixItems"]]
         items = schema.get("items", {"type": "string"})
         if id(self.resolve(items)) in inner["above"] or schema.get("maxItems") == 0:
             return []
@@ -159,7 +163,7 @@ def scalar(schema: Schema, number: int, *, is_change: bool) -> Any:
 
 
 def within(schema: Schema, number: float) -> float:
-    """The number, or the bound that it is beyond."""
+    """The number within the schema's bounds, and a multiple of its `multipleOf`."""
     least: float = schema.get("minimum", schema.get("exclusiveMinimum", number - 1) + 1)
     most: float = schema.get("maximum", schema.get("exclusiveMaximum", number + 1) - 1)
     step: float = schema.get("multipleOf", 1)
@@ -168,7 +172,7 @@ def within(schema: Schema, number: float) -> float:
 
 
 def put(document: Any, path: Path, value: Any) -> Any:
-    """A copy of the document with the value at this place, which need not have been there."""
+    """A copy of the document with the value at this place; missing objects and lists are added."""
     if not path:
         return value
     step, *rest = path
@@ -182,18 +186,18 @@ def put(document: Any, path: Path, value: Any) -> Any:
 
 
 def drop(document: Any, path: Path) -> Any:
-    """A copy of the document without what is at this place."""
+    """A copy of the document without the member at this place."""
     document = copy.deepcopy(document)
-    *way, last = path
+    *parents, last = path
     inner = document
-    for step in way:
+    for step in parents:
         inner = inner[step]
     inner.pop(last, None)
     return document
 
 
 def dig(document: Any, path: Path) -> Any:
-    """What is at this place, or None."""
+    """The value at this place, or None if there is none."""
     for step in path:
         is_there = isinstance(document, dict) and step in document
         is_there |= isinstance(document, list) and isinstance(step, int) and step < len(document)
@@ -204,7 +208,7 @@ def dig(document: Any, path: Path) -> Any:
 
 
 def written(document: Any, path: Path, fragment: str | bytes) -> bytes:
-    """The document as JSON, with this text, which need not be JSON, at the place."""
+    """The document as JSON, with this text at the place as it is: it need not be JSON."""
     text = fragment.encode(errors="surrogatepass") if isinstance(fragment, str) else fragment
     marked = json.dumps(put(document, path, _MARK)).encode()
     return marked.replace(json.dumps(_MARK).encode(), text, 1)

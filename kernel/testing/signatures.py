@@ -1,6 +1,7 @@
-"""Rules for the signatures of operations, and for the bodies that they take.
+"""Rules for the signatures of operations, and for the models of their bodies.
 
-What a client may send is named, bounded and of a model of its own; what a GET has cannot write.
+A body is a model that refuses unknown fields and bounds its texts; no table is in a signature; a
+GET has no session that can write.
 """
 
 from collections.abc import Iterable, Iterator
@@ -26,7 +27,7 @@ from kernel.testing.walking import Walk
 
 
 def mistakes(app: FastAPI) -> list[str]:
-    """What is wrong with the routes' parameters, bodies, answers and dependencies."""
+    """The breaches of these rules, a line for each, beginning with the route's path."""
     return [
         f"{route.path} {mistake}"
         for route in iter_route_contexts(app.routes)
@@ -37,10 +38,11 @@ def mistakes(app: FastAPI) -> list[str]:
 
 def tables(route: RouteContext) -> Iterator[str]:
     parts = list(flatten(route.dependant))
-    taken = [field for part in parts for field in (*inputs(part), *part.body_params)]
-    given = [route.response_model, *(each.field_info for each in route.response_fields.values())]
-    annotations = [field.field_info.annotation for field in taken]
-    annotations += [getattr(each, "annotation", each) for each in given]
+    fields = [field for part in parts for field in (*inputs(part), *part.body_params)]
+    answers = [route.response_model]
+    answers += [field.field_info for field in route.response_fields.values()]
+    annotations = [field.field_info.annotation for field in fields]
+    annotations += [getattr(answer, "annotation", answer) for answer in answers]
     for model in classes(annotations):
         if is_table(model):
             yield f"has the table {model.__name__} in its signature"
@@ -51,11 +53,11 @@ def bodies(route: RouteContext) -> Iterator[str]:
     for body in (field.field_info for field in fields):
         if isinstance(body, params.Form):
             continue
-        models = {each for each in classes([body.annotation]) if issubclass(each, BaseModel)}
+        models = {cls for cls in classes([body.annotation]) if issubclass(cls, BaseModel)}
         if not models:
             yield "takes a body that is no model"
         for model in models:
-            # Whoever takes what others define says so; who says nothing has forgotten it.
+            # "ignore" is chosen for a body that others define; None means it was forgotten.
             if model.model_config.get("extra") not in ("forbid", "ignore"):
                 yield f"lets unknown fields of {model.__name__} pass"
             for name, field in model.model_fields.items():
@@ -85,17 +87,17 @@ def inputs(part: Dependant) -> list[Any]:
 
 def classes(annotations: Iterable[Any], *, within_models: bool = True) -> set[type]:
     """Every class in the annotations, in their arguments, and in the models' fields."""
-    found: set[type] = set()
+    seen: set[type] = set()
     waiting = list(annotations)
     while waiting:
-        one = waiting.pop()
-        waiting += [*get_args(getattr(one, "__value__", one)), *filter(None, [get_origin(one)])]
-        if isclass(one) and one not in found:
-            found.add(one)
-            if within_models and issubclass(one, BaseModel):
-                waiting += [field.annotation for field in one.model_fields.values()]
-                waiting += one.__pydantic_generic_metadata__["args"]
-    return found
+        part = waiting.pop()
+        waiting += [*get_args(getattr(part, "__value__", part)), *filter(None, [get_origin(part)])]
+        if isclass(part) and part not in seen:
+            seen.add(part)
+            if within_models and issubclass(part, BaseModel):
+                waiting += [field.annotation for field in part.model_fields.values()]
+                waiting += part.__pydantic_generic_metadata__["args"]
+    return seen
 
 
 def is_text(field: FieldInfo) -> bool:
@@ -104,17 +106,17 @@ def is_text(field: FieldInfo) -> bool:
 
 
 def is_document(field: FieldInfo) -> bool:
-    """Whether the field takes JSON of any form, whose size and depth no length bounds."""
+    """Whether the field takes any JSON, whose size and depth no `max_length` bounds."""
     return bool({Any, object, dict} & classes([field.annotation], within_models=False))
 
 
 def rules(field: FieldInfo) -> list[Any]:
-    """What the field's annotation says besides the type, wherever in it."""
-    found, waiting = list(field.metadata), [field.annotation]
+    """The metadata of the field and of all parts of its annotation (`Annotated[type, rule]`)."""
+    metadata, waiting = list(field.metadata), [field.annotation]
     while waiting:
-        found += getattr(one := waiting.pop(), "__metadata__", ())
-        waiting += get_args(one)
-    return found
+        metadata += getattr(part := waiting.pop(), "__metadata__", ())
+        waiting += get_args(part)
+    return metadata
 
 
 def longest(field: FieldInfo) -> int | None:
@@ -141,26 +143,26 @@ def test_signatures_are_made_of_strict_bounded_models(walk: Walk) -> None:
     assert mistakes(walk.app) == []
 
 
-# Lengths: what a DTO lets in, the column can hold.
+# Lengths: a body's limit is that of its column.
 
 
 def unlike(models: Iterable[type]) -> list[str]:
-    """The text fields of bodies that are longer or shorter than the slice's column."""
-    found = []
+    """The text fields of bodies whose limit is not that of the slice's column of this name."""
+    wrong = []
     rows = [model for model in models if is_table(model)]
     for body in (model for model in models if issubclass(model, Input)):
         # ItemCreate is about Item; a name like MeUpdate is about whichever table has the column.
-        own = [row for row in rows if body.__name__.startswith(row.__name__)] or rows
+        tables = [row for row in rows if body.__name__.startswith(row.__name__)] or rows
         for name, field in body.model_fields.items():
-            columns = [row.__table__.c[name] for row in own if name in row.__table__.c]  # type: ignore[attr-defined]  # they are tables
+            columns = [row.__table__.c[name] for row in tables if name in row.__table__.c]  # type: ignore[attr-defined]  # they are tables
             right = "JSONB" if is_document(field) else f"VARCHAR({longest(field)})"
             if (is_text(field) or is_document(field)) and any(kind(c) != right for c in columns):
-                found.append(f"{body.__name__}.{name}")
-    return found
+                wrong.append(f"{body.__name__}.{name}")
+    return wrong
 
 
 def kind(column: Column[Any]) -> str:
-    """The type of the column, or of what is in it if that is an array."""
+    """The column's type in SQL, or that of an array's elements."""
     element = getattr(column.type, "item_type", column.type)
     return element.compile(dialect=postgresql.dialect())  # type: ignore[no-untyped-call]  # SQLAlchemy's
 
@@ -172,12 +174,12 @@ def is_table(model: type) -> bool:
 def models_of(package: str) -> list[type]:
     name = f"{package}.models"
     module = import_module(name) if util.find_spec(name) else None
-    return [each for each in vars(module).values() if isclass(each)] if module else []
+    return [value for value in vars(module).values() if isclass(value)] if module else []
 
 
 def test_a_text_is_as_long_in_a_body_as_in_its_column(walk: Walk) -> None:
-    found = {package: unlike(models_of(package)) for package in packages(walk)}
-    assert {package: fields for package, fields in found.items() if fields} == {}
+    wrong = {package: unlike(models_of(package)) for package in packages(walk)}
+    assert {package: fields for package, fields in wrong.items() if fields} == {}
 
 
 def test_every_text_column_has_a_length(walk: Walk) -> None:

@@ -1,4 +1,4 @@
-"""A WebSocket to the service in tests, without a server between."""
+"""WebSockets in tests: a client's end, which calls the app without a server or a network."""
 
 import asyncio
 import json
@@ -22,8 +22,8 @@ class Closed(Exception):
 
 
 class Socket:
-    """The client's end. `status` is the handshake's: 101, or that of the answer that refused it,
-    whose `headers` and `body` are here as well."""
+    """The client's end. `status`, `headers` and `body` are those of the handshake: 101, or the
+    response that refused it."""
 
     def __init__(self) -> None:
         self.to_service: asyncio.Queue[Message] = asyncio.Queue()
@@ -33,7 +33,7 @@ class Socket:
         self.body = b""
 
     def json(self) -> Any:
-        """The body of the answer that refused the handshake."""
+        """The JSON body of the response that refused the handshake."""
         return json.loads(self.body)
 
     async def send(self, data: str | bytes) -> None:
@@ -44,7 +44,8 @@ class Socket:
         """The next message.
 
         Raises:
-            Closed: there is none, for the service has closed the socket.
+            Closed: the service has closed the socket.
+            TimeoutError: there is none within PATIENCE_SECONDS.
         """
         message = await self.next()
         if message["type"] == "websocket.close":
@@ -53,7 +54,7 @@ class Socket:
         return message["bytes"] if data is None else data
 
     async def closed(self) -> tuple[int, str]:
-        """The code and the reason with which the service closes the socket, after its messages."""
+        """Skip messages until the service closes the socket; the code and reason of that."""
         while (message := await self.next())["type"] != "websocket.close":
             pass
         return message.get("code", 1000), message.get("reason") or ""
@@ -82,7 +83,8 @@ class Socket:
 async def open_socket(
     app: FastAPI, url: str, headers: Mapping[str, str], *, can_answer: bool = True
 ) -> AsyncIterator[Socket]:
-    """A socket to the service, by a server that can answer a handshake, as uvicorn can, or not."""
+    """Open a socket to the app. `can_answer` is whether the server has the ASGI extension
+    `websocket.http.response`, as uvicorn has: without it, a refused handshake is a bare 403."""
     socket = Socket()
     scope = _scope(url, {"host": "test", **headers}, can_answer=can_answer)
     task = asyncio.create_task(app(scope, socket.to_service.get, socket.from_service.put))

@@ -1,7 +1,7 @@
-"""What a migration would do to a service in use: keep it waiting, or break the version that runs.
+"""The lint of migrations: steps that would block a service in use, or break its running version.
 
-The step is run as `alembic upgrade --sql` runs it, so its SQL is seen whatever wrote it: an
-operation, a batch, raw SQL, a loop, a function. squawk (https://squawkhq.com) judges the SQL, and
+A step is run as `alembic upgrade --sql` runs it, so all of its SQL is seen: of an operation, a
+batch, raw SQL, a loop, a function. squawk (https://squawkhq.com) judges the SQL, and
 `kernel.testing.safe_ways` says what to do instead.
 """
 
@@ -32,7 +32,8 @@ OPTIONS = ["--reporter", "json", "--pg-version", "18"]
 
 @dataclass(frozen=True)
 class Statement:
-    """Some SQL, and the lines of the migration that wrote it, innermost first."""
+    """Some SQL, and the lines of the migration that wrote it, innermost first. `is_wider`: it makes
+    a text column longer."""
 
     sql: str
     lines: tuple[int, ...]
@@ -40,7 +41,7 @@ class Statement:
 
 
 class Recorder(io.StringIO):
-    """Takes the place of the file that `--sql` writes to."""
+    """The file that `--sql` writes to; it records statements with their places in the migration."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -61,22 +62,22 @@ class Recorder(io.StringIO):
 
 
 def unsafe_steps(path: Path) -> list[str]:
-    """What is unsafe in a migration, with its place and the safe way: a text each."""
+    """A text for each unsafe step of a migration: its place, what is wrong, and what to do."""
     module, accepted = _load(path), Reasons(path.read_text())
-    found = []
+    texts = []
     for function in ("upgrade", "downgrade"):
         statements, unread = _record(module, function, path)
         for rule, statement in [*_judge(statements), *unread]:
-            # A way back is walked by the version that it leads to: it cannot break that.
-            is_moot = rule in BREAKING and function == "downgrade"
-            if not is_moot and not any(accepted.at(line) for line in statement.lines):
+            # A downgrade goes back to the schema of the version that runs then: it cannot break it.
+            is_harmless = rule in BREAKING and function == "downgrade"
+            if not is_harmless and not any(accepted.at(line) for line in statement.lines):
                 line = statement.lines[0] if statement.lines else 1
-                found.append(f"{path.name}:{line} {function}() {SAFE_WAYS[rule]}\n{ACCEPT}")
-    return list(dict.fromkeys(found))
+                texts.append(f"{path.name}:{line} {function}() {SAFE_WAYS[rule]}\n{ACCEPT}")
+    return list(dict.fromkeys(texts))
 
 
 def _load(path: Path) -> ModuleType:
-    """A migration's file, run as a module of its own, so that its frames have this very path."""
+    """Execute a migration's file as a module, so that its frames have this path."""
     loader = SourceFileLoader(path.stem, str(path))
     module = ModuleType(path.stem)
     loader.exec_module(module)
@@ -86,7 +87,7 @@ def _load(path: Path) -> ModuleType:
 def _record(
     module: ModuleType, function: str, path: Path
 ) -> tuple[list[Statement], list[tuple[str, Statement]]]:
-    """The SQL of a step, and what could not be read of it."""
+    """The statements of a step and, if it failed, an UNREADABLE one at that place."""
     recorder = Recorder(path)
     context = MigrationContext.configure(
         dialect_name="postgresql",
@@ -97,18 +98,20 @@ def _record(
     with context.begin_transaction(_per_migration=False), Operations.context(context):
         try:
             getattr(module, function)()
-        except Exception as error:  # noqa: BLE001  # whatever it wanted is not there
+        except Exception as error:  # noqa: BLE001  # it needs a database, and fails in its own way
             places = reversed(traceback.extract_tb(error.__traceback__))
-            lines = [each.lineno or 1 for each in places if each.filename == str(path)]
+            lines = [frame.lineno or 1 for frame in places if frame.filename == str(path)]
             unread = [(UNREADABLE, Statement("", tuple(lines)))]
     return recorder.statements, unread
 
 
 def _notice_wider_texts(context: MigrationContext, recorder: Recorder) -> None:
-    """A longer varchar, or text in its place, is another type only to who does not know the old."""
+    """Mark a longer varchar, or text in its place, as safe: squawk does not know the old type."""
     alter_column: Callable[..., None] = context.impl.alter_column
 
-    def noticing(*names: Any, type_: Any = None, existing_type: Any = None, **options: Any) -> None:
+    def alter_and_mark(
+        *names: Any, type_: Any = None, existing_type: Any = None, **options: Any
+    ) -> None:
         recorder.is_wider = (
             isinstance(type_, String)
             and isinstance(existing_type, String)
@@ -117,15 +120,15 @@ def _notice_wider_texts(context: MigrationContext, recorder: Recorder) -> None:
         alter_column(*names, type_=type_, existing_type=existing_type, **options)
         recorder.is_wider = False
 
-    context.impl.alter_column = noticing  # type: ignore[method-assign]  # of this one context
+    context.impl.alter_column = alter_and_mark  # type: ignore[method-assign]  # of this one context
 
 
 def _judge(statements: list[Statement]) -> Iterator[tuple[str, Statement]]:
-    """The rules that statements break, but for tables that nobody knows yet."""
+    """The rules that statements break, but for tables that this migration has created."""
     # Each ends with a semicolon of its own: the one that Alembic adds may be within a comment.
-    texts = [f"{each.sql.strip()}\n;\n" for each in statements]
-    lines = [text.count("\n") for text in texts]
-    by_line = [each for each, n in zip(statements, lines, strict=True) for _ in range(n)]
+    texts = [f"{statement.sql.strip()}\n;\n" for statement in statements]
+    counts = [text.count("\n") for text in texts]
+    by_line = [one for one, lines in zip(statements, counts, strict=True) for _ in range(lines)]
     made: set[str] = set()
     complaints = _squawk("".join(texts))
     for statement in statements:
@@ -137,13 +140,17 @@ def _judge(statements: list[Statement]) -> Iterator[tuple[str, Statement]]:
 
 
 def _squawk(sql: str) -> list[tuple[str, int]]:
-    """The rules that squawk sees broken, each with a line."""
+    """The rules of squawk's that the SQL breaks, each with a line (0 is the first).
+
+    Raises:
+        RuntimeError: squawk is not installed, or failed.
+    """
     program = shutil.which("squawk", path=sysconfig.get_path("scripts")) or shutil.which("squawk")
     if not program:
         raise RuntimeError("the lint of migrations needs squawk: run `uv sync`")
-    done = subprocess.run(
+    process = subprocess.run(
         [program, *OPTIONS], input=sql, capture_output=True, text=True, check=False
     )
-    if done.returncode not in {0, 1}:
-        raise RuntimeError(f"squawk failed: {done.stderr}")
-    return [(each["rule_name"], each["line"]) for each in json.loads(done.stdout)]
+    if process.returncode not in {0, 1}:
+        raise RuntimeError(f"squawk failed: {process.stderr}")
+    return [(breach["rule_name"], breach["line"]) for breach in json.loads(process.stdout)]

@@ -1,8 +1,8 @@
-"""A database, and the service on it, for the tests of a folder and those below.
+"""Fixtures of a database and the service on it, for the tests of a folder and those below.
 
-The plugin has them for the service itself. A folder whose `create_app` or `migrate` is another one
-imports the others into its `conftest.py` as well, because pytest keeps what a fixture gives for the
-whole run: imported, they are the folder's own.
+The plugin has them for the service itself. A folder that overrides `create_app` or `migrate`
+imports the others into its `conftest.py` as well: pytest caches a session fixture where it is
+defined, so that only imported ones are made anew for the folder.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -19,7 +19,8 @@ from kernel.dev.embedded import as_service
 from kernel.settings import Settings, SliceSettings, slice_settings
 from kernel.testing.walking import walk_of
 
-# The rows that migrations have made, in a schema of their own, and how far they have counted.
+# Copies the rows that migrations have made into the schema `seeds`, and the sequences' last values
+# into `counted`.
 KEEP_SEEDS = """
     DO $$ DECLARE name text; has_rows boolean; BEGIN
         CREATE SCHEMA counted;
@@ -38,7 +39,7 @@ KEEP_SEEDS = """
 """
 
 
-# Tests bring their own settings; none of the developer's `.env` may reach them, or slices' own.
+# Tests bring their own settings: the developer's `.env` is read by none, nor by those of slices.
 kinds: list[type[SliceSettings]] = [SliceSettings, Settings, *slice_settings()]
 for kind in kinds:
     kind.model_config["env_file"] = None
@@ -52,19 +53,19 @@ _numbers = count(1)  # of all suites of a run
 
 @pytest.fixture(scope="session")
 def create_app(request: pytest.FixtureRequest) -> CreateApp:
-    """What makes the app that tests are about: the service's own."""
+    """The function that builds the app under test: the service's own."""
     return walk_of(request.session).create_app  # of the root, not of a folder below
 
 
 @pytest.fixture(scope="session")
 def migrate() -> Migrate:
-    """What makes the tables in an empty database: the migrations."""
+    """The function that makes the tables in an empty database: the migrations."""
     return upgrade_schema
 
 
 @pytest.fixture(scope="session")
 async def template(postgres: str, migrate: Migrate, worker_id: str) -> str:
-    """The name of a migrated database that others are cloned from."""
+    """The name of a migrated database, of which tests get clones."""
     name = f"template_{worker_id}_{next(_numbers)}"
     await _run(postgres, f"CREATE DATABASE {name} OWNER app")
     await migrate(as_service(postgres, name))

@@ -1,8 +1,7 @@
-"""`--without=plan,rows`: the same tests with short ways off, so that each is held against the long
-one that stands behind it. `all` is all of them.
+"""`--without=plan,rows`: run tests with short ways off, to compare each with the general code.
 
-A test is left out where it would be the same again: of the ways that it came to when it last
-passed, the same ones were off.
+`all` turns all of them off. A test is deselected if it would only repeat its last pass: of the
+short ways that it reached then, the same ones were off as now.
 """
 
 from collections.abc import Generator, Iterator
@@ -13,29 +12,30 @@ import pytest
 from kernel.fast.switches import OFF, Switches
 
 LAYERS = ("plan", "statements", "rows")
-KNOWN = "kernel/short_ways"  # in pytest's cache: of each test, what was off and what it came to
-_met: set[str] = set()
+# A key of pytest's cache. By test: what was off and what was reached in each run that it passed.
+RUNS = "kernel/short_ways"
+_reached: set[str] = set()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    told = f"turn short ways off: all, or some of {', '.join(LAYERS)}"
-    parser.addoption("--without", default="", metavar="LAYERS", help=told)
+    help_text = f"turn short ways off: all, or some of {', '.join(LAYERS)}"
+    parser.addoption("--without", default="", metavar="LAYERS", help=help_text)
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    given = config.getoption("--without")
-    layers = set(LAYERS if given == "all" else filter(None, given.split(",")))
+    option = config.getoption("--without")
+    layers = set(LAYERS if option == "all" else filter(None, option.split(",")))
     if unknown := layers - {*LAYERS}:
         raise pytest.UsageError(f"--without knows {', '.join(LAYERS)}: no {', '.join(unknown)}")
     OFF.update(layers)
     Switches.__contains__ = _is_off  # type: ignore[method-assign]
     if not hasattr(config, "workerinput"):
-        config.pluginmanager.register(_Notes(getattr(config, "cache", None)))
+        config.pluginmanager.register(_RunRecorder(getattr(config, "cache", None)))
 
 
 def _is_off(switches: set[str], layer: object) -> bool:
     if isinstance(layer, str):
-        _met.add(layer)
+        _reached.add(layer)
     return set.__contains__(switches, layer)
 
 
@@ -43,53 +43,53 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     cache = getattr(config, "cache", None)
     if not OFF or cache is None:
         return
-    known = cache.get(KNOWN, {})
-    others = {item for item in items if any(_is_same(*run) for run in known.get(item.nodeid, ()))}
-    config.hook.pytest_deselected(items=list(others))
-    items[:] = [item for item in items if item not in others]
+    runs = cache.get(RUNS, {})
+    repeated = {item for item in items if any(_is_same(*run) for run in runs.get(item.nodeid, ()))}
+    config.hook.pytest_deselected(items=list(repeated))
+    items[:] = [item for item in items if item not in repeated]
 
 
-def _is_same(off: list[str], met: list[str]) -> bool:
-    return OFF.intersection(met) == {*off}.intersection(met)
+def _is_same(off: list[str], reached: list[str]) -> bool:
+    return OFF.intersection(reached) == {*off}.intersection(reached)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Generator[None, object, object]:
-    _met.clear()
+    _reached.clear()
     return (yield)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_runtest_teardown(item: pytest.Item) -> None:
-    item.user_properties.append((KNOWN, sorted(_met)))
+    item.user_properties.append((RUNS, sorted(_reached)))
 
 
-class _Notes:
-    """Which of the ways each test that passes has come to, and which of all were off."""
+class _RunRecorder:
+    """Stores, of each test that passes, which short ways it reached, and which were off."""
 
     def __init__(self, cache: pytest.Cache | None) -> None:
         self.cache = cache
         self.passed: set[str] = set()
-        self.met: dict[str, object] = {}
+        self.reached: dict[str, object] = {}
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" and report.passed:
             self.passed.add(report.nodeid)
         elif report.when == "teardown" and report.nodeid in self.passed:
-            self.met[report.nodeid] = dict(report.user_properties)[KNOWN]
+            self.reached[report.nodeid] = dict(report.user_properties)[RUNS]
 
     def pytest_sessionfinish(self) -> None:
         if self.cache is not None:
-            known = self.cache.get(KNOWN, {})
-            for name, met in self.met.items():
-                # With all ways on, it is of now; what was before may be of another state.
-                known[name] = [*(known.get(name, ()) if OFF else ()), (sorted(OFF), met)]
-            self.cache.set(KNOWN, known)
+            runs = self.cache.get(RUNS, {})
+            for name, reached in self.reached.items():
+                # A run with all short ways on starts anew: earlier ones may be of older code.
+                runs[name] = [*(runs.get(name, ()) if OFF else ()), (sorted(OFF), reached)]
+            self.cache.set(RUNS, runs)
 
 
 @contextmanager
 def off(*layers: str) -> Iterator[None]:
-    """Only these short ways are off, whatever the tests are run with; afterwards as before."""
+    """Within the block, only these short ways are off, whatever `--without` says."""
     before = {*OFF}
     OFF.clear()
     OFF.update(layers)
@@ -101,5 +101,5 @@ def off(*layers: str) -> Iterator[None]:
 
 
 def needs(*layers: str) -> pytest.MarkDecorator:
-    """Skip a test about a short way when that is off."""
+    """Skip a test of a short way when that is off."""
     return pytest.mark.skipif(not OFF.isdisjoint(layers), reason=f"without {', '.join(layers)}")

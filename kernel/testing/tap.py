@@ -1,4 +1,4 @@
-"""A look at the wire between a service and its database."""
+"""A proxy between a service and PostgreSQL, which counts round trips."""
 
 import asyncio
 import struct
@@ -9,9 +9,9 @@ from urllib.parse import parse_qs, urlsplit
 
 
 class Tap:
-    """A port that leads to the server, and counts how often its clients wait for an answer."""
+    """A proxy on a TCP port; `waits` is how often its clients have waited for the server."""
 
-    # After Sync, after a simple Query, and after Flush, which asks for the answers so far.
+    # A client waits after these messages: Sync, simple Query, and Flush.
     WAITS = (b"S", b"Q", b"H")
 
     def __init__(self, url: str) -> None:

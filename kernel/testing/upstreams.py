@@ -1,4 +1,4 @@
-"""Other services, as a slice's tests answer for them: no test asks a real one."""
+"""Fakes of other services: a slice's tests give their answers, and no test calls a real one."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -9,13 +9,13 @@ from kernel.testing.hooks import Hooks, settle
 
 LOCAL = {"127.0.0.1", "::1", "localhost"}
 unanswered: list[str] = []
-"""What the service has asked in this test, and for which UPSTREAMS has no answer."""
+"""The URLs that the service has requested in this test, and for which UPSTREAMS has no answer."""
 _send = httpx.AsyncHTTPTransport.handle_async_request
 
 
 class Upstreams(dict[str, Any]):
-    """Answers, by the URL that they are for or its beginning: JSON, an `httpx.Response`, or a
-    (maybe async) callable of the `httpx.Request` that gives one of them."""
+    """Answers by URL or by the beginning of one, of which the longest counts: JSON, an
+    `httpx.Response`, or a function, sync or async, of the `httpx.Request` that returns one."""
 
     def __init__(self, slices: Iterable[Hooks] = ()) -> None:
         super().__init__()
@@ -25,15 +25,19 @@ class Upstreams(dict[str, Any]):
     async def answer(
         self, transport: httpx.AsyncHTTPTransport, request: httpx.Request
     ) -> httpx.Response:
-        """Stands in for httpx's way to the network."""
+        """Replaces `httpx.AsyncHTTPTransport.handle_async_request`.
+
+        Raises:
+            httpx.ConnectError: there is no answer for the URL, and it is not of this machine.
+        """
         url = str(request.url)
-        known = sorted((each for each in self if url.startswith(each)), key=len)
-        if not known:
+        prefixes = sorted((prefix for prefix in self if url.startswith(prefix)), key=len)
+        if not prefixes:
             if request.url.host in LOCAL:
                 return await _send(transport, request)
             unanswered.append(url)
             raise httpx.ConnectError(f"no test answers for {url}: UPSTREAMS", request=request)
-        given = self[known[-1]]
-        given = await settle(given(request)) if callable(given) else given
-        is_whole = isinstance(given, httpx.Response)
-        return given if is_whole else httpx.Response(200, json=given, request=request)
+        answer = self[prefixes[-1]]
+        answer = await settle(answer(request)) if callable(answer) else answer
+        is_whole = isinstance(answer, httpx.Response)
+        return answer if is_whole else httpx.Response(200, json=answer, request=request)

@@ -1,4 +1,5 @@
-"""A walk: of changes of one version of a row one wins, and a stale tag changes nothing."""
+"""The walk over If-Match: of concurrent changes of one version of a row one succeeds, and a stale
+ETag changes nothing."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,7 +8,7 @@ from typing import Any
 import pytest
 from sqlmodel import SQLModel
 
-from kernel.testing.asking import told
+from kernel.testing.asking import mismatch
 from kernel.testing.fixtures import Connection
 from kernel.testing.instruments import Rows
 from kernel.testing.operations import Operation
@@ -23,25 +24,24 @@ def names_row(operation: Operation) -> bool:
 
 
 def is_change(operation: Operation) -> bool:
-    """Whether the row that the path names is what is changed; an action may change others."""
+    """Whether it changes the row that the path names; a POST, an action, may change others."""
     return names_row(operation) and operation.method != "POST"
 
 
 @pytest.fixture
 def current_tag(sampler: Sampler, sql: "Connection[Any]") -> CurrentTag:
-    """The ETag of the row that a request names: what a GET of its path says, or of its path up to
-    the last key, or the version of the newest row of the table in front of that key, or that of
-    any new row."""
+    """The ETag of the row that a request names: that of a GET of its path, or of its path up to the
+    last key, or else the version of the newest row of the table named before that key, or "1"."""
 
     async def current_tag(request: Request) -> str:
         path, url = request.operation.path, request.path
         depth = path.rpartition("}")[0].count("/") + 1  # how many segments the row's own path has
-        for own, its_url in ((path, url), (_cut(path, depth), _cut(url, depth))):
-            get = sampler.operations.get(("GET", own))
+        for row_path, row_url in ((path, url), (_cut(path, depth), _cut(url, depth))):
+            get = sampler.operations.get(("GET", row_path))
             if get and get.answer_has_version:
-                return await _read_tag(sampler, request.operation, its_url)
-        word = path.rpartition("{")[0].rstrip("/").rpartition("/")[2]
-        table = SQLModel.metadata.tables.get(word.replace("-", "_"))
+                return await _read_tag(sampler, request.operation, row_url)
+        segment = path.rpartition("{")[0].rstrip("/").rpartition("/")[2]
+        table = SQLModel.metadata.tables.get(segment.replace("-", "_"))
         if table is None or "version" not in table.c:
             return '"1"'
         newest = f'SELECT version FROM "{table.name}" ORDER BY id DESC LIMIT 1'
@@ -77,7 +77,7 @@ async def test_a_stale_tag_changes_nothing(
     for tags in ('"0"', '"0", "99"', f'"98-{digest}"', tag.strip('"'), "", tag.rstrip('"')):
         answer = await sampler.send(request, If_Match=tags)
         is_stale = answer.status_code == 412
-        assert is_stale, told(request, answer, "412", f"If-Match: {tags}")
+        assert is_stale, mismatch(request, answer, "412", f"If-Match: {tags}")
     assert await rows() == before, f"{operation.title} has changed rows behind a stale tag"
 
 
@@ -92,7 +92,7 @@ async def test_a_matching_tag_lets_the_change_through(
     tag = await current_tag(request)
     tags = tags.format(tag=tag, version=tag.strip('"').partition("-")[0])
     answer = await sampler.send(request, If_Match=tags)
-    assert answer.is_success, told(request, answer, "success", f"If-Match: {tags}")
+    assert answer.is_success, mismatch(request, answer, "success", f"If-Match: {tags}")
 
 
 @every(is_change)
@@ -104,9 +104,10 @@ async def test_of_many_changes_of_one_version_exactly_one_wins(
     changes = [request.with_body(await sampler.body(operation)) for _ in range(16)]
     answers = await asyncio.gather(*[sampler.send(change, If_Match=tag) for change in changes])
     statuses = sorted(answer.status_code for answer in answers)
-    lost = {404, 412} if operation.method == "DELETE" else {412}
-    anyway = await sampler.send(request)
-    if not anyway.is_success:  # what cannot be done twice fails for its own reason
-        lost.add(anyway.status_code)
-    is_one = statuses[0] in (200, 204) and set(statuses[1:]) <= lost
-    assert is_one, told(request, answers[0], f"one success, others {lost}, and not {statuses}")
+    refusals = {404, 412} if operation.method == "DELETE" else {412}
+    repeated = await sampler.send(request)
+    if not repeated.is_success:  # what cannot be done twice fails for its own reason
+        refusals.add(repeated.status_code)
+    is_one = statuses[0] in (200, 204) and set(statuses[1:]) <= refusals
+    expected = f"one success, others {refusals}, and not {statuses}"
+    assert is_one, mismatch(request, answers[0], expected)

@@ -1,7 +1,7 @@
-"""Walks: tests that are run over every operation of a service, one by one.
+"""Walks: tests that run once for every operation of a service.
 
-A walk's test says over which: `@every(is_list)`. The operations are those of the service, unless a
-`conftest.py` gives another `Walk`: `def pytest_walk(): return Walk(create_app)`.
+A test chooses its operations: `@every(is_list)`. They are those of the service, unless a
+`conftest.py` provides another app: `def pytest_walk(): return Walk(create_app)`.
 """
 
 from collections.abc import Callable, Generator
@@ -32,37 +32,37 @@ Choice = Callable[[Operation], bool]
 
 @dataclass(frozen=True)
 class Walk:
-    """The app whose operations are walked; only those of the `slices`, if some are given."""
+    """The app whose operations are tested, or only those of `slices` ("features.items")."""
 
     create_app: Callable[[Settings], FastAPI]
     slices: tuple[str, ...] = ()
 
     @cached_property
     def app(self) -> FastAPI:
-        """The app as it is built, before its lifespan: it has opened nothing."""
+        """The app without its lifespan: it has opened no connection."""
         return self.create_app(Settings(_env_file=None))
 
     @cached_property
     def operations(self) -> list[Operation]:
-        return [each for each in operations(self.app) if self.covers(each.hooks)]
+        return [one for one in operations(self.app) if self.covers(one.hooks)]
 
     @cached_property
     def hooks(self) -> list[Hooks]:
-        return [each for each in all_hooks(self.app) if self.covers(each)]
+        return [hooks for hooks in all_hooks(self.app) if self.covers(hooks)]
 
     def covers(self, hooks: Hooks) -> bool:
-        paths = tuple(f"{each.replace('.', '/')}/" for each in self.slices)
+        paths = tuple(f"{slice_.replace('.', '/')}/" for slice_ in self.slices)
         return not paths or hooks.file.startswith(paths)
 
     def strays(self, *names: str) -> list[str]:
-        """What the slices' tests say under these names of operations that are not there."""
-        known = {(each.hooks.file, each.name) for each in self.operations}
+        """The entries of these hooks that name no operation, a line for each."""
+        operations = {(one.hooks.file, one.name) for one in self.operations}
         return [
             f"{hooks.file}: {name} names no operation: {key!r}"
             for hooks in self.hooks
             for name in names
             for key in hooks.get(name)
-            if (hooks.file, key) not in known
+            if (hooks.file, key) not in operations
         ]
 
 
@@ -77,7 +77,7 @@ def any_of(_: Operation) -> bool:
 
 
 def every(choose: Choice = any_of) -> pytest.MarkDecorator:
-    """Run a test with every operation that is chosen, as its `operation`."""
+    """A mark: run the test for every operation that `choose` accepts, as argument `operation`."""
     return pytest.mark.walk.with_args(choose)
 
 
@@ -91,13 +91,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_walk() -> Walk:
-    from service import create_app  # noqa: PLC0415  # the team's, and maybe not what is walked
+    from service import create_app  # noqa: PLC0415  # the team's, and maybe not the app under test
 
     return Walk(create_app)
 
 
 def walk_of(node: pytest.Item | pytest.Session) -> Walk:
-    """What is walked there: the same one, with its app, for as long as equal ones are given."""
+    """The walk for this place. Equal walks share one app, which takes a while to build."""
     walk: Walk = node.ihook.pytest_walk()
     return _walks.setdefault(walk, walk)
 
@@ -108,24 +108,24 @@ _walks: dict[Walk, Walk] = {}
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for marker in metafunc.definition.iter_markers("walk"):
         operations = walk_of(metafunc.definition).operations
-        chosen = [each for each in operations if marker.args[0](each)]
+        chosen = [one for one in operations if marker.args[0](one)]
         test = metafunc.function
-        params = [pytest.param(each, id=str(each), marks=marks_of(each, test)) for each in chosen]
+        params = [pytest.param(one, id=str(one), marks=marks_of(one, test)) for one in chosen]
         metafunc.parametrize("operation", params)
 
 
 def marks_of(operation: Operation, test: Callable[..., Any]) -> list[pytest.MarkDecorator]:
-    """Skip the operation if SKIPS tells why."""
-    told = reason_to_skip(operation, test)
-    return [pytest.mark.skip(reason=f"{operation.title}: {told}")] if told else []
+    """A skip mark with the reason that SKIPS gives, if it gives one."""
+    reason = reason_to_skip(operation, test)
+    return [pytest.mark.skip(reason=f"{operation.title}: {reason}")] if reason else []
 
 
 def reason_to_skip(operation: Operation, test: Callable[..., Any]) -> str | None:
-    """What SKIPS says of the operation: for all walks, for those of a module, or for one."""
-    told: str | dict[str, str] | None = operation.hook("SKIPS")
-    if not isinstance(told, dict):
-        return told
-    return told.get(test.__name__) or told.get(test.__module__.split(".")[-1])
+    """The reason in SKIPS: for all walks, for a walk by its module's name, or for one test."""
+    entry: str | dict[str, str] | None = operation.hook("SKIPS")
+    if not isinstance(entry, dict):
+        return entry
+    return entry.get(test.__name__) or entry.get(test.__module__.split(".")[-1])
 
 
 @pytest.hookimpl(wrapper=True)
@@ -145,10 +145,10 @@ def operation_of(item: pytest.Item) -> Operation | None:
 
 
 def advice(operation: Operation, test: str) -> str:
-    """What to read, and what to write where, when a walk has failed."""
+    """The section that a failed walk's report gets: which hooks to write into which file."""
     skip = operation.advise("SKIPS", f'{{"{test}": "why"}}')
     return (
-        f"{operation.title} is held to what every operation owes its clients.\n"
+        f"{operation.title}: this test runs for every operation.\n"
         f"If its sample is not valid or its row not ready, {operation.hooks.file} can say SAMPLES,"
         f" KEYS or BEFORE for it.\nIf it is meant to be otherwise, {skip}"
     )

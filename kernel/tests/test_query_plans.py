@@ -4,7 +4,7 @@ import pytest
 
 from kernel.testing import query_plans
 
-found = query_plans.found  # a fixture
+recorded = query_plans.recorded  # a fixture
 
 
 @pytest.fixture
@@ -13,9 +13,9 @@ def list_peelings(walk):
     return operation
 
 
-async def walks(operation, app, sampler, alice, found):
+async def walks(operation, app, sampler, alice, recorded):
     walk = query_plans.test_an_index_serves_every_filter_and_order
-    await walk(app, sampler, alice, found, operation)
+    await walk(app, sampler, alice, recorded, operation)
 
 
 @pytest.mark.parametrize(
@@ -39,14 +39,14 @@ async def walks(operation, app, sampler, alice, found):
     ],
 )
 async def test_a_missing_index_is_told(
-    app, sampler, alice, sql, found, list_peelings, index, told, advice
+    app, sampler, alice, sql, recorded, list_peelings, index, told, advice
 ):
-    await walks(list_peelings, app, sampler, alice, found)
+    await walks(list_peelings, app, sampler, alice, recorded)
     definition = await sql.fetchval(f"SELECT pg_get_indexdef('{index}'::regclass)")
     await sql.execute(f"DROP INDEX {index}")
     try:
         with pytest.raises(AssertionError) as failure:
-            await walks(list_peelings, app, sampler, alice, found)
+            await walks(list_peelings, app, sampler, alice, recorded)
     finally:
         await sql.execute(definition)
     assert "GET /peelings (list_peelings)" in str(failure.value)
@@ -54,7 +54,7 @@ async def test_a_missing_index_is_told(
     assert f"such as {advice}" in str(failure.value)
 
 
-async def test_the_walk_leaves_no_statistics(app, sampler, alice, sql, found, list_peelings):
-    await walks(list_peelings, app, sampler, alice, found)
+async def test_the_walk_leaves_no_statistics(app, sampler, alice, sql, recorded, list_peelings):
+    await walks(list_peelings, app, sampler, alice, recorded)
     rows = await sql.fetchval("SELECT max(reltuples) FROM pg_class WHERE relkind = 'r'")
     assert rows < query_plans.MILLION

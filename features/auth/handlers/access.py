@@ -28,14 +28,14 @@ CALLER = (
 class TokenSigner:
     """Makes and reads access tokens: JWT (RFC 7519), HS256, `lifetime` in seconds.
 
-    The first secret signs; tokens of the others are still good, so that a secret can be replaced.
-    The service is issuer and audience, by its name. A token is good while its sign-in is there,
-    which it names in `sid`.
+    The first secret signs. Tokens signed with another one are valid, so that a secret can be
+    rotated. `iss` and `aud` are the service's name, and `sid` is the sign-in, with which the token
+    ends.
     """
 
     def __init__(self, service: str, secrets: list[str], lifetime: int) -> None:
         self._service, self._secrets, self.lifetime = service, secrets, lifetime
-        # Verifying costs 100 µs; a token that was good stays so until it expires.
+        # Verifying costs 100 µs; a token that was verified stays valid until it expires.
         self._verified: OrderedDict[bytes, tuple[int, UUID, int]] = OrderedDict()
 
     def issue(self, user_id: int, sign_in: UUID) -> str:
@@ -45,7 +45,7 @@ class TokenSigner:
         return jwt.encode(claims | times, self._secrets[0], "HS256", headers={"typ": KIND})
 
     def read(self, token: str) -> tuple[int, UUID] | None:
-        """The ids of user and sign-in, or None for a token that is not ours or no longer good."""
+        """The ids of user and sign-in, or None for a token that is not ours or has expired."""
         digest = hashlib.sha256(token.encode(errors="replace")).digest()
         verified = self._verified.get(digest) or self._verify(token)
         if verified is None or verified[2] <= time.time():
@@ -65,17 +65,19 @@ class TokenSigner:
                     algorithms=["HS256"],
                     issuer=self._service,
                     audience=self._service,
-                    leeway=LEEWAY,  # `read` has none for the end
+                    leeway=LEEWAY,  # for `iat`; `read` allows none for `exp`
                     options={"require": CLAIMS},
                 )
             except (jwt.InvalidTokenError, RecursionError):
                 continue
-            return _named(decoded["payload"]) if decoded["header"].get("typ") == KIND else None
+            return (
+                _ids_and_end(decoded["payload"]) if decoded["header"].get("typ") == KIND else None
+            )
         return None
 
 
-def _named(claims: dict[str, object]) -> tuple[int, UUID, int] | None:
-    """User, sign-in and end, if they are what this service writes into a token."""
+def _ids_and_end(claims: dict[str, object]) -> tuple[int, UUID, int] | None:
+    """User, sign-in and expiry (Unix time), or None if the service does not write such claims."""
     match claims:
         case {"sub": str(user_id), "sid": str(sid), "iat": int(start), "exp": int(end)}:
             is_ours = end - start <= LONGEST_LIFE and USER_ID.fullmatch(user_id)
@@ -84,10 +86,11 @@ def _named(claims: dict[str, object]) -> tuple[int, UUID, int] | None:
 
 
 async def authenticate_token(resources: Resources, rows: Rows, token: str) -> Principal | None:
-    """The kernel's way from a bearer token to its principal."""
-    named = resources.get(TokenSigner).read(token)
-    if named is None:
+    """The principal of a bearer token, for the kernel; None if the token is invalid, its sign-in
+    has ended, or the account is not active."""
+    ids = resources.get(TokenSigner).read(token)
+    if ids is None:
         return None
-    user_id, sign_in = named
-    found = await rows.fetch(CALLER, sign_in=sign_in, id=user_id)
-    return Principal(found[0]["id"], found[0]["role"], sign_in) if found else None
+    user_id, sign_in = ids
+    callers = await rows.fetch(CALLER, sign_in=sign_in, id=user_id)
+    return Principal(callers[0]["id"], callers[0]["role"], sign_in) if callers else None

@@ -25,7 +25,7 @@ from kernel import (
     task,
 )
 
-# For an answer that was lost, and for two tabs that refresh at once.
+# A token may be used twice within this time: a response may be lost, or two tabs refresh at once.
 GRACE = timedelta(seconds=10)
 ACCOUNT = select(users.c.id, users.c.password_hash).where(
     users.c.email == bindparam("email"), users.c.is_active
@@ -33,13 +33,15 @@ ACCOUNT = select(users.c.id, users.c.password_hash).where(
 ADDRESS = TypeAdapter[str](Email)
 family, digest, expires_at = col(SignIn.family), col(SignIn.digest), col(SignIn.expires_at)
 IS_ITS_USER = users.c.id == col(SignIn.user_id)
-# The very hash that was verified, in a row that stays as it is until this is committed: a change of
-# the password comes before it, and there is no sign-in, or after it, and ends it.
+# The user's row with the hash that was verified, locked until the commit: a change of the password
+# comes either before, and there is no sign-in, or after it, and ends it.
 IS_AS_VERIFIED = (
     users.c.id == bindparam("user_id"),
     users.c.password_hash == bindparam("known_hash"),
 )
-IS_STILL = select(users.c.id).where(*IS_AS_VERIFIED, users.c.is_active).with_for_update(read=True)
+LOCK_VERIFIED = (
+    select(users.c.id).where(*IS_AS_VERIFIED, users.c.is_active).with_for_update(read=True)
+)
 REHASH = update(users).where(*IS_AS_VERIFIED).values(password_hash=bindparam("new_hash"))
 REFRESH = (
     update(SignIn)
@@ -55,18 +57,18 @@ IS_RECENT = col(SignIn.updated_at) > func.now() - literal(GRACE, Interval)
 STATE = (
     select(users.c.id, col(SignIn.previous_digest), col(SignIn.salt), IS_RECENT.label("is_recent"))
     .join_from(SignIn, users, IS_ITS_USER)
-    .where(family == bindparam("named"), *IS_LIVE)
+    .where(family == bindparam("sign_in"), *IS_LIVE)
 )
-# Tokens of before the sign-in was named in them.
+# For tokens of an earlier version, which do not name their sign-in.
 OLD_FAMILY = select(family).where(digest == bindparam("token"))
-END = delete(SignIn).where(family == bindparam("named")).returning(col(SignIn.user_id))
-OVER = select(col(SignIn.id)).where(expires_at < func.now()).limit(1000)
-SWEEP = delete(SignIn).where(col(SignIn.id).in_(OVER.with_for_update(skip_locked=True)))
+END = delete(SignIn).where(family == bindparam("sign_in")).returning(col(SignIn.user_id))
+EXPIRED = select(col(SignIn.id)).where(expires_at < func.now()).limit(1000)
+SWEEP = delete(SignIn).where(col(SignIn.id).in_(EXPIRED.with_for_update(skip_locked=True)))
 
 
 @dataclass(frozen=True)
 class TokenIssuer:
-    """Begins sign-ins, gives out their tokens, and ends them."""
+    """Begins sign-ins, issues their tokens, and ends them. `lifetime` is that of a sign-in."""
 
     signer: TokenSigner
     passwords: PasswordVault
@@ -79,13 +81,13 @@ class TokenIssuer:
 
         Raises:
             Unauthorized: no such account, or not its password; nobody learns which.
-            TooManyRequests: it failed too often of late.
+            TooManyRequests: too many sign-ins have failed within the last minutes.
         """
         email = _normal(email)
-        # A second time, if the hash that was verified has been made anew meanwhile.
+        # Tried again once, if the hash that was verified has been replaced meanwhile.
         for _ in range(2):
             account = await rows.first(Account, ACCOUNT, email=email)
-            # Without an account there is a hash to verify all the same: both take as long.
+            # Without an account, `check` verifies a dummy hash: both cases take the same time.
             user_id, known_hash = (account.id, account.password_hash) if account else (None, None)
             is_right = await self.passwords.check(email, user_id, known_hash, password)
             if account is None or not is_right:
@@ -97,57 +99,61 @@ class TokenIssuer:
         raise Unauthorized("wrong e-mail address or password")
 
     async def refresh(self, session: WriteSession, token: str) -> TokenPublic:
-        """Exchange a refresh token for new tokens; the one before it ends with that.
+        """Exchange a refresh token for new tokens. The old one is spent.
 
-        For a few seconds, it gives the same refresh token again.
+        Within GRACE, a spent token gives the same new refresh token again.
 
         Raises:
-            Unauthorized: it is unknown, expired, or was used before. Who uses one again may be a
-                thief, or the thief's victim, so the sign-in ends (RFC 9700 §4.14.2).
+            Unauthorized: it is unknown, expired, or was spent before. Then its user may be a thief
+                or the thief's victim, so the sign-in ends (RFC 9700 §4.14.2).
         """
-        named = await _family_of(session, token)
-        if named is None:
+        sign_in = await _family_of(session, token)
+        if sign_in is None:
             raise Unauthorized("sign in again")
         salt = secrets.token_bytes(32)
-        new = _successor(named, token, salt)
+        new = _successor(sign_in, token, salt)
         values = {"token": _digest(token), "new_token": _digest(new), "new_salt": salt}
         if refreshed := await session.fetch(REFRESH, **values):
-            return self._tokens(refreshed[0]["id"], named, new)
-        state = await session.fetch(STATE, named=named)
+            return self._tokens(refreshed[0]["id"], sign_in, new)
+        state = await session.fetch(STATE, sign_in=sign_in)
         if state and state[0]["is_recent"] and state[0]["previous_digest"] == _digest(token):
-            return self._tokens(state[0]["id"], named, _successor(named, token, state[0]["salt"]))
+            return self._tokens(
+                state[0]["id"], sign_in, _successor(sign_in, token, state[0]["salt"])
+            )
         if state:
             # An UPDATE that waited for another one keeps its lock on the row, though it changed
-            # nothing; the independent transaction would wait for it.
+            # nothing; the independent session would wait for that lock.
             await session.rollback()
             async with open_session() as independent_session:
-                ended = await independent_session.fetch(END, named=named)
+                ended = await independent_session.fetch(END, sign_in=sign_in)
             if ended:  # by this request, of several at once
                 security_event("refresh_token_reused", ended[0]["user_id"])
         raise Unauthorized("sign in again")
 
     async def sign_out(self, session: WriteSession, token: str) -> None:
-        """End the sign-in; fine if it has ended already (RFC 7009 §2.2)."""
-        named = await _family_of(session, token)
-        if ended := await session.fetch(END, named=named) if named else ():
+        """End the sign-in. No error if it has ended already (RFC 7009 §2.2)."""
+        sign_in = await _family_of(session, token)
+        if ended := await session.fetch(END, sign_in=sign_in) if sign_in else ():
             session.after_commit(security_event, "sign_in_ended", ended[0]["user_id"])
 
     async def _begin(self, session: WriteSession, account: Account) -> TokenPublic | None:
-        """The tokens of a new sign-in, unless the account has another password by now."""
-        named = uuid4()
-        token = f"{named.hex}.{secrets.token_urlsafe(32)}"
-        if not await session.fetch(IS_STILL, user_id=account.id, known_hash=account.password_hash):
+        """The tokens of a new sign-in, or None if the account's password has changed meanwhile."""
+        sign_in = uuid4()
+        token = f"{sign_in.hex}.{secrets.token_urlsafe(32)}"
+        if not await session.fetch(
+            LOCK_VERIFIED, user_id=account.id, known_hash=account.password_hash
+        ):
             return None
-        row = {"user_id": account.id, "family": named, "digest": _digest(token)}
+        row = {"user_id": account.id, "family": sign_in, "digest": _digest(token)}
         await session.insert(SignIn, Public, **row, expires_at=datetime.now(UTC) + self.lifetime)
         session.after_commit(security_event, "signed_in", account.id)
-        # One sign-in in 256 cleans up after all others, for where no job does.
-        if named.bytes[0] == 0:
+        # One sign-in in 256 deletes expired ones, for services that run no jobs.
+        if sign_in.bytes[0] == 0:
             await session.fetch(SWEEP)
-        return self._tokens(account.id, named, token)
+        return self._tokens(account.id, sign_in, token)
 
-    def _tokens(self, user_id: int, named: UUID, token: str) -> TokenPublic:
-        access, seconds = self.signer.issue(user_id, named), self.signer.lifetime
+    def _tokens(self, user_id: int, sign_in: UUID, token: str) -> TokenPublic:
+        access, seconds = self.signer.issue(user_id, sign_in), self.signer.lifetime
         return TokenPublic(access_token=access, expires_in=seconds, refresh_token=token)
 
     async def _rehash(self, account: Account, password: SecretStr) -> None:
@@ -159,7 +165,7 @@ class TokenIssuer:
 
 @task(every="1m")
 async def sweep_sign_ins(session: WriteSession) -> None:
-    """Take away a thousand of those that are over."""
+    """Delete up to 1,000 expired sign-ins."""
     await session.fetch(SWEEP)
 
 
@@ -167,31 +173,32 @@ def _normal(email: str) -> str:
     try:
         return ADDRESS.validate_python(email)
     except ValidationError:
-        return email.lower()[:100]  # nobody's, but it counts
+        return email.lower()[:100]  # of no account, but the failure counts
 
 
 def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-def _successor(named: UUID, token: str, salt: bytes) -> str:
-    """The token that follows, which can be told again to whoever has the one before."""
+def _successor(sign_in: UUID, token: str, salt: bytes) -> str:
+    """The next refresh token, derived from the one before, so that it can be sent again."""
     secret = hmac.digest(salt, token.encode(), "sha256")
-    return f"{named.hex}.{urlsafe_b64encode(secret).decode().rstrip('=')}"
+    return f"{sign_in.hex}.{urlsafe_b64encode(secret).decode().rstrip('=')}"
 
 
 async def _family_of(session: WriteSession, token: str) -> UUID | None:
     name, dot, _ = token.partition(".")
     if dot:
         return UUID(name) if HEX.fullmatch(name) else None
-    found = await session.fetch(OLD_FAMILY, token=_digest(token))
-    return found[0]["family"] if found else None
+    rows = await session.fetch(OLD_FAMILY, token=_digest(token))
+    return rows[0]["family"] if rows else None
 
 
 def make_issuer(resources: Resources) -> TokenIssuer:
-    """The issuer that the settings describe."""
+    """The issuer with the lifetimes and secrets of the settings."""
     settings = resources.settings
-    secrets = [each for each in (resources.signing_secret, settings.old_signing_secret) if each]
+    candidates = (resources.signing_secret, settings.old_signing_secret)
+    secrets = [secret for secret in candidates if secret]
     signer = TokenSigner(resources.slug, secrets, settings.jwt_lifetime)
     lifetime = timedelta(seconds=settings.refresh_lifetime)
     return TokenIssuer(signer, resources.get(PasswordVault), lifetime)

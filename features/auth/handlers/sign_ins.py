@@ -11,7 +11,7 @@ IS_CURRENT = col(SignIn.family) == bindparam("current", type_=Uuid)
 OWN: Select[*tuple[Any, ...]] = select(SignIn, IS_CURRENT.label("is_current")).where(
     SignIn.user_id == bindparam("user_id"), spent_at.is_(None), expires_at > func.now()
 )
-# By the key alone, whatever its version: a thief could refresh it all the time.
+# By the id alone, without the version: a thief who refreshes all the time could prevent the end.
 IS_OWN = (col(SignIn.id) == bindparam("id"), col(SignIn.user_id) == bindparam("user_id"))
 END_OWN = delete(SignIn).where(*IS_OWN).returning(col(SignIn.id))
 

@@ -1,6 +1,6 @@
-"""The developers' commands: a new slice, one slice less, branches joined, the API accepted.
+"""The developers' commands: write or remove a slice, merge branches, accept the API's changes.
 
-And three for the database: a prompt on it, a fresh one, and rows to develop with.
+And three for the database: psql on it, an empty one, and rows for development.
 """
 
 import argparse
@@ -56,10 +56,10 @@ def parser() -> Parser:
     fourth = commands.add_parser(
         "merge", help="after a git merge: both sides' features, one head, a new openapi.json"
     )
-    for each in (command, other, third, fourth):
-        each.add_argument("--dry-run", action="store_true", help="show the diff, write nothing")
-    words = "open PostgreSQL's prompt on the database, with psql's own options, such as -c"
-    commands.add_parser("psql", help=words)
+    for changing in (command, other, third, fourth):
+        changing.add_argument("--dry-run", action="store_true", help="show the diff, write nothing")
+    help_text = "open PostgreSQL's prompt on the database, with psql's own options, such as -c"
+    commands.add_parser("psql", help=help_text)
     empty = commands.add_parser("reset", help="empty the database that comes with the service")
     empty.add_argument("--yes", action="store_true", help="without asking")
     commands.add_parser("seed", help="make rows to develop with: each slice's seed.py")
@@ -67,7 +67,12 @@ def parser() -> Parser:
 
 
 def run(arguments: Sequence[str], root: Path = ROOT) -> str:
-    """Do it all in a draft of the tree, then make the same changes in it; tell them."""
+    """Run a command and return its output. One that changes the tree works in a copy of it, and
+    then copies all changes back, or none.
+
+    Raises:
+        Refusal: the command cannot be done; nothing is changed.
+    """
     options, others = parser().parse_known_args(arguments)
     if options.command == "psql":
         sys.exit(psql(others))
@@ -81,22 +86,23 @@ def run(arguments: Sequence[str], root: Path = ROOT) -> str:
     if options.command == "seed":
         return asyncio.run(seed())
     with draft_of(root) as draft:
-        before, known = contents(draft), read_contract(draft)
+        before, old_contract = contents(draft), read_contract(draft)
         work(root, draft, options)
         write_contract(draft)
         changed = changes(before, contents(draft))
         if options.dry_run:
             return diff(before, changed)
         apply(root, before, changed)
-        told = [f"breaks clients: {line}\n" for line in broken(known, read_contract(draft))]
+        breaks = broken(old_contract, read_contract(draft))
+        warnings = [f"breaks clients: {line}\n" for line in breaks]
     wrote = [f"{sign(before, changed, name)} {name}\n" for name in changed]
     if not wrote:
         return NOTHING[options.command]
-    return "".join([*wrote, *told, NEXT if options.command != "contract" else ""])
+    return "".join([*wrote, *warnings, NEXT if options.command != "contract" else ""])
 
 
 def work(root: Path, draft: Path, options: argparse.Namespace) -> None:
-    """Do in the draft what the command says."""
+    """Run the command in the draft."""
     if options.command == "new":
         new(draft, options.name, options.fields, options.singular)
     elif options.command == "remove":
@@ -116,27 +122,27 @@ def sign(before: Contents, changed: Mapping[str, bytes | None], name: str) -> st
 
 
 def is_committed(root: Path, name: str) -> None:
-    """Refuse to lose what git does not have."""
+    """Refuse to remove a slice with files that git does not have."""
     command = ["git", "status", "--porcelain", "--", f"features/{name}"]
     try:
-        said = subprocess.run(  # noqa: S603  # the words are checked
+        status = subprocess.run(  # noqa: S603  # the words are checked
             command, cwd=root, capture_output=True, text=True, check=False
         )
     except FileNotFoundError:
         return
-    if said.stdout:
+    if status.stdout:
         raise Refusal(f"features/{name} holds what is not committed: commit it, or use --force")
 
 
 def stop(*_: object) -> None:
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)  # once is enough: a second one would leave things
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # a second one would interrupt the cleaning up
     raise KeyboardInterrupt
 
 
 def main() -> None:
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, stop)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
     try:
         sys.stdout.write(run(sys.argv[1:]))
     except (Refusal, CannotStart, OSError) as reason:

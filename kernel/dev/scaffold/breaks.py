@@ -1,17 +1,17 @@
-"""What a change of the API would break for its clients."""
+"""Finds the changes between two OpenAPI documents that break clients."""
 
 from collections.abc import Iterator
 from typing import Any
 
 METHODS = ("get", "post", "put", "patch", "delete")
-# Bounds of what a client sends: which way is narrower?
+# Bounds of what a client sends: a smaller upper one, or a larger lower one, is narrower.
 UPPER = ("maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties")
 LOWER = ("minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties")
 Schema = dict[str, Any]
 
 
 def broken(old: Schema, new: Schema) -> list[str]:
-    """What a client of the old document would trip over in the new one, a line each."""
+    """The changes that would break a client of the old document, a line for each."""
     return sorted(set(_Comparison(old, new).all()))
 
 
@@ -44,12 +44,12 @@ class _Comparison:
         before, after = _named(old), _named(new)
         for name in before.keys() - after.keys():
             yield f"{place}: parameter {name}: gone"
-        for name, each in after.items():
-            known = before.get(name)
-            if each.get("required") and not (known or {}).get("required"):
+        for name, parameter in after.items():
+            old_one = before.get(name)
+            if parameter.get("required") and not (old_one or {}).get("required"):
                 yield f"{place}: parameter {name}: required"
-            if known:
-                schemas = known["schema"], each["schema"]
+            if old_one:
+                schemas = old_one["schema"], parameter["schema"]
                 yield from self._schema(f"{place}: parameter {name}", *schemas, sent=True)
 
     def _body(self, place: str, old: Schema, new: Schema) -> Iterator[str]:
@@ -73,16 +73,16 @@ class _Comparison:
             yield f"{place}: header {name}: gone"
         for kind, content in before.get("content", {}).items():
             described = after.get("content", {}).get(kind, {})
-            # A stream of events describes each of them (OpenAPI 3.2, §4.14.4), by another name as
-            # long as the document is of 3.1.
+            # A stream of events has one schema for all events (OpenAPI 3.2, §4.14.4); in a document
+            # of 3.1 it is an extension.
             for names in (("schema",), ("itemSchema", "x-itemSchema")):
-                old_part, new_part = (_first(each, names) for each in (content, described))
+                old_part, new_part = _first(content, names), _first(described, names)
                 if old_part:
                     yield from self._schema(place, old_part, new_part, sent=False)
 
     def _schema(self, place: str, old: Schema, new: Schema, *, sent: bool) -> Iterator[str]:
         old, new = self._resolved(self._old, old), self._resolved(self._new, new)
-        # Of what is sent, everything that was taken has to be taken; of what comes, nothing new.
+        # A request may be any that was valid before; a response, only what the client knows.
         narrow, wide = (new, old) if sent else (old, new)
         for kind in _kinds(wide) - _kinds(narrow):
             yield f"{place}: {'no longer' if sent else 'may be'} {kind}"
@@ -103,10 +103,10 @@ class _Comparison:
             yield from self._schema(f"{place}[]", old[name], new[name], sent=sent)
 
     def _resolved(self, document: Schema, schema: Schema) -> Schema:
-        """The schema without references, and that of `X | None` as X's."""
+        """The schema behind references; of `X | None`, the schema of X marked as nullable."""
         while "$ref" in schema:
             schema = document["components"]["schemas"][schema["$ref"].split("/")[-1]]
-        options = [each for each in schema.get("anyOf", ()) if each.get("type") != "null"]
+        options = [option for option in schema.get("anyOf", ()) if option.get("type") != "null"]
         if len(options) != 1:
             return schema
         whole = self._resolved(document, options[0])
@@ -114,12 +114,12 @@ class _Comparison:
 
 
 def _named(operation: Schema) -> dict[str, Schema]:
-    return {each["name"]: each for each in operation.get("parameters", ())}
+    return {parameter["name"]: parameter for parameter in operation.get("parameters", ())}
 
 
 def _kinds(schema: Schema) -> set[str]:
     parts = [schema, *schema.get("anyOf", ())]
-    kinds = {each["type"] for each in parts if "type" in each}
+    kinds = {part["type"] for part in parts if "type" in part}
     return kinds | ({"null"} if schema.get("nullable") else set())
 
 

@@ -1,4 +1,4 @@
-"""`new`, `remove` and `merge`, done in a draft of the tree."""
+"""The commands `new`, `remove` and `merge`, on a draft of the tree (see `tree.draft_of`)."""
 
 import ast
 import os
@@ -25,19 +25,25 @@ ROOMS = {
     "router": "router.py",
     "test": "test_{}.py",
 }
-# What functions of a slice call their parameters.
+# Names of parameters in a slice's functions.
 PARAMETERS = {"me", "data", "reader", "pager", "paging", "session", "filters"}
 
 
 def new(draft: Path, name: str, words: Sequence[str], one: str | None) -> None:
-    """Write the slice, mount it, and write its migration."""
-    known, service = survey(draft), draft / "service.py"
-    check_slice(name, known, {word for word, _ in names(service.read_text())})
+    """Write a slice, mount it, and write its migration.
+
+    `words` are fields as on the command line ("title:str"), `one` is the singular of `name`.
+
+    Raises:
+        Refusal: a name is invalid or taken, a field is none, or ruff or Alembic failed.
+    """
+    existing, service = survey(draft), draft / "service.py"
+    check_slice(name, existing, {word for word, _ in names(service.read_text())})
     one = check_name(one or singular(name))
-    fields, is_owned = parse(words, known, one)
+    fields, is_owned = parse(words, existing, one)
     check_length(*_names(name, fields, is_owned))
     rooms = _render(name, one, fields, is_owned)
-    _check_words(name, one, rooms.values(), known)
+    _check_clashes(name, one, rooms.values(), existing)
     folder = draft / "features" / name
     folder.mkdir(exist_ok=True)
     (folder / "__init__.py").touch()
@@ -52,14 +58,18 @@ def new(draft: Path, name: str, words: Sequence[str], one: str | None) -> None:
 
 
 def remove(draft: Path, name: str) -> None:
-    """Take the slice out, and write the migration that drops its tables."""
+    """Remove a slice and its mounting, and write the migration that drops its tables.
+
+    Raises:
+        Refusal: there is no such slice, or something still needs it.
+    """
     folder, service = draft / "features" / name, draft / "service.py"
-    known = survey(draft)
-    if not known.paths.get(name):
+    existing = survey(draft)
+    if not existing.paths.get(name):
         raise Refusal(f"there is no slice {name!r}")
-    tables = [each.name for each in known.tables.values() if each.folder == name]
-    if found := references(draft, name, tables, known.paths[name]):
-        raise Refusal(f"{name} is still needed by {', '.join(found)}")
+    tables = [table.name for table in existing.tables.values() if table.folder == name]
+    if places := references(draft, name, tables, existing.paths[name]):
+        raise Refusal(f"{name} is still needed by {', '.join(places)}")
     service.write_text(unmount(service.read_text(), name))
     if tables:
         _migrate(draft, "drop", name, tables)
@@ -67,7 +77,11 @@ def remove(draft: Path, name: str) -> None:
 
 
 def merge(draft: Path) -> None:
-    """Join the mounted features of both sides, and the history's heads, where there are several."""
+    """After a git merge: mount the features of both sides, and join the heads of the migrations.
+
+    Raises:
+        Refusal: another conflict of git's is not resolved.
+    """
     service = draft / "service.py"
     text = service.read_text()
     joined = join_mounts(text, {path.parent.name for path in draft.glob("features/*/router.py")})
@@ -79,7 +93,7 @@ def merge(draft: Path) -> None:
 
 
 def _names(table: str, fields: Iterable[Field], is_owned: bool) -> Iterable[str]:
-    """The longest ones that the database will have."""
+    """The longest names of constraints and indexes that the table will have."""
     yield f"ix_{table}_owner_id_id" if is_owned else f"pk_{table}"
     for field in fields:
         yield from (f"uq_{table}_{field.name}", f"ix_{table}_{field.name}_id")
@@ -88,29 +102,31 @@ def _names(table: str, fields: Iterable[Field], is_owned: bool) -> Iterable[str]
 
 
 def _render(name: str, one: str, fields: Iterable[Field], is_owned: bool) -> dict[str, str]:
-    """The rooms' text by their names: valid, and for ruff to put in order."""
+    """The text of each file by its name, before ruff has sorted and formatted it."""
     columns = {field.name for field in fields}
     lines = [(query, field) for field in fields for query in field.filters]
-    words = {
+    variables = {
         "name": name,
         "one": one,
         "row": class_name(one),
         "words": one.replace("_", " "),
         "fields": fields,
-        # Of a column that is called like another one's filter, that is the column's own.
-        "filters": [each for each in lines if each[0] not in columns - {each[1].name}],
+        # A column with the name of another column's filter keeps its own filter alone.
+        "filters": [
+            (query, field) for query, field in lines if query not in columns - {field.name}
+        ],
         "is_owned": is_owned,
         "rule": "owner_or_admin" if is_owned else "signed_in",
     }
-    templates = {room: TEMPLATES / f"{each}.py.mako" for each, room in ROOMS.items()}
+    templates = {room: TEMPLATES / f"{template}.py.mako" for template, room in ROOMS.items()}
     return {
-        room.format(name): Template(filename=str(path)).render(**words)  # noqa: S702  # no HTML
+        room.format(name): Template(filename=str(path)).render(**variables)  # noqa: S702  # no HTML
         for room, path in templates.items()
     }
 
 
-def _check_words(name: str, one: str, rooms: Iterable[str], known: Survey) -> None:
-    """Refuse what would be two things of one name, in a module or in the API's description."""
+def _check_clashes(name: str, one: str, rooms: Iterable[str], existing: Survey) -> None:
+    """Refuse two classes of one name, or a name that a module or the API has already."""
     nodes = [node for text in rooms for node in ast.walk(ast.parse(text))]
     functions = {node.name for node in nodes if isinstance(node, ast.AsyncFunctionDef)}
     classes = [node.name for node in nodes if isinstance(node, ast.ClassDef)]
@@ -122,7 +138,7 @@ def _check_words(name: str, one: str, rooms: Iterable[str], known: Survey) -> No
         and isinstance(node.value, ast.Subscript)
     ]
     defined = {one, *classes}
-    if twice := [each for each in classes if classes.count(each) > 1]:
+    if twice := [cls for cls in classes if classes.count(cls) > 1]:
         raise Refusal(f"{twice[0]!r} is taken: call the choice something else")
     imported = {
         alias.name
@@ -130,30 +146,30 @@ def _check_words(name: str, one: str, rooms: Iterable[str], known: Survey) -> No
         if isinstance(node, ast.ImportFrom) and node.module != f"features.{name}.models"
         for alias in node.names
     }
-    taken = PARAMETERS | imported | known.classes
-    if clash := defined & taken or functions & known.operations:
+    taken_names = PARAMETERS | imported | existing.classes
+    if clash := defined & taken_names or functions & existing.operations:
         raise Refusal(f"{min(clash)!r} is taken: say with --singular what else one of {name} is")
 
 
 def _ruff(draft: Path, *arguments: str | Path) -> None:
-    done = _run(draft, "ruff", *map(str, arguments), "--quiet")
-    if done.returncode:
-        raise Refusal(f"ruff: {(done.stdout + done.stderr).strip().splitlines()[0]}")
+    process = _run(draft, "ruff", *map(str, arguments), "--quiet")
+    if process.returncode:
+        raise Refusal(f"ruff: {(process.stdout + process.stderr).strip().splitlines()[0]}")
 
 
 def _migrate(draft: Path, action: str, name: str, tables: Sequence[str]) -> None:
-    done = _run(draft, "kernel.dev.scaffold.migration", action, name, *tables)
-    if done.returncode:
-        raise Refusal(f"no migration: {done.stderr.strip().splitlines()[-1]}")
+    process = _run(draft, "kernel.dev.scaffold.migration", action, name, *tables)
+    if process.returncode:
+        raise Refusal(f"no migration: {process.stderr.strip().splitlines()[-1]}")
 
 
 def _run(draft: Path, module: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", module, *arguments]
-    # What would stop us is held back while it starts, or it would be left behind.
-    held: list[int] = []
+    # Signals wait while the process starts: else we could end, and leave it running.
+    waiting: list[int] = []
     stops = (signal.SIGINT, signal.SIGTERM)
-    handlers = {each: signal.signal(each, lambda *_: held.append(1)) for each in stops}
-    with subprocess.Popen(  # noqa: S603  # the words are checked
+    handlers = {number: signal.signal(number, lambda *_: waiting.append(1)) for number in stops}
+    with subprocess.Popen(  # noqa: S603  # its arguments are checked names
         command,
         cwd=draft,
         env={name: value for name, value in os.environ.items() if not name.startswith("APP_")},
@@ -163,9 +179,9 @@ def _run(draft: Path, module: str, *arguments: str) -> "subprocess.CompletedProc
         start_new_session=True,  # Ctrl+C is ours, so that it can stop what it has started
     ) as process:
         try:
-            for each, handler in handlers.items():
-                signal.signal(each, handler)
-            if held:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            if waiting:
                 raise KeyboardInterrupt
             output, errors = process.communicate()
         except BaseException:

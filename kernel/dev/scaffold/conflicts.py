@@ -1,4 +1,4 @@
-"""The marks that a git merge leaves in the tree."""
+"""Conflict markers that a git merge leaves in the tree."""
 
 import re
 from collections.abc import Container, Iterator
@@ -7,7 +7,7 @@ from pathlib import Path
 from kernel.dev.scaffold.survey import Refusal
 
 BEGIN = re.compile(r"^<{7} ", re.MULTILINE)
-# With the lines that both sides began with, where git is told to show them (`zdiff3`).
+# Also with the common ancestor's lines, which git shows with `merge.conflictStyle=zdiff3`.
 CONFLICT = re.compile(
     r"^<{7} [^\n]*\n(?P<ours>.*?)(?:^\|{7}[^\n]*\n.*?)?^={7}\n(?P<theirs>.*?)^>{7} [^\n]*\n",
     re.MULTILINE | re.DOTALL,
@@ -19,9 +19,9 @@ MOUNT = re.compile(
 
 
 def join_mounts(text: str, slices: Container[str]) -> str:
-    """`service.py` with the lines of both sides, wherever one side only mounts features.
+    """`service.py` with the lines of both sides, in each conflict where one only mounts features.
 
-    A line of a feature that is not there any more, because a side has removed it, is left out.
+    The line of a feature that one side has removed is left out.
     """
 
     def join(conflict: re.Match[str]) -> str:
@@ -35,11 +35,15 @@ def join_mounts(text: str, slices: Container[str]) -> str:
 
 
 def check_resolved(root: Path) -> None:
-    """Refuse to work on sources that are still in conflict."""
+    """Refuse sources with conflict markers.
+
+    Raises:
+        Refusal: with the first one's file and line.
+    """
     for path in _sources(root):
         text = path.read_text(errors="replace")
-        if found := BEGIN.search(text):
-            line = text.count("\n", 0, found.start()) + 1
+        if marker := BEGIN.search(text):
+            line = text.count("\n", 0, marker.start()) + 1
             raise Refusal(f"{path.relative_to(root)}:{line} is in conflict: resolve it first")
 
 
@@ -48,9 +52,9 @@ def _only_mounts(lines: list[str]) -> bool:
 
 
 def _mounted(line: str) -> str:
-    """The feature that a line imports or mounts, or nothing."""
-    found = MOUNT.fullmatch(line)
-    return (found["imported"] or found["mounted"]) if found else ""
+    """The feature that a line imports or mounts, or an empty text."""
+    match = MOUNT.fullmatch(line)
+    return (match["imported"] or match["mounted"]) if match else ""
 
 
 def _sources(root: Path) -> Iterator[Path]:

@@ -1,4 +1,4 @@
-"""What clients may rely on, written down in `openapi.json`."""
+"""The API's contract with its clients: `openapi.json`."""
 
 import json
 import os
@@ -12,7 +12,7 @@ from kernel.dev.scaffold.survey import Refusal
 
 FILE = "openapi.json"
 ACCEPT = "uv run python -m features contract"
-# The service's document is made in a process of its own, of the tree in which it runs.
+# Run in a process of its own, so that it imports the service of the tree where it runs.
 DOCUMENT = """
 import json, service
 from kernel import Settings
@@ -23,21 +23,26 @@ Schema = dict[str, Any]
 
 
 def write_contract(root: Path) -> None:
-    """Write down what the tree's service offers now, with a history that it can start on."""
+    """Write the OpenAPI document of the tree's service.
+
+    Raises:
+        Refusal: the migrations have several heads, or the service cannot be imported.
+    """
     heads = find_heads(root / "migrations/versions")
     if len(heads) > 1:
         raise Refusal(str(BrokenHistory.of_heads(heads)))
     env = {name: value for name, value in os.environ.items() if not name.startswith("APP_")}
     command = [sys.executable, "-c", DOCUMENT]
-    made = subprocess.run(command, cwd=root, env=env, check=False, capture_output=True)  # noqa: S603
-    if made.returncode:
-        reason = made.stderr.decode(errors="replace").strip().splitlines()[-1:]
+    process = subprocess.run(command, cwd=root, env=env, check=False, capture_output=True)  # noqa: S603
+    if process.returncode:
+        reason = process.stderr.decode(errors="replace").strip().splitlines()[-1:]
         raise Refusal(f"the service cannot be imported: {' '.join(reason)}")
-    (root / FILE).write_bytes(made.stdout)
+    (root / FILE).write_bytes(process.stdout)
 
 
 def read_contract(root: Path) -> Schema:
-    """What was written down, or nothing, as when git has left its marks of a conflict in it."""
+    """The document in the file; one without paths if there is none, or if it is not JSON, as with
+    conflict markers of git's."""
     try:
         document: Schema = json.loads((root / FILE).read_text())
     except (FileNotFoundError, json.JSONDecodeError):

@@ -1,4 +1,4 @@
-"""The fields of a slice, as they are written on the command line: `title:str`, `due:date?`."""
+"""Parses the fields of a slice on the command line: `title:str`, `due:date?`."""
 
 import re
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from kernel.dev.scaffold.kinds import KINDS, PLAIN, REFERENCE, TYPES, UNIQUE, Ki
 from kernel.dev.scaffold.names import check_name, class_name
 from kernel.dev.scaffold.survey import Refusal, Survey, TableOf
 
-TAKEN = {
+RESERVED = {
     *dir(SQLModel),
     *("id", "created_at", "updated_at", "version", "owner_id"),
     # PostgreSQL's own columns of every table (manual §5.6).
@@ -28,7 +28,7 @@ class Field:
 
     @property
     def filters(self) -> dict[str, str]:
-        """The lines of the filter of a list, by the names of its fields."""
+        """The lines of this field in the slice's Filter class, by the names of its parameters."""
         kind = self.kind.annotation
         ends = ("",) if self.is_unique else self.kind.filters
         annotation = f"list[{kind}]" if self.kind.words else kind
@@ -40,21 +40,23 @@ class Field:
 
     @property
     def is_indexed(self) -> bool:
-        """Whether a filter needs an index of its own."""
+        """Whether a filter of the list needs an index; a unique field has one already."""
         return bool(self.kind.filters) and not self.is_unique
 
     @property
     def valid(self) -> str:
+        """A valid value, as Python for the tests."""
         return self.kind.valid.format(self.name.replace("_", " "))
 
     @property
     def other(self) -> str:
+        """Another valid value, as Python for the tests."""
         return self.kind.other.format(self.name.replace("_", " "))
 
     @property
     def declared(self) -> str:
-        """Its line in the table's base."""
-        # A plain JSONB would hold JSON's null.
+        """Its line in the class `…Base`."""
+        # A plain JSONB would store JSON's null in place of SQL's.
         none = "JSONB(none_as_null=True)" if self.is_optional else "JSONB"
         column = self.kind.column.replace("JSONB", none)
         unique = "unique=True" if self.is_unique else ""
@@ -62,12 +64,12 @@ class Field:
 
     @property
     def changed(self) -> str:
-        """Its line in the update, where nothing is required."""
+        """Its line in the class `…Update`, where no field is required."""
         return self._line(True, "")
 
     @property
     def shown(self) -> str:
-        """Its line in the answer, whose rows were judged when they were written."""
+        """Its line in the class `…Public`, with a plain type: rows were validated when written."""
         annotation = PLAIN.get(self.kind.annotation, self.kind.annotation)
         return f"{self.name}: {annotation}" + (" | None" if self.is_optional else "")
 
@@ -76,13 +78,17 @@ class Field:
         annotation = self.kind.annotation + (" | None" if self.is_optional else "")
         if self.is_optional and not options:
             return f"{self.name}: {annotation} = None"
-        given = ", ".join(filter(None, ("default=None" if has_default else "", options)))
-        return f"{self.name}: {annotation}" + (f" = Field({given})" if given else "")
+        arguments = ", ".join(filter(None, ("default=None" if has_default else "", options)))
+        return f"{self.name}: {annotation}" + (f" = Field({arguments})" if arguments else "")
 
 
-def parse(words: Sequence[str], known: Survey, one: str) -> tuple[list[Field], bool]:
-    """The fields, and whether a row belongs to its maker."""
-    fields = [_named(_field(word, known), one) for word in words if word != "owner"]
+def parse(words: Sequence[str], existing: Survey, one: str) -> tuple[list[Field], bool]:
+    """The fields, and whether a row belongs to the caller who made it ("owner" is among the words).
+
+    Raises:
+        Refusal: a word is no field, a name is there twice, or there is no field.
+    """
+    fields = [_named(_field(word, existing), one) for word in words if word != "owner"]
     names = [field.name for field in fields] + ["owner"] * words.count("owner")
     if twice := [name for name in names if names.count(name) > 1]:
         raise Refusal(f"{twice[0]!r} is there twice")
@@ -101,31 +107,31 @@ WORD = re.compile(
 )
 
 
-def _field(word: str, known: Survey) -> Field:
-    found = WORD.fullmatch(word) or WORD.fullmatch("")
-    match found and found.group("name", "kind", "rest", "words"):
+def _field(word: str, existing: Survey) -> Field:
+    parts = WORD.fullmatch(word) or WORD.fullmatch("")
+    match parts and parts.group("name", "kind", "rest", "words"):
         case (name, kind, None, None) if kind in KINDS:
             field = Field(_free(name), KINDS[kind], False)
         case (name, "choice", words, None) | (name, "choice", None, words) if words:
             field = Field(_free(name), choice_of(words), False)
         case ("ref", table, None, None):
-            field = _reference("", table, known)
+            field = _reference("", table, existing)
         case (name, "ref", table, None) if table:
-            field = _reference(name, table, known)
+            field = _reference(name, table, existing)
         case _:
             raise Refusal(NO_FIELD.format(word=word))
-    marks = found["early"] + found["late"] if found else ""
+    marks = parts["early"] + parts["late"] if parts else ""
     if len({*marks}) < len(marks):
         raise Refusal(NO_FIELD.format(word=word))
-    if "!" in marks and found and found["kind"] not in UNIQUE:
+    if "!" in marks and parts and parts["kind"] not in UNIQUE:
         raise Refusal(f"{word!r} cannot be unique: {', '.join(UNIQUE)} can")
     return replace(field, is_optional="?" in marks, is_unique="!" in marks)
 
 
-def _reference(name: str, table: str, known: Survey) -> Field:
-    target = known.tables.get(table)
+def _reference(name: str, table: str, existing: Survey) -> Field:
+    target = existing.tables.get(table)
     if target is None or not target.path:
-        tables = ", ".join(each.name for each in known.tables.values() if each.path)
+        tables = ", ".join(other.name for other in existing.tables.values() if other.path)
         raise Refusal(f"{table!r} is no table to refer to: there are {tables}")
     column = f"{name.removesuffix('_id') or target.singular}_id"
     options = f'foreign_key="{table}.id", sa_type=BigInteger'
@@ -133,7 +139,7 @@ def _reference(name: str, table: str, known: Survey) -> Field:
 
 
 def _named(field: Field, one: str) -> Field:
-    """The field, whose choice has a name."""
+    """The field; one with choices gets the name of its Literal, such as `InvoiceState`."""
     if not field.kind.words:
         return field
     name = class_name(one) + class_name(field.name)
@@ -141,6 +147,6 @@ def _named(field: Field, one: str) -> Field:
 
 
 def _free(name: str) -> str:
-    if name in TAKEN or name.startswith("model_"):
-        raise Refusal(f"{name!r} is taken: every row or model has something of this name")
+    if name in RESERVED or name.startswith("model_"):
+        raise Refusal(f"{name!r} is taken: every row or model has an attribute of this name")
     return check_name(name)

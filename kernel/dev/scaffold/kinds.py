@@ -1,4 +1,4 @@
-"""The types of a slice's fields: what each becomes in models, and values for the tests."""
+"""The types of a slice's fields: their code in models, and values for the tests."""
 
 import re
 from dataclasses import dataclass
@@ -9,9 +9,13 @@ from kernel.dev.scaffold.survey import Refusal
 
 @dataclass(frozen=True)
 class Kind:
-    """What a type becomes: its annotation, limits and column, values for the tests, and the ends of
-    the filters that a list has for it. A choice has its `words`, and what may be unique a value
-    for each `number`."""
+    """What a type becomes. All but `filters` and `words` are Python code.
+
+    `annotation`, `limits` and `column` are for its line in a model; `valid`, `other` and `wrong`
+    are values for the tests; `filters` are the suffixes of its query parameters ("" is equality).
+    `words` are the values of a choice. `another`, of a type that may be unique, is an expression
+    that has another value for each value of the variable `number`.
+    """
 
     annotation: str
     valid: str
@@ -62,9 +66,9 @@ KINDS = {
     ),
 }
 REFERENCE = Kind("RowId", "", "", ("0", '"x"'), filters=("",))
-# A longer text has no place in an index, and of the other types there are few values.
+# No other types: a longer text does not fit into an index, and the others have few values.
 UNIQUE = [name for name, kind in KINDS.items() if kind.another]
-# What a type is in an answer; the others have a form of their own in JSON.
+# A type's annotation in a response, without limits. Types that are not here keep theirs.
 PLAIN = {
     **dict.fromkeys(["Line", "Text"], "str"),
     **dict.fromkeys(["Whole", "RowId"], "int"),
@@ -78,7 +82,11 @@ WORD = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 
 
 def choice_of(text: str) -> Kind:
-    """The type of a column that has one of these words, separated by commas."""
+    """The type of a column that has one of these words ("open,closed").
+
+    Raises:
+        Refusal: there are less than two words, or one is invalid or there twice.
+    """
     words = tuple(word.strip() for word in text.split(","))
     if bad := [word for word in words if not WORD.fullmatch(word) or len(word) > LONGEST]:
         raise Refusal(f"{bad[0]!r} is no choice: write small letters, digits, single underscores")

@@ -1,8 +1,8 @@
 """Writes a slice's migration: `python -m kernel.dev.scaffold.migration add|drop NAME TABLE…`.
 
-It runs in a process of its own, in a draft of the tree, against a PostgreSQL that it makes for
-itself: the models are those of the draft, and no database of anybody's is touched. `merge NAME`
-writes the revision that joins several heads, and needs no database.
+It runs in a process of its own, in a draft of the tree, on a temporary PostgreSQL: the models are
+those of the draft, and no configured database is touched. `merge NAME` writes the revision that
+joins several heads, and needs no database.
 """
 
 import re
@@ -36,7 +36,7 @@ BEHIND = "the models need a migration first: uv run alembic revision --autogener
 
 
 class Writer:
-    """Decides what Alembic writes, once it has compared the models with the database."""
+    """A `process_revision_directives` of Alembic's: replaces what autogenerate would write."""
 
     def __init__(self, action: str, tables: Iterable[str]) -> None:
         self.is_dropping = action == "drop"
@@ -48,12 +48,13 @@ class Writer:
         if set(map(_table, steps)) != (set() if self.is_dropping else self.tables):
             sys.exit(BEHIND)
         if self.is_dropping:
-            made = list(self._making())
-            script.upgrade_ops = ops.UpgradeOps([each.reverse() for each in reversed(made)])
-            script.downgrade_ops = ops.DowngradeOps(made)
+            create = list(self._create())
+            script.upgrade_ops = ops.UpgradeOps([step.reverse() for step in reversed(create)])
+            script.downgrade_ops = ops.DowngradeOps(create)
 
-    def _making(self) -> Iterable[ops.MigrateOperation]:
-        # From the models, which say it in fewer words than what the database could tell.
+    def _create(self) -> Iterable[ops.MigrateOperation]:
+        """The steps that create the tables, from the models: autogenerate would reflect them from
+        the database, which takes more code."""
         for table in SQLModel.metadata.sorted_tables:
             if table.name in self.tables:
                 yield ops.CreateTableOp.from_table(table)
@@ -68,7 +69,7 @@ def _table(step: ops.MigrateOperation) -> str:
 
 
 def write(config: Config, action: str, name: str, tables: list[str]) -> None:
-    """Write the migration, and try it: there, back, and there again."""
+    """Write the migration, and test it: upgrade, downgrade, and upgrade again."""
     command.upgrade(config, "head")
     written = command.revision(
         config,
@@ -85,7 +86,7 @@ def write(config: Config, action: str, name: str, tables: list[str]) -> None:
 
 
 def annotate(source: str) -> str:
-    """The migration without Alembic's advice, and with the reason for which it may drop tables."""
+    """The migration without Alembic's comments, with a reason that accepts its dropped tables."""
     lines = source.splitlines(keepends=True)
     source = "".join(line for line in lines if "# ###" not in line)
     upgrade, end, downgrade = source.partition("\n\n\ndef downgrade")
@@ -93,15 +94,15 @@ def annotate(source: str) -> str:
 
 
 def merge(config: Config, name: str) -> None:
-    """Write the revision that follows all heads. Nothing is re-parented: a database that has
-    applied a revision would never apply its new parent."""
+    """Write the revision that follows all heads, if there are several. No revision gets another
+    parent: a database that has applied it would never apply that parent."""
     if len(find_heads(VERSIONS)) > 1:
         script = ScriptDirectory.from_config(config)
         script.generate_revision(new_revision_id(), name, head="heads", refresh=True)
 
 
 def stop(*_: object) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the server is to be stopped in peace
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second signal must not interrupt pg_ctl stop
     sys.exit("stopped")
 
 
@@ -109,7 +110,7 @@ def main(action: str, name: str, *tables: str) -> None:
     if action == "merge":
         merge(migration_config(""), name)
         return
-    stopped: list[int] = []  # a server that is starting is not to be disturbed either
+    stopped: list[int] = []  # nor may a signal interrupt the start of the server
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     with (
         TemporaryDirectory(prefix="julienne-") as folder,
@@ -124,5 +125,5 @@ def main(action: str, name: str, *tables: str) -> None:
 if __name__ == "__main__":
     try:
         main(*sys.argv[1:])
-    except Exception as error:  # noqa: BLE001  # of the migrations before it, mostly
+    except Exception as error:  # noqa: BLE001  # mostly of an earlier migration
         sys.exit(str(error) if isinstance(error, CannotStart) else explain(error, full=True))

@@ -12,33 +12,36 @@ MOUNT = re.compile(r"^    app\.include_router\(.+\)\n", re.MULTILINE)
 
 
 def names(text: str) -> Iterator[tuple[str, int]]:
-    """Every name with its line, but for attributes."""
-    before = ""
+    """Every name in the source with its line, but for attributes."""
+    previous = ""
     for token in generate_tokens(StringIO(text.replace("features.", "")).readline):
-        if token.type == NAME and before != ".":
+        if token.type == NAME and previous != ".":
             yield token.string, token.start[0]
-        before = token.string
+        previous = token.string
 
 
 def mount(text: str, name: str) -> str:
-    """The module with the two lines: one among the imports, one among its like.
+    """`service.py` with the slice's import and its `include_router`.
 
-    Both in the order of the names, so that branches seldom add theirs at the same place.
+    Both are in alphabetical order, so that branches seldom add lines at the same place.
+
+    Raises:
+        Refusal: it mounts no slice yet, so that there is no place to mount one.
     """
     imports, mounts = list(IMPORT.finditer(text)), list(MOUNT.finditer(text))
     if not imports or not mounts:
         raise Refusal("service.py mounts nothing: there is no place for another slice")
     imported, mounted = _lines(name)
-    later = [each.start() for each in mounts if each[0] > mounted]
+    later = [line.start() for line in mounts if line[0] > mounted]
     first, place = imports[0].start(), later[0] if later else mounts[-1].end()
     return f"{text[:first]}{imported}{text[first:place]}{mounted}{text[place:]}"
 
 
 def unmount(text: str, name: str) -> str:
-    """The module without the two lines.
+    """`service.py` without the slice's two lines.
 
     Raises:
-        Refusal: they are not there, or are not all that it has of the slice.
+        Refusal: it has other lines for the slice, or uses it elsewhere.
     """
     lines = text.splitlines(keepends=True)
     if not {*_lines(name)} <= {*lines}:

@@ -1,4 +1,4 @@
-"""What something new may be called: in Python, in PostgreSQL, beside what is there."""
+"""Checks of new names: whether Python and PostgreSQL allow them, and whether they are free."""
 
 import builtins
 import keyword
@@ -10,9 +10,9 @@ from kernel.dev.scaffold.survey import Refusal, Survey
 
 NAME = re.compile(r"[a-z][a-z0-9]*(_[a-z0-9]+)*")
 POSTGRES = make_url("postgresql+asyncpg://").get_dialect()()
-LONGEST = 40  # characters; longer ones would not fit the house's lines
+LONGEST = 40  # characters; longer ones would not fit into lines of 100
 IDENTIFIER = 63  # bytes (PostgreSQL manual §4.1.1)
-# Folders, paths and tables that are no slice's; peelings are the tests' own.
+# Folders, paths and tables that are no slice's; `peelings` is a slice of the kernel's tests.
 RESERVED = {"kernel", "shared", "docs", "openapi", "redoc", "alembic_version", "peelings"}
 ENDINGS = {
     r"(?<=.{2})ies": "y",
@@ -24,7 +24,11 @@ ENDINGS = {
 
 
 def check_name(name: str) -> str:
-    """The name, unless Python, or a line of the house, has no place for it."""
+    """The name as it is.
+
+    Raises:
+        Refusal: it is no lower-case identifier, is a keyword or a builtin, or is too long.
+    """
     if not NAME.fullmatch(name):
         raise Refusal(f"{name!r} is no name: write small letters, digits, single underscores")
     if keyword.iskeyword(name) or keyword.issoftkeyword(name) or hasattr(builtins, name):
@@ -34,28 +38,33 @@ def check_name(name: str) -> str:
     return name
 
 
-def check_slice(name: str, known: Survey, service: set[str]) -> None:
-    """Refuse a folder, table, path or word of `service.py` that is there already."""
+def check_slice(name: str, existing: Survey, service: set[str]) -> None:
+    """Refuse an invalid name, or one of a folder, table, path or variable that exists already."""
     check_name(name)
-    if name in RESERVED | known.paths.keys() | known.tables.keys() | known.roots | service:
+    folders, tables = existing.paths.keys(), existing.tables.keys()
+    if name in RESERVED | folders | tables | existing.roots | service:
         raise Refusal(f"{name!r} is taken: choose another")
     if POSTGRES.identifier_preparer.quote(name) != name or name.startswith("pg_"):
         raise Refusal(f"{name!r} is a word of PostgreSQL's: choose another")
 
 
 def check_length(*names: str) -> None:
-    """Refuse names of columns, indexes and constraints that PostgreSQL would cut."""
+    """Refuse names of columns, indexes and constraints that PostgreSQL would truncate."""
     if long := [name for name in names if len(name) > IDENTIFIER]:
         raise Refusal(f"{long[0]!r} is too long for PostgreSQL: {IDENTIFIER} bytes at most")
 
 
 def class_name(name: str) -> str:
-    """The name as a class has it: `CardNumber`."""
+    """The class's name: `CardNumber` for `card_number`."""
     return "".join(word.capitalize() for word in name.split("_"))
 
 
 def singular(name: str) -> str:
-    """One of them, by the rules of English that have few exceptions."""
+    """The singular of a plural, by those rules of English that have few exceptions.
+
+    Raises:
+        Refusal: no rule applies.
+    """
     for ending, one in ENDINGS.items():
         if re.search(f"{ending}$", name):
             return re.sub(f"{ending}$", one, name)

@@ -1,4 +1,4 @@
-"""Who still needs a slice: foreign keys, names of its tables, and its paths in the deployment."""
+"""Finds references to a slice: foreign keys, its tables in SQL, and its paths in the deployment."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -14,10 +14,10 @@ def references(root: Path, name: str, tables: Iterable[str], paths: Iterable[str
     modules = [path for folder in others for path in sorted(folder.rglob("*.py"))]
     texts = [path for path in (root / "deploy").rglob("*") if path.is_file()]
     path = rf"({'|'.join(map(re.escape, paths))})(?![\w-])"
-    found = [place for module in modules for place in _places(root, module, uses)]
+    places = [place for module in modules for place in _places(root, module, uses)]
     for text in (root / "Dockerfile", *sorted(texts)):
-        found += _places(root, text, path) if text.exists() else []
-    return found
+        places += _places(root, text, path) if text.exists() else []
+    return places
 
 
 def _places(root: Path, path: Path, pattern: str) -> Iterator[str]:

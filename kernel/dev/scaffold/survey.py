@@ -1,4 +1,4 @@
-"""What is in the tree already, read off its source: slices, their tables, paths and names."""
+"""Reads what the tree has already, from its source: slices, their tables, paths and names."""
 
 import ast
 import re
@@ -10,12 +10,12 @@ METHODS = {"get", "post", "put", "patch", "delete"}
 
 
 class Refusal(Exception):
-    """Why nothing is done, in one line."""
+    """A command cannot be done; the message, of one line, says why. Nothing is changed."""
 
 
 @dataclass(frozen=True)
 class TableOf:
-    """A table, and the path at which its rows are made, if there is one."""
+    """A table, and the path of the POST that makes its rows, or an empty text."""
 
     name: str
     folder: str
@@ -29,7 +29,8 @@ class TableOf:
 
 @dataclass
 class Survey:
-    """Of all slices and the kernel; `paths` by folder."""
+    """Tables by name, names of classes and operations, and paths by folder, of all slices and the
+    kernel."""
 
     tables: dict[str, TableOf] = field(default_factory=dict)
     classes: set[str] = field(default_factory=set)
@@ -38,30 +39,34 @@ class Survey:
 
     @property
     def roots(self) -> set[str]:
-        """The first word of each path."""
+        """The first segment of each path."""
         return {path.split("/")[1] for paths in self.paths.values() for path in paths}
 
 
 def survey(root: Path) -> Survey:
-    """Read the models and the routes of every folder."""
-    found = Survey()
-    # A folder without sources is what git leaves of a slice that another branch has.
+    """Read the models and the routes of every folder.
+
+    Raises:
+        Refusal: a file is not Python.
+    """
+    result = Survey()
+    # Git leaves a folder without sources when a slice is of another branch.
     for folder in sorted({path.parent for path in (root / "features").glob("*/*.py")}):
         prefix, routes = _router(folder / "router.py")
-        found.paths[folder.name] = {path for _, _, path in routes}
-        found.operations |= {function for function, _, _ in routes}
+        result.paths[folder.name] = {path for _, _, path in routes}
+        result.operations |= {function for function, _, _ in routes}
         makes = any(route[1:] == ("post", prefix) for route in routes)
         for name, table in _models(folder / "models.py"):
-            found.classes.add(name)
+            result.classes.add(name)
             if table:
                 path = prefix if makes and prefix == f"/{table}" else ""
-                found.tables[table] = TableOf(table, folder.name, name, path)
-    found.classes |= _vocabulary(root / "kernel/__init__.pyi")
+                result.tables[table] = TableOf(table, folder.name, name, path)
+    result.classes |= _vocabulary(root / "kernel/__init__.pyi")
     for room in sorted((root / "kernel/data").glob("*.py")):
         for name, table in _models(room):
             if table:
-                found.tables[table] = TableOf(table, "kernel", name, "")
-    return found
+                result.tables[table] = TableOf(table, "kernel", name, "")
+    return result
 
 
 def _vocabulary(stub: Path) -> set[str]:
@@ -70,7 +75,7 @@ def _vocabulary(stub: Path) -> set[str]:
 
 
 def parsed(path: Path) -> ast.Module:
-    """The module; an empty one if there is none.
+    """The syntax tree of the file; an empty one if there is no file.
 
     Raises:
         Refusal: it is not Python.
@@ -82,7 +87,7 @@ def parsed(path: Path) -> ast.Module:
 
 
 def _models(path: Path) -> Iterator[tuple[str, str]]:
-    """Each class, with its table's name or nothing."""
+    """Each class, with its table's name or an empty text."""
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ClassDef):
             table = ""
@@ -98,8 +103,8 @@ def _router(path: Path) -> tuple[str, list[tuple[str, str, str]]]:
     prefix, routes = "", []
     for node in ast.walk(parsed(path)):
         match node:
-            case ast.keyword("prefix", ast.Constant(str(given))):
-                prefix = given
+            case ast.keyword("prefix", ast.Constant(str(value))):
+                prefix = value
             case ast.AsyncFunctionDef(name=name, decorator_list=decorators):
                 routes += [(name, *route) for route in _routes(decorators)]
     return prefix, [(name, method, prefix + end) for name, method, end in routes]

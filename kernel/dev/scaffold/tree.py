@@ -1,4 +1,4 @@
-"""The tree of source: a draft of it to work in, what has changed there, and the way back."""
+"""The source tree: a draft of it to work in, the changes there, and applying them."""
 
 import difflib
 import os
@@ -20,19 +20,21 @@ Contents = dict[str, bytes]
 
 @contextmanager
 def draft_of(root: Path) -> Iterator[Path]:
-    """A copy of the tree, gone on leaving."""
+    """A copy of the tree in a temporary folder, removed on leaving."""
     with TemporaryDirectory(prefix="julienne-") as folder:
         draft = Path(folder).resolve() / "draft"
         draft.mkdir()
-        for place in (each for each in PLACES if (root / each).exists()):
-            # With the compiled modules, and the times that make them valid.
+        for place in PLACES:
+            if not (root / place).exists():
+                continue
+            # Also `__pycache__`, with the times of files that keep it valid: imports are faster.
             copy = shutil.copytree if (root / place).is_dir() else shutil.copy2
             copy(root / place, draft / place)
         yield draft
 
 
 def contents(root: Path) -> Contents:
-    """Every file by its path."""
+    """Every file's bytes by its path below the root."""
     files = [path for place in PLACES for path in (root / place, *(root / place).rglob("*"))]
     return {
         path.relative_to(root).as_posix(): path.read_bytes()
@@ -42,7 +44,7 @@ def contents(root: Path) -> Contents:
 
 
 def changes(before: Contents, after: Contents) -> dict[str, bytes | None]:
-    """What each file that is not the same has become; None for nothing."""
+    """The new bytes of each file that differs, or None for a removed one."""
     names = sorted({*before, *after})
     return {name: after.get(name) for name in names if before.get(name) != after.get(name)}
 
@@ -53,7 +55,8 @@ def diff(before: Contents, changed: Mapping[str, bytes | None]) -> str:
 
 
 def _diff(name: str, old: bytes | None, new: bytes | None) -> str:
-    a, b = ((each or b"").decode(errors="replace").splitlines(keepends=True) for each in (old, new))
+    texts = [(content or b"").decode(errors="replace") for content in (old, new)]
+    a, b = (text.splitlines(keepends=True) for text in texts)
     source = "/dev/null" if old is None else f"a/{name}"
     target = "/dev/null" if new is None else f"b/{name}"
     mode = "new file mode 100644\n" if old is None else ""
@@ -63,11 +66,16 @@ def _diff(name: str, old: bytes | None, new: bytes | None) -> str:
 
 
 def apply(root: Path, before: Contents, changed: Mapping[str, bytes | None]) -> None:
-    """Make the changes, all of them or none."""
+    """Make all changes in the tree, or none.
+
+    Raises:
+        Refusal: the tree is not as it was `before`.
+        OSError: a file could not be written; the others are as before.
+    """
     if contents(root) != before:
         raise Refusal("the tree has changed in the meantime: run it again")
-    for each in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(each, signal.SIG_IGN)  # too late to stop: this takes milliseconds
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the rest takes milliseconds
     done: list[str] = []
     try:
         for name, new in changed.items():
@@ -82,15 +90,15 @@ def apply(root: Path, before: Contents, changed: Mapping[str, bytes | None]) -> 
 def _write(path: Path, new: bytes | None) -> None:
     if new is None:
         path.unlink(missing_ok=True)
-        if {each.name for each in path.parent.glob("*")} <= {"__pycache__"}:
+        if {file.name for file in path.parent.glob("*")} <= {"__pycache__"}:
             shutil.rmtree(path.parent, ignore_errors=True)
         return
     path.parent.mkdir(exist_ok=True)
-    beside = path.with_name(f".{path.name}.new")
+    temporary = path.with_name(f".{path.name}.new")
     try:
-        beside.write_bytes(new)
+        temporary.write_bytes(new)
         if path.exists():
-            shutil.copymode(path, beside)
-        os.replace(beside, path)
+            shutil.copymode(path, temporary)
+        os.replace(temporary, path)
     finally:
-        beside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)

@@ -6,7 +6,7 @@ from features.${name}.models import ${row}, ${row}Create, ${f"{row}Filter, " if 
 
 <%
     me = "me: Principal, " if is_owned else ""
-    me_too = "me, " if is_owned else ""
+    me_argument = "me, " if is_owned else ""
 %>\
 ALL = select(${row})
 BY_ID = ALL.where(${row}.id == bindparam("id"))
@@ -29,12 +29,12 @@ async def get_${one}(reader: ReadPool, ${me}${one}_id: int) -> ${row}Public:
 % if is_owned:
 async def list_${name}(reader: ReadPool, me: Principal, pager: Pager, filters: ${row}Filter) -> Page[${row}Public]:
     owner = {} if me.is_admin else {"owner_id": me.id}
-    found = filters.apply(ALL if me.is_admin else OWN)
-    return await pager.fetch(reader, ${row}Public, found, "-id", **owner, **filters.values())
+    statement = filters.apply(ALL if me.is_admin else OWN)
+    return await pager.fetch(reader, ${row}Public, statement, "-id", **owner, **filters.values())
 % elif filters:
 async def list_${name}(reader: ReadPool, pager: Pager, filters: ${row}Filter) -> Page[${row}Public]:
-    found = filters.apply(ALL)
-    return await pager.fetch(reader, ${row}Public, found, "-id", **filters.values())
+    statement = filters.apply(ALL)
+    return await pager.fetch(reader, ${row}Public, statement, "-id", **filters.values())
 % else:
 async def list_${name}(reader: ReadPool, pager: Pager) -> Page[${row}Public]:
     return await pager.fetch(reader, ${row}Public, ALL, "-id")
@@ -46,14 +46,14 @@ async def create_${one}(session: WriteSession, ${me}data: ${row}Create) -> ${row
 
 
 async def update_${one}(session: WriteSession, ${me}${one}_id: int, data: ${row}Update) -> ${row}Public:
-    ${one} = await _find(session, ${me_too}${one}_id)
+    ${one} = await _find(session, ${me_argument}${one}_id)
     ${one}.sqlmodel_update(data.model_dump(exclude_unset=True))
     await session.flush()
     return ${row}Public.model_validate(${one})
 
 
 async def delete_${one}(session: WriteSession, ${me}${one}_id: int) -> None:
-    await session.delete(await _find(session, ${me_too}${one}_id))
+    await session.delete(await _find(session, ${me_argument}${one}_id))
     await session.flush()
 
 

@@ -26,12 +26,12 @@ from kernel import (
 
 <%
     parts = ['Index(None, "owner_id", "id")'] if is_owned else []
-    parts += [f'one_of("{each.name}", {each.kind.annotation})' for each in fields if each.kind.words]
-    parts += [f'Index(None, "{each.name}", "id")' for each in fields if each.is_indexed]
+    parts += [f'one_of("{field.name}", {field.kind.annotation})' for field in fields if field.kind.words]
+    parts += [f'Index(None, "{field.name}", "id")' for field in fields if field.is_indexed]
 %>\
 % for field in fields:
 % if field.kind.words:
-${field.kind.annotation} = Literal[${", ".join(f'"{each}"' for each in field.kind.words)}]
+${field.kind.annotation} = Literal[${", ".join(f'"{word}"' for word in field.kind.words)}]
 % endif
 % endfor
 

@@ -33,11 +33,11 @@ FILTERS = [
     changes = [field for field in fields if not field.target]
     varied = " | unique(number)" if unique else ""
     targets = [field for field in fields if field.target]
-    needs = ["alice"] if any(each.target.name == "users" for each in targets) else []
-    needs += ["make"] if any(each.target.name != "users" for each in targets) else []
+    needs = ["alice"] if any(field.target.name == "users" for field in targets) else []
+    needs += ["make"] if any(field.target.name != "users" for field in targets) else []
 %>\
 % if optional:
-OPTIONAL = {${", ".join(f'"{each}": None' for each in optional)}}
+OPTIONAL = {${", ".join(f'"{field}": None' for field in optional)}}
 % endif
 
 
