@@ -5,11 +5,9 @@ import logging
 import math
 import random
 import time
-import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from kernel.context import RequestContext, jobs_context
@@ -21,7 +19,7 @@ from kernel.driver_errors import DRIVER_ERRORS, PoolTimeout
 from kernel.errors import ServiceError
 from kernel.jobs.tasks import TASKS, Task
 from kernel.metrics import Family
-from kernel.tracebacks import summarize
+from kernel.tracebacks import summarize_with_place
 
 MOST_ATTEMPTS = 25
 # Whoever runs a job has so many seconds more than its timeout to say what became of it.
@@ -63,8 +61,8 @@ class Run:
                 outcome = await self._perform(context)
             except LeaseLost:
                 outcome, level = "lost", logging.WARNING
-            except (Exception, asyncio.CancelledError) as error:
-                if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+            except BaseException as error:
+                if _is_end(error):
                     raise
                 self.error, level = error, logging.WARNING
                 outcome = await self._fail(error)
@@ -114,8 +112,12 @@ class Run:
         is_last = isinstance(error, JobFailed) or self.job.attempts >= MOST_ATTEMPTS
         jitter = random.uniform(0.75, 1.25)  # noqa: S311  # not a secret
         seconds = 0.0 if is_last else jitter * math.exp(min(10, self.job.attempts))
-        told = f"{summarize(error)} at {_place_of(error)}"
-        values = ("failed" if is_last else "waiting", self.clock, seconds, told)
+        values = (
+            "failed" if is_last else "waiting",
+            self.clock,
+            seconds,
+            summarize_with_place(error),
+        )
         await self._persist(lambda: self._write(FAIL, *values))
         return "failed" if is_last else "retry"
 
@@ -134,13 +136,8 @@ class Run:
             await asyncio.sleep(1)
 
 
-def _is_cancelled() -> bool:
+def _is_end(error: BaseException) -> bool:
+    """Whether the run has to end. What else a task raises, as by `sys.exit()`, is its failure."""
     task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _place_of(error: BaseException) -> str:
-    """Where the error was raised, in the service's own code if that is in its traceback."""
-    frames = traceback.extract_tb(error.__traceback__)
-    frame = ([each for each in frames if "/features/" in each.filename] or frames)[-1]
-    return f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
+    is_cancelled = isinstance(error, asyncio.CancelledError) and task and task.cancelling()
+    return bool(is_cancelled) or isinstance(error, (GeneratorExit, KeyboardInterrupt))

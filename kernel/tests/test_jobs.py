@@ -51,6 +51,22 @@ class Circle(Shape):
     radius: int
 
 
+class Unspeakable(RuntimeError):
+    def __str__(self) -> str:
+        raise LookupError
+
+
+ERRORS = {
+    "null": RuntimeError("a\0b"),
+    "surrogate": RuntimeError("a\udcffb"),
+    "long": RuntimeError("x" * 1_000_000),
+    "unspeakable": Unspeakable(),
+    "no Exception": BaseException("odd"),
+    "exit": SystemExit(3),
+    "cancelled": asyncio.CancelledError(),
+}
+
+
 class Told(Dto):
     id: int | None
 
@@ -87,6 +103,11 @@ async def sleep(session: Session) -> None:
 async def wait_here(job: Job) -> None:
     done.append(job.id)
     await here.wait()
+
+
+@task
+async def fail(which: str) -> None:
+    raise ERRORS[which]
 
 
 @task
@@ -316,6 +337,17 @@ async def test_a_job_fails_for_good_after_25_attempts_and_is_kept(enqueue, jobs,
         jobs.clock = clock
     assert await state(sql, failing) == ("failed", 25)
     assert await jobs.drain() == []
+
+
+@pytest.mark.parametrize("which", ERRORS)
+async def test_whatever_a_task_raises_is_its_failure_and_is_kept(app, enqueue, sql, which):
+    failing = await enqueue(fail, which=which)
+    (run,) = await take(app, [fail], 1)
+    await asyncio.wait_for(run.run(), 5)
+    row = await sql.fetchrow(ROW, failing)
+    assert (row["state"], row["attempts"], row["lease"]) == ("waiting", 1, None)
+    assert row["error"].startswith(type(ERRORS[which]).__name__)
+    assert len(row["error"]) < 1200
 
 
 async def test_a_task_may_say_that_it_is_in_vain(enqueue, jobs, sql, alice):
