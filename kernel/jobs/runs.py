@@ -78,6 +78,8 @@ class Run:
         await self._write(GIVE_BACK)
 
     async def _perform(self, context: RequestContext) -> str:
+        if self.job.attempts > MOST_ATTEMPTS:
+            raise JobFailed("its last run had no end: its process was killed")
         task, resources = self.task, resources_of(self.app)
         session = WriteSession(resources.writer.unit_of_work())
         context.unit = session.unit
@@ -112,12 +114,8 @@ class Run:
         is_last = isinstance(error, JobFailed) or self.job.attempts >= MOST_ATTEMPTS
         jitter = random.uniform(0.75, 1.25)  # noqa: S311  # not a secret
         seconds = 0.0 if is_last else jitter * math.exp(min(10, self.job.attempts))
-        values = (
-            "failed" if is_last else "waiting",
-            self.clock,
-            seconds,
-            summarize_with_place(error),
-        )
+        told = summarize_with_place(error)
+        values = ("failed" if is_last else "waiting", self.clock, seconds, told)
         await self._persist(lambda: self._write(FAIL, *values))
         return "failed" if is_last else "retry"
 

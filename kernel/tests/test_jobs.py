@@ -339,6 +339,29 @@ async def test_a_job_fails_for_good_after_25_attempts_and_is_kept(enqueue, jobs,
     assert await jobs.drain() == []
 
 
+async def test_a_job_that_kills_its_process_each_time_fails_and_is_not_run_again(
+    app, enqueue, sql, jobs
+):
+    poison = await enqueue(call)
+    for attempt in range(1, 26):
+        (run,) = await take(app, [call], 1, clock=datetime.now(UTC) + attempt * HOUR)
+        assert run.job.attempts == attempt
+    jobs.clock = datetime.now(UTC) + 26 * HOUR
+    assert await jobs.drain(raises=False) == ["kernel.call"]
+    assert done == []
+    row = await sql.fetchrow(ROW, poison)
+    assert (row["state"], "had no end" in row["error"]) == ("failed", True)
+
+
+async def test_new_jobs_run_in_their_order_and_others_behind_them_in_any(app, enqueue, sql):
+    ids = [await enqueue(call) for _ in range(20)]
+    assert [run.job.id for run in await take(app, [call], 10)] == ids[:10]
+    later = datetime.now(UTC) + HOUR
+    again = [run.job.id for run in await take(app, [call], 20, clock=later)]
+    assert (again[:10], sorted(again[10:])) == (ids[10:], ids[:10])
+    assert again[10:] != ids[:10]
+
+
 @pytest.mark.parametrize("which", ERRORS)
 async def test_whatever_a_task_raises_is_its_failure_and_is_kept(app, enqueue, sql, which):
     failing = await enqueue(fail, which=which)
