@@ -141,7 +141,9 @@ async def working(app: HasState) -> AsyncIterator[None]:
         yield
         return
     is_apart = settings.jobs == "only"
-    worker = Worker(app, settings.pool_size if is_apart else TRANSACTIONAL)
+    # Their share of the pool, but for one: a worker takes jobs, and tells of them, by that.
+    most = max(1, (settings.pool_size + settings.max_overflow) // 2 - 1)
+    worker = Worker(app, most if is_apart else min(TRANSACTIONAL, most))
     try:
         yield
     finally:

@@ -566,6 +566,25 @@ async def test_four_jobs_at_once_hold_a_connection_though_more_are_taken(app, sq
     assert await sql.fetchval("SELECT max(attempts) FROM jobs WHERE tick IS NULL") == 0
 
 
+@pytest.mark.parametrize("jobs", ["on", "only"])
+async def test_jobs_leave_the_worker_a_connection_of_their_share(create_app, settings, sql, jobs):
+    few = {"pool_size": 6, "max_overflow": 0, "jobs": jobs}
+    app = create_app(settings.model_copy(update=few))
+    async with app.router.lifespan_context(app), working(app):
+        async with open_session(app) as session:
+            lingering = [await session.enqueue(linger) for _ in range(6)]
+        await until(has_done(2), seconds=5)
+        async with open_session(app) as session:
+            called = await session.enqueue(call)
+
+        async def has_ended():
+            return await state(sql, called) is None
+
+        await until(has_ended, seconds=5)
+        assert done.count(1) == 2
+    assert {await state(sql, each) for each in lingering} == {("waiting", 0)}
+
+
 async def test_who_is_told_to_end_takes_no_more(app, enqueue, monkeypatch):
     monkeypatch.setattr(resources_of(app), "is_draining", True)
     async with running(app):
