@@ -4,10 +4,12 @@ from fastapi import FastAPI
 
 from features.auth import router as auth
 from features.health import router as health
+from features.invitations import router as invitations
 from features.items import router as items
 from features.jobs import router as jobs
 from features.keys import router as keys
 from features.metrics import router as metrics
+from features.password_resets import router as password_resets
 from features.users import router as users
 from kernel import Settings, app_on_demand, build_app
 
@@ -22,10 +24,12 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.include_router(auth.router)
     app.include_router(health.router)
+    app.include_router(invitations.router)
     app.include_router(items.router)
     app.include_router(jobs.router)
     app.include_router(keys.router)
     app.include_router(metrics.router)
+    app.include_router(password_resets.router)
     app.include_router(users.router)
     return app
 

@@ -63,6 +63,7 @@ from .identity.passwords import Password as Password
 from .identity.passwords import PasswordVault as PasswordVault
 from .identity.principal import Principal as Principal
 from .jobs.tasks import task as task
+from .mail.mail import Mail as Mail
 from .samples import Sample as Sample
 from .settings import Settings as Settings
 from .settings import SliceSettings as SliceSettings

@@ -58,14 +58,14 @@ def _is_elsewhere(url: str) -> bool:
     if not hosts and (_option(url, "service") or "PGSERVICE" in os.environ):
         return True  # a file says it
     hosts = hosts or os.environ.get("PGHOST", "")
-    return any(not _is_here(host) for host in hosts.split(","))
+    return any(not is_here(host) for host in hosts.split(","))
 
 
 def _option(url: str, name: str) -> str:
     return parse_qs(urlsplit(url).query).get(name, [""])[-1]
 
 
-def _is_here(host: str) -> bool:
+def is_here(host: str) -> bool:
     """Whether it is a socket's folder, or an address of this machine alone; a port may follow."""
     if host.startswith("/"):
         return True

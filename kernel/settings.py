@@ -17,6 +17,7 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from kernel.identity_settings import IdentitySettings
+from kernel.mail_settings import MailSettings
 from kernel.safeguards import open_ends
 from kernel.setting_errors import mistakes_of
 from kernel.setting_files import EnvFile
@@ -58,7 +59,7 @@ class SliceSettings(BaseSettings):
     )
 
 
-class Settings(IdentitySettings, SliceSettings, env_prefix="APP_"):
+class Settings(IdentitySettings, MailSettings, SliceSettings, env_prefix="APP_"):
     """The service's settings: docs/settings.md has their meaning. Times are in seconds."""
 
     env: Literal["dev", "staging", "prod"] = "dev"

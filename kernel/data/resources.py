@@ -1,6 +1,8 @@
 """What a running service has: its settings, its connections, and what its slices have opened."""
 
 import hashlib
+import hmac
+from base64 import urlsafe_b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cached_property
@@ -58,6 +60,13 @@ class Resources:
         old = self.settings.old_signing_secret
         secrets = [self.signing_secret, *([old] if old else [])]
         return tuple(hashlib.sha256(b"mac" + secret.encode()).digest() for secret in secrets)
+
+    def derive_token(self, purpose: str, seed: str) -> str:
+        """A one-time token, 256 bits, that only this service can make of a random seed, and makes
+        again when what carries it is sent again. So the seed may be kept, and the token need not
+        be: its digest is enough."""
+        mac = hmac.digest(self.mac_keys[0], f"{purpose} {seed}".encode(), "sha256")
+        return urlsafe_b64encode(mac).decode().rstrip("=")
 
     def put(self, resource: T, kind: type[T] | None = None) -> None:
         """Keep something while the service runs, to be found by its class, or by another one that

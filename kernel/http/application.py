@@ -27,6 +27,7 @@ from kernel.http.docs import credential_headers, describe_api, lead_to_docs, ser
 from kernel.http.drain import Drain
 from kernel.http.exceptions import install_error_handlers
 from kernel.http.gauges import sampled
+from kernel.http.mail_page import open_mail
 from kernel.http.middleware import RequestMiddleware
 from kernel.http.openapi import operation_id
 from kernel.http.telemetry import OFF, exporting, telemetry_config
@@ -112,6 +113,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await _open_database(resources, stack.enter_async_context)
         resources.put(await stack.enter_async_context(_make_client(settings)))
         resources.put(PasswordVault(throttle=_throttle(resources)))
+        open_mail(app)
         if settings.env == "dev":
             lead_to_docs(app)
             logger.info(welcome(resources))

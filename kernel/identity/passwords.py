@@ -13,18 +13,20 @@ from unicodedata import normalize
 from anyio import CapacityLimiter, to_thread
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from pydantic import AfterValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr, TypeAdapter, ValidationError
 
-from kernel.data.models import STORABLE, storable
+from kernel.data.models import STORABLE, Email, storable
 from kernel.data.pool import Pool
 from kernel.data.turns import Load
 from kernel.driver_errors import PoolTimeout, ShareTimeout
-from kernel.errors import TooManyAtOnce, Unavailable
+from kernel.errors import TooManyAtOnce, Unavailable, Unprocessable
 from kernel.identity.throttle import Throttle
 
 MIN_LENGTH, MAX_LENGTH = 8, 128
 MOST_GIVEN = 4 * MAX_LENGTH  # a composed character is made of four others at most
 WAIT_SECONDS = 10.0
+ADDRESS = TypeAdapter[str](Email)
+NOT_THE_EMAIL = "password should not be the e-mail address"
 T = TypeVar("T")
 
 
@@ -45,7 +47,14 @@ class PasswordVault:
             _open_thread, _close_thread, size=parallel, keep=parallel, timeout=WAIT_SECONDS
         )
 
-    async def hash(self, password: SecretStr) -> str:
+    async def hash(self, password: SecretStr, email: str | None = None) -> str:
+        """The hash of a new password, of an account with this address, if it has one.
+
+        Raises:
+            Unprocessable: the password is the address.
+        """
+        if email is not None and self.is_address(password, email):
+            raise Unprocessable(NOT_THE_EMAIL)
         secret = _normal(password.get_secret_value())
         return await self._in_thread(self._hasher.hash, secret)
 
@@ -66,6 +75,16 @@ class PasswordVault:
             return await verify()
         return await self._throttle.guard(email, user_id, verify)
 
+    async def throttle(self, purpose: str, email: str) -> None:
+        """Count what a caller asks for in the name of an account that may be another's: as often as
+        a password may be wrong, for the two and for each, and apart from these.
+
+        Raises:
+            TooManyRequests: it was too often of late.
+        """
+        if self._throttle is not None:
+            await self._throttle.spend(purpose, email)
+
     async def verify(self, password_hash: str | None, password: SecretStr) -> bool:
         """Whether the password was the hashed one. Without a hash: False, at the same cost."""
         given = password.get_secret_value()
@@ -75,6 +94,14 @@ class PasswordVault:
             if await self._in_thread(self._matches, password_hash or self._nobodys, form):
                 return True
         return False
+
+    @staticmethod
+    def is_address(password: SecretStr, email: str) -> bool:
+        """Whether the password is the account's address, in any of its forms, which is guessed."""
+        try:
+            return ADDRESS.validate_python(password.get_secret_value()) == email
+        except ValidationError:
+            return False
 
     def is_outdated(self, password_hash: str) -> bool:
         """Whether the parameters have risen since this hash was made."""

@@ -50,12 +50,29 @@ class Throttle:
         Raises:
             TooManyRequests: with Retry-After, in seconds.
         """
+        is_right, target = await self._count(account, user_id, verify)
+        if not is_right:
+            security_event("wrong_password", target)
+        return is_right
+
+    async def spend(self, purpose: str, account: str) -> None:
+        """Count what a stranger may have done to an account, a mail, say: as often as a password
+        may be wrong, and apart from these.
+
+        Raises:
+            TooManyRequests: with Retry-After, in seconds.
+        """
+        await self._count(account, None, _is_spent, f"{purpose} ")
+
+    async def _count(
+        self, account: str, user_id: int | None, verify: Callable[[], Awaitable[bool]], of: str = ""
+    ) -> tuple[bool, int | str]:
         context = current_context()
         network = network_of(context.client or "") if context else ""
         pair, *others = (
-            self._digest(f"{account} from {network}"),
-            self._digest(f"account {account}"),
-            self._digest(f"address {network}"),
+            self._digest(f"{of}{account} from {network}"),
+            self._digest(f"{of}account {account}"),
+            self._digest(f"{of}address {network}"),
         )
         target = others[0].hex()[:16] if user_id is None else user_id
         # In one order, so that two attempts cannot wait for each other.
@@ -68,9 +85,7 @@ class Throttle:
             values = {"pair": pair, "is_right": is_right is True, "wrong": int(is_right is False)}
             async with open_session() as independent_session:
                 await independent_session.fetch(SETTLE, **subjects, **values)
-        if not is_right:
-            security_event("wrong_password", target)
-        return is_right
+        return is_right, target
 
     async def _admit(self, subjects: dict[str, bytes], pair: bytes, target: int | str) -> None:
         seconds = 1
@@ -105,6 +120,10 @@ class Throttle:
 
     def _digest(self, subject: str) -> bytes:
         return hmac.digest(self._key, subject.encode(), hashlib.sha256)
+
+
+async def _is_spent() -> bool:
+    return False
 
 
 @task(external=True, every="1m")

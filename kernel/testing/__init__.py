@@ -11,5 +11,6 @@ pytest_plugins = [
     "kernel.testing.jobs",
     "kernel.testing.instruments",
     "kernel.testing.walking",
+    "kernel.testing.mail",
     "kernel.testing.matrix",
 ]

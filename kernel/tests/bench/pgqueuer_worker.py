@@ -14,12 +14,12 @@ async def main() -> None:
         await Queries(driver).install()
         return
     worker = PgQueuer(driver)
-
-    @worker.entrypoint("idle")
-    async def idle(job: Job) -> None:
-        """It costs nothing but itself."""
-
+    worker.entrypoint("idle")(idle)
     await worker.run(batch_size=100)
+
+
+async def idle(job: Job) -> None:
+    """It costs nothing but itself."""
 
 
 asyncio.run(main())

@@ -315,6 +315,15 @@ def add_account_column(copy: Copy) -> None:
     copy.edit(tests, '"password": "correct horse battery"}', f"{PASSWORD}{GIVEN}}}")
     copy.edit(tests, '        "full_name": "Carol",\n', f'        "full_name": "Carol",\n{SHOWN}')
     copy.works("ruff", "format", "--quiet", tests)
+    invited, joining = "features/invitations/models.py", "features/invitations/test_invitations.py"
+    column, field = '    column("role", String),\n', "    full_name: Line = Field(max_length=100)\n"
+    copy.edit(invited, column, f'    column("department", String),\n{column}')
+    copy.edit(invited, field, f"{field}{FIELD}")
+    copy.edit(joining, '"password": "correct horse battery"}', f"{PASSWORD}{GIVEN}}}")
+    copy.edit(joining, '"role": "admin"}', f'"role": "admin", {GIVEN}}}')
+    resets = "features/password_resets/test_password_resets.py"
+    copy.edit(resets, "(email, full_name, password_hash) VALUES (:email, 'x',", DEPARTED)
+    copy.works("ruff", "format", "--quiet", joining, resets)
     copy.write("conftest.py", f"{copy.read('conftest.py')}\n\n{ACCOUNTS}")
     copy.write("tests/test_departments.py", DEPARTMENTS)
 
@@ -323,6 +332,7 @@ FIELD = "    department: Line = Field(max_length=50)\n"
 PASSWORD = '"password": "correct horse battery", '
 GIVEN = '"department": "Kitchen"'
 SHOWN = f"        {GIVEN},\n"
+DEPARTED = "(email, department, full_name, password_hash) VALUES (:email, 'x', 'x',"
 NO_DEFAULT = (
     '    op.alter_column("users", "department", server_default=None)\n',
     '    op.alter_column("users", "department", server_default="unknown")\n',

@@ -1,0 +1,49 @@
+"""A mail as it is handed over: RFC 5322, text and HTML, with an id that stays the same."""
+
+from datetime import UTC, datetime
+from email.headerregistry import Address
+from email.message import EmailMessage
+from email.policy import SMTP
+
+from email_validator import EmailNotValidError, validate_email
+from pydantic import TypeAdapter
+
+from kernel.data.models import Email
+from kernel.mail.templates import Content
+
+ADDRESS = TypeAdapter[str](Email)
+
+
+def normal_address(text: str) -> str:
+    """The address, normalised.
+
+    Raises:
+        ValueError: it is none.
+    """
+    return ADDRESS.validate_python(text)
+
+
+def compose(message_id: str, sender: Address, to: str, content: Content) -> EmailMessage:
+    """The message. No value can begin a header: addresses are parsed, a subject is one line."""
+    message = EmailMessage(SMTP)
+    message["From"] = sender
+    message["To"] = _deliverable(to)
+    message["Subject"] = content.subject
+    message["Date"] = datetime.now(UTC)
+    # The same in each attempt, so that a mail that comes twice is shown once (RFC 5322 §3.6.4).
+    message["Message-ID"] = f"<{message_id}@{sender.domain}>"
+    message["Auto-Submitted"] = "auto-generated"  # nobody's holiday answers it (RFC 3834 §5)
+    message.set_content(content.text, cte="quoted-printable")
+    if content.html is not None:
+        message.add_alternative(content.html, subtype="html", cte="quoted-printable")
+    return message
+
+
+def _deliverable(address: str) -> Address:
+    """The address with its domain in ASCII, which every server takes (RFC 5891 §4.4); a local part
+    of other letters needs one that has SMTPUTF8."""
+    try:
+        checked = validate_email(address, check_deliverability=False)
+    except EmailNotValidError:
+        raise ValueError("a mail goes to one e-mail address") from None
+    return Address(username=checked.local_part, domain=checked.ascii_domain)

@@ -1,0 +1,313 @@
+"""Mails: what they say, who takes them over, and what becomes of those that nobody takes."""
+
+import asyncio
+import sys
+from email.headerregistry import Address
+from email.message import EmailMessage
+from types import ModuleType
+
+import pytest
+from pydantic import SecretStr
+
+from kernel import Mail, resources_of
+from kernel.mail import mailer
+from kernel.mail.mailer import Mailer, MailNotSent, MailRefused, Outbox, SmtpMailer, make_mailer
+from kernel.mail.messages import compose
+from kernel.mail.templates import Content
+from kernel.mail_settings import SmtpServer
+from kernel.settings import Settings
+from kernel.testing.mail import CERTIFICATES, MailServer, authenticate, tls_context
+
+TEXT = "Subject: Welcome, $name\n\nHello $name,\n\nthis costs $$5 and $count times.\n"
+HTML = '<p title="$name">Hello $name, $count</p>'
+SENDER = Address("Shop", addr_spec="shop@example.com")
+CONTENT = Content("Welcome", "Hello, it's me: é\n", "<p>Hello</p>")
+
+
+def message(to="alice@example.com", content=CONTENT):
+    return compose("shop.7", SENDER, to, content)
+
+
+# Templates.
+
+
+@pytest.fixture
+def define(tmp_path):
+    """Make a mail of these files, as a slice would."""
+    module = ModuleType("a_slice")
+    module.__file__ = str(tmp_path / "models.py")
+    sys.modules["a_slice"] = module
+
+    def define(text=TEXT, html=HTML, **fields):
+        (tmp_path / "welcome.txt").write_text(text)
+        if html is not None:
+            (tmp_path / "welcome.html").write_text(html)
+        names = {"__module__": "a_slice", "__annotations__": fields or {"name": str, "count": int}}
+        return type("Welcome", (Mail,), names, template="welcome")
+
+    yield define
+    del sys.modules["a_slice"]
+
+
+def test_values_stand_in_the_subject_the_text_and_escaped_in_the_html(define):
+    content = define()(name='A & "B" <c>', count=3)._content()
+    assert content.subject == 'Welcome, A & "B" <c>'
+    assert content.text == 'Hello A & "B" <c>,\n\nthis costs $5 and 3 times.\n'
+    escaped = "A &amp; &quot;B&quot; &lt;c&gt;"
+    assert content.html == f'<p title="{escaped}">Hello {escaped}, 3</p>'
+
+
+def test_a_value_is_not_looked_at_for_names(define):
+    content = define()(name="$count ${count} $$", count=3)._content()
+    assert content.subject == "Welcome, $count ${count} $$"
+
+
+def test_a_mail_may_be_text_alone(define):
+    assert define(html=None)(name="A", count=3)._content().html is None
+
+
+@pytest.mark.parametrize(
+    ("text", "html", "reason"),
+    [
+        (TEXT.replace("$count", "$cuont"), HTML, r"welcome.txt needs \$cuont"),
+        (TEXT, HTML.replace("$count", "${cuont}"), r"welcome.html needs \$cuont"),
+        (TEXT.replace("Welcome", "$who"), HTML, r"welcome.txt needs \$who"),
+        (TEXT.replace("$count", ""), HTML.replace("$count", ""), "the field count"),
+        (TEXT.replace("$$5", "$5"), HTML, r"welcome.txt has a \$"),
+        (TEXT, HTML.replace("$count", "$ count"), r"welcome.html has a \$"),
+        ("Hello $name $count", HTML, "welcome.txt should begin with a line `Subject"),
+        ("Subject: $name\n$count", HTML, "welcome.txt should begin"),
+        ("Subject:\n\n$name $count", HTML, "welcome.txt should begin"),
+        ("Subject: $name $count\n\n \n", HTML, "welcome.txt should begin"),
+    ],
+)
+def test_a_template_that_is_not_as_its_mail_is_refused_when_its_module_is_imported(
+    define, text, html, reason
+):
+    with pytest.raises(TypeError, match=reason):
+        define(text, html)
+
+
+def test_a_mail_without_its_files_is_refused(define, tmp_path):
+    with pytest.raises(TypeError, match=r"there is no other.txt"):
+        type("Other", (Mail,), {"__module__": "a_slice"}, template="other")
+
+
+def test_a_field_that_is_neither_text_nor_a_number_is_refused(define):
+    with pytest.raises(TypeError, match="the field name of a mail is text"):
+        define(name=float, count=int)
+
+
+@pytest.mark.parametrize("values", [{"name": "A"}, {"name": "A", "count": 1, "more": 2}])
+def test_a_mail_needs_its_values_and_no_others(define, values):
+    with pytest.raises(TypeError, match=r"count|more"):
+        define()(**values)
+
+
+# Messages.
+
+BREAKS = ["\r\n", "\n", "\r", "\n\n", "\x0b", "\x0c", "\x1c", "\x85", "\u2028", "\u2029", "\x00"]
+
+
+@pytest.mark.parametrize("end", BREAKS)
+def test_no_value_begins_another_header(define, end):
+    injected = f"A{end}Bcc: eve@example.com{end}{end}<p>Hi"
+    content = define()(name=injected, count=1)._content()
+    sent = message(content=content)
+    assert sent["Subject"] == "Welcome, A Bcc: eve@example.com <p>Hi"
+    raw = sent.as_bytes().decode("ascii")
+    head = raw.partition("\r\n\r\n")[0].replace("\r\n ", " ")
+    names = [line.partition(":")[0] for line in head.split("\r\n")]
+    assert sorted(names) == sorted({*names})
+    assert {"Bcc", "bcc"} & {*names} == set()
+
+
+@pytest.mark.parametrize("end", BREAKS)
+@pytest.mark.parametrize("place", ["{}a@example.com", "a{}b@example.com", "a@example.com{}x"])
+def test_no_address_begins_another_header(place, end):
+    with pytest.raises(ValueError, match="e-mail address"):
+        message(place.format(f"{end}Bcc: eve@example.com{end}"))
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["", "x", "a@example.com, b@example.com", "A <a@example.com>", "a@example.com>", "<a@b"],
+)
+def test_what_is_not_one_address_is_refused(address):
+    with pytest.raises(ValueError, match="e-mail address"):
+        message(address)
+
+
+def test_a_message_is_text_and_html_in_ascii_with_an_id_that_stays():
+    sent = message("alice@b\u00fccher.example")
+    assert sent.as_bytes().isascii()
+    assert sent["To"] == "alice@xn--bcher-kva.example"
+    assert (sent["From"], sent["Message-ID"]) == ("Shop <shop@example.com>", "<shop.7@example.com>")
+    assert sent["Auto-Submitted"] == "auto-generated"
+    assert sent.get_content_type() == "multipart/alternative"
+    parts = [(part.get_content_type(), part.get_content()) for part in sent.iter_parts()]
+    assert parts == [("text/plain", CONTENT.text), ("text/html", "<p>Hello</p>\n")]
+
+
+def test_a_long_link_arrives_whole():
+    link = f"https://app.example.com/reset#token={'x' * 300}"
+    [line] = message(content=Content("x", f"{link}\n", None)).get_content().splitlines()
+    assert line == link
+
+
+# Servers.
+
+
+@pytest.fixture
+def trusted(monkeypatch):
+    """The tests' certificate is one that the machine trusts."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(CERTIFICATES))
+
+
+def mailer_for(server, scheme="smtp", options="?starttls=off", login="", host="127.0.0.1"):
+    return SmtpMailer(SmtpServer.parse(f"{scheme}://{login}{host}:{server.port}{options}"))
+
+
+async def test_the_server_gets_what_was_sent(mail_server):
+    await mailer_for(mail_server).send(message())
+    [taken] = mail_server.messages
+    assert mail_server.recipients == ["alice@example.com"]
+    assert taken["Message-ID"] == "<shop.7@example.com>"
+    assert taken.get_body(("plain",)).get_content() == CONTENT.text
+
+
+async def test_a_server_that_knows_utf_8_takes_an_address_of_any_letters(mail_server):
+    await mailer_for(mail_server).send(message("jos\u00e9@example.com"))
+    assert mail_server.recipients == ["jos\u00e9@example.com"]
+    with MailServer(enable_SMTPUTF8=False).running() as old:
+        with pytest.raises(MailRefused, match="SMTPUTF8"):
+            await mailer_for(old).send(message("jos\u00e9@example.com"))
+        await mailer_for(old).send(message())
+
+
+@pytest.mark.parametrize(
+    ("step", "answer", "kind"),
+    [
+        ("RCPT", "550 5.1.1 <alice@example.com> is nobody", MailRefused),
+        ("RCPT", "451 4.7.1 greylisted", MailNotSent),
+        ("DATA", "554 5.7.1 alice@example.com wants none", MailRefused),
+        ("DATA", "452 4.3.1 full", MailNotSent),
+    ],
+)
+async def test_what_the_server_refuses_is_told_without_whom(mail_server, log, step, answer, kind):
+    mail_server.answers[step] = [answer]
+    with pytest.raises(MailNotSent) as failure:
+        await mailer_for(mail_server).send(message())
+    assert (type(failure.value), failure.value.reason) == (kind, int(answer[:3]))
+    [line] = log.lines("WARNING")
+    assert line["reason"] == int(answer[:3])
+    assert "alice" not in f"{line}{failure.value!r}{failure.value.__cause__!r}"
+
+
+@pytest.mark.usefixtures("trusted")
+async def test_starttls_is_demanded_and_verified():
+    with MailServer(tls_context=tls_context(), require_starttls=True).running() as server:
+        await mailer_for(server, options="").send(message())
+        await mailer_for(server, options="", host="localhost").send(message())
+        assert len(server.messages) == 2
+        with pytest.raises(MailNotSent):
+            await mailer_for(server).send(message())  # in the clear
+    with MailServer().running() as plain, pytest.raises(MailNotSent):
+        await mailer_for(plain, options="").send(message())
+    assert plain.messages == []
+
+
+@pytest.mark.usefixtures("trusted")
+async def test_a_server_with_tls_from_the_beginning_takes_mails():
+    with MailServer(is_tls=True).running() as server:
+        await mailer_for(server, "smtps", "").send(message())
+        assert len(server.messages) == 1
+
+
+async def test_a_certificate_that_nobody_has_signed_is_refused():
+    options = {"tls_context": tls_context()}
+    for own, scheme in ((options, "smtp"), ({"is_tls": True}, "smtps")):
+        with MailServer(**own).running() as server, pytest.raises(MailNotSent):
+            await mailer_for(server, scheme, "").send(message())
+        assert server.messages == []
+
+
+async def test_who_has_to_log_in_does():
+    own = {"authenticator": authenticate, "auth_require_tls": False}
+    with MailServer(**own).running() as server:
+        await mailer_for(server, login="user:pass%20word@").send(message())
+        with pytest.raises(MailNotSent) as failure:
+            await mailer_for(server, login="user:wrong@").send(message())
+    assert len(server.messages) == 1
+    # A wrong password is mended by the operator, and the mail sent then.
+    assert (type(failure.value), failure.value.reason) == (MailNotSent, 535)
+
+
+async def test_a_server_that_is_not_there_or_says_nothing_is_asked_again(monkeypatch):
+    monkeypatch.setattr(mailer, "STEP_SECONDS", 0.2)
+    writers = []
+    silent = await asyncio.start_server(lambda _, writer: writers.append(writer), "127.0.0.1", 0)
+    async with silent:
+        for port in (1, silent.sockets[0].getsockname()[1]):
+            with pytest.raises(MailNotSent) as failure:
+                await SmtpMailer(SmtpServer.parse(f"smtp://127.0.0.1:{port}")).send(message())
+            assert not isinstance(failure.value, MailRefused)
+        writers[0].close()
+
+
+# Settings.
+
+
+def test_in_dev_mails_are_kept_and_elsewhere_refused_and_said_at_the_start(log):
+    settings = Settings(_env_file=None)
+    assert isinstance(make_mailer(settings), Outbox)
+    assert log.lines("WARNING") == []
+    assert type(make_mailer(settings.model_copy(update={"env": "prod"}))) is Mailer
+    [line] = log.lines("WARNING")
+    assert "APP_SMTP_URL" in line["message"]
+
+
+@pytest.mark.parametrize(
+    ("given", "missing"),
+    [
+        ({}, ["APP_MAIL_FROM", "APP_PUBLIC_URL"]),
+        ({"mail_from": "a@example.com"}, ["APP_PUBLIC_URL"]),
+        ({"public_url": "https://a.example"}, ["APP_MAIL_FROM"]),
+    ],
+)
+def test_who_sends_mails_says_whose_they_are_and_where_their_links_lead(given, missing):
+    with pytest.raises(ValueError, match="is required with APP_SMTP_URL") as error:
+        Settings(_env_file=None, smtp_url="smtps://smtp.example.com", **given)
+    assert [name for name in ("APP_MAIL_FROM", "APP_PUBLIC_URL") if name in str(error.value)] == (
+        missing
+    )
+
+
+async def test_the_kept_mails_are_shown_in_dev_and_bounded(client, mails, app, serve):
+    outbox = resources_of(app).get(Mailer)
+    for number in range(mailer.KEPT + 1):
+        await outbox.send(message(f"user{number}@example.com"))
+    shown = (await client.get("/mail")).json()
+    assert len(shown) == mailer.KEPT
+    assert shown[0] == {
+        "Message-ID": "<shop.7@example.com>",
+        "Date": shown[0]["Date"],
+        "To": f"user{mailer.KEPT}@example.com",
+        "Subject": "Welcome",
+        "text": CONTENT.text,
+        "html": "<p>Hello</p>\n",
+    }
+    assert "/mail" not in (await client.get("/openapi.json")).json()["paths"]
+    server = {"smtp_url": SecretStr("smtp://h"), "mail_from": "a@b.example"}
+    for changes in ({"env": "prod"}, {"env": "prod", **server}, server):
+        async with serve(**changes) as other:
+            assert (await other.get("/mail")).status_code == 404
+
+
+async def test_a_mail_is_logged_in_dev_with_its_link(log, mails, app):
+    sent = message(content=Content("Reset", "https://app.example.com/#token=1\n", None))
+    await resources_of(app).get(Mailer).send(sent)
+    [line] = [each for each in log.lines("INFO") if "mail" in each["message"]]
+    assert line["to"] == "alice@example.com"
+    assert mails.link in line["text"]
+    assert isinstance(sent, EmailMessage)
