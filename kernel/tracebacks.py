@@ -4,6 +4,7 @@ the values that it was about; those are shown in development alone."""
 import logging
 import re
 import traceback
+from pathlib import Path
 
 from asyncpg import PostgresError
 from asyncpg.exceptions import ClientConfigurationError
@@ -28,6 +29,7 @@ SYNTAX_ERROR = "syntax error at "
 # DETAIL of these has the whole row.
 ROW_SQLSTATES = ("23502", "23514")
 STATEMENT_MAX_CHARACTERS = 2000
+SUMMARY_MAX_CHARACTERS = 1000
 TRACEBACK = "Traceback (most recent call last):"
 # The type of an error, before its message.
 FIRST_WORD = re.compile(r"^(?:Traceback \(most recent call last\):|[A-Za-z_][\w.]*(?=:|$))")
@@ -79,9 +81,9 @@ def summarize(error: BaseException, *, full: bool = False) -> str:
         return f"{name}: {shown}" if full else name
     code = sqlstate(error)
     if isinstance(error, SAFE_TO_LOG) and not isinstance(error, PendingRollbackError):
-        return f"{name}: {error}"
+        return f"{name}: {_message_of(error)}"
     if full and driver is error and code not in ROW_SQLSTATES:
-        return f"{name}: {error}"
+        return f"{name}: {_message_of(error)}"
     if isinstance(error, OSError) and error.strerror:
         return f"{name}: {error.strerror}"
     details = ("table_name", "column_name", "constraint_name")
@@ -91,3 +93,20 @@ def summarize(error: BaseException, *, full: bool = False) -> str:
     message = str(driver.args[0]) if driver.args and isinstance(driver, PostgresError) else ""
     is_safe = code.startswith(SAFE_SQLSTATES) or message.startswith(SYNTAX_ERROR)
     return f"{text}: {message}" if message and is_safe else text
+
+
+def summarize_with_place(error: BaseException) -> str:
+    """An error in one line that a table can hold, and where it was raised: in the service's own
+    code, if that is in its traceback."""
+    frames = traceback.extract_tb(error.__traceback__)
+    frame = ([each for each in frames if "/features/" in each.filename] or frames)[-1]
+    place = f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
+    told = f"{summarize(error)[:SUMMARY_MAX_CHARACTERS]} at {place}"
+    return told.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+
+
+def _message_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as mistake:  # noqa: BLE001  # an error that cannot be told is told all the same
+        return f"its message has failed with {type(mistake).__qualname__}"

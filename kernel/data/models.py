@@ -151,12 +151,18 @@ def _not_blank(value: str) -> str:
     return value
 
 
+ENCODED_WORD = "=?"
+
+
 def _normal_email(value: str) -> str:
     try:
         address = validate_email(value.strip(), check_deliverability=False)
     except EmailNotValidError:
         # The library's messages repeat parts of the address.
         raise ValueError("should be an e-mail address") from None
+    # RFC 2047 §5: no encoded word is in an address. Who reads a header may decode it all the same.
+    if ENCODED_WORD in address.normalized:
+        raise ValueError("should be an e-mail address")
     # Small letters of a composed text may be no composed text (RFC 6532 §3.1).
     return normalize("NFC", address.normalized.lower())
 

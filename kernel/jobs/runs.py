@@ -5,11 +5,9 @@ import logging
 import math
 import random
 import time
-import traceback
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from kernel.context import RequestContext, jobs_context
@@ -21,7 +19,7 @@ from kernel.driver_errors import DRIVER_ERRORS, PoolTimeout
 from kernel.errors import ServiceError
 from kernel.jobs.tasks import TASKS, Task
 from kernel.metrics import Family
-from kernel.tracebacks import summarize
+from kernel.tracebacks import summarize_with_place
 
 MOST_ATTEMPTS = 25
 # A lease lasts this much longer than the task's timeout: time to record the outcome.
@@ -63,8 +61,8 @@ class Run:
                 outcome = await self._perform(context)
             except LeaseLost:
                 outcome, level = "lost", logging.WARNING
-            except (Exception, asyncio.CancelledError) as error:
-                if isinstance(error, asyncio.CancelledError) and _is_cancelled():
+            except BaseException as error:
+                if _is_end(error):
                     raise
                 self.error, level = error, logging.WARNING
                 outcome = await self._fail(error)
@@ -80,6 +78,8 @@ class Run:
         await self._write(GIVE_BACK)
 
     async def _perform(self, context: RequestContext) -> str:
+        if self.job.attempts > MOST_ATTEMPTS:
+            raise JobFailed("its last run had no end: its process was killed")
         task, resources = self.task, resources_of(self.app)
         session = WriteSession(resources.writer.unit_of_work())
         context.unit = session.unit
@@ -114,7 +114,7 @@ class Run:
         is_last = isinstance(error, JobFailed) or self.job.attempts >= MOST_ATTEMPTS
         jitter = random.uniform(0.75, 1.25)  # noqa: S311  # not a secret
         seconds = 0.0 if is_last else jitter * math.exp(min(10, self.job.attempts))
-        message = f"{summarize(error)} at {_place_of(error)}"
+        message = summarize_with_place(error)
         values = ("failed" if is_last else "waiting", self.clock, seconds, message)
         await self._persist(lambda: self._write(FAIL, *values))
         return "failed" if is_last else "retry"
@@ -134,13 +134,8 @@ class Run:
             await asyncio.sleep(1)
 
 
-def _is_cancelled() -> bool:
+def _is_end(error: BaseException) -> bool:
+    """Whether the run has to end. What else a task raises, as by `sys.exit()`, is its failure."""
     task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-def _place_of(error: BaseException) -> str:
-    """File, line and function of the error: of the last frame in features/, or else the last."""
-    frames = traceback.extract_tb(error.__traceback__)
-    frame = ([frame for frame in frames if "/features/" in frame.filename] or frames)[-1]
-    return f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
+    is_cancelled = isinstance(error, asyncio.CancelledError) and task and task.cancelling()
+    return bool(is_cancelled) or isinstance(error, (GeneratorExit, KeyboardInterrupt))

@@ -142,7 +142,9 @@ async def working(app: HasState) -> AsyncIterator[None]:
         yield
         return
     is_dedicated = settings.jobs == "only"
-    worker = Worker(app, settings.pool_size if is_dedicated else TRANSACTIONAL)
+    # Their share of the pool, but for one: a worker takes jobs, and records outcomes, by that.
+    most = max(1, (settings.pool_size + settings.max_overflow) // 2 - 1)
+    worker = Worker(app, most if is_dedicated else min(TRANSACTIONAL, most))
     try:
         yield
     finally:

@@ -8,10 +8,11 @@ from email.policy import SMTP
 from email_validator import EmailNotValidError, validate_email
 from pydantic import TypeAdapter
 
-from kernel.data.models import Email
+from kernel.data.models import ENCODED_WORD, Email
 from kernel.mail.templates import Content
 
 ADDRESS = TypeAdapter[str](Email)
+NOT_ONE = "a mail goes to one e-mail address"
 
 
 def normal_address(text: str) -> str:
@@ -24,11 +25,12 @@ def normal_address(text: str) -> str:
 
 
 def compose(message_id: str, sender: Address, to: str, content: Content) -> EmailMessage:
-    """The message. No value can inject a header: addresses are parsed, a subject is one line."""
+    """The message. No value can inject a header: addresses are parsed, a subject is one line, and
+    neither has an encoded word (RFC 2047), which `email` decodes, with the ends of lines in it."""
     message = EmailMessage(SMTP)
     message["From"] = sender
     message["To"] = _deliverable(to)
-    message["Subject"] = content.subject
+    message["Subject"] = content.subject.replace(ENCODED_WORD, "= ?")
     message["Date"] = datetime.now(UTC)
     # The same in each attempt, so that a mail that comes twice is shown once (RFC 5322 §3.6.4).
     message["Message-ID"] = f"<{message_id}@{sender.domain}>"
@@ -45,5 +47,7 @@ def _deliverable(address: str) -> Address:
     try:
         checked = validate_email(address, check_deliverability=False)
     except EmailNotValidError:
-        raise ValueError("a mail goes to one e-mail address") from None
+        raise ValueError(NOT_ONE) from None
+    if ENCODED_WORD in address:
+        raise ValueError(NOT_ONE)
     return Address(username=checked.local_part, domain=checked.ascii_domain)

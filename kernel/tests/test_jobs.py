@@ -51,6 +51,22 @@ class Circle(Shape):
     radius: int
 
 
+class Unspeakable(RuntimeError):
+    def __str__(self) -> str:
+        raise LookupError
+
+
+ERRORS = {
+    "null": RuntimeError("a\0b"),
+    "surrogate": RuntimeError("a\udcffb"),
+    "long": RuntimeError("x" * 1_000_000),
+    "unspeakable": Unspeakable(),
+    "no Exception": BaseException("odd"),
+    "exit": SystemExit(3),
+    "cancelled": asyncio.CancelledError(),
+}
+
+
 class Told(Dto):
     id: int | None
 
@@ -87,6 +103,11 @@ async def sleep(session: Session) -> None:
 async def wait_here(job: Job) -> None:
     done.append(job.id)
     await here.wait()
+
+
+@task
+async def fail(which: str) -> None:
+    raise ERRORS[which]
 
 
 @task
@@ -318,6 +339,40 @@ async def test_a_job_fails_for_good_after_25_attempts_and_is_kept(enqueue, jobs,
     assert await jobs.drain() == []
 
 
+async def test_a_job_that_kills_its_process_each_time_fails_and_is_not_run_again(
+    app, enqueue, sql, jobs
+):
+    poison = await enqueue(call)
+    for attempt in range(1, 26):
+        (run,) = await take(app, [call], 1, clock=datetime.now(UTC) + attempt * HOUR)
+        assert run.job.attempts == attempt
+    jobs.clock = datetime.now(UTC) + 26 * HOUR
+    assert await jobs.drain(raises=False) == ["kernel.call"]
+    assert done == []
+    row = await sql.fetchrow(ROW, poison)
+    assert (row["state"], "had no end" in row["error"]) == ("failed", True)
+
+
+async def test_new_jobs_run_in_their_order_and_others_behind_them_in_any(app, enqueue, sql):
+    ids = [await enqueue(call) for _ in range(20)]
+    assert [run.job.id for run in await take(app, [call], 10)] == ids[:10]
+    later = datetime.now(UTC) + HOUR
+    again = [run.job.id for run in await take(app, [call], 20, clock=later)]
+    assert (again[:10], sorted(again[10:])) == (ids[10:], ids[:10])
+    assert again[10:] != ids[:10]
+
+
+@pytest.mark.parametrize("which", ERRORS)
+async def test_whatever_a_task_raises_is_its_failure_and_is_kept(app, enqueue, sql, which):
+    failing = await enqueue(fail, which=which)
+    (run,) = await take(app, [fail], 1)
+    await asyncio.wait_for(run.run(), 5)
+    row = await sql.fetchrow(ROW, failing)
+    assert (row["state"], row["attempts"], row["lease"]) == ("waiting", 1, None)
+    assert row["error"].startswith(type(ERRORS[which]).__name__)
+    assert len(row["error"]) < 1200
+
+
 async def test_a_task_may_say_that_it_is_in_vain(enqueue, jobs, sql, alice):
     failing = await enqueue(peel, owner_id=alice.user_id, title="gives up")
     await jobs.drain(raises=False)
@@ -509,6 +564,25 @@ async def test_four_jobs_at_once_hold_a_connection_though_more_are_taken(app, sq
     assert await sql.fetchval("SELECT count(*) FROM jobs WHERE state = 'running'") == 9
     await worker.close()
     assert await sql.fetchval("SELECT max(attempts) FROM jobs WHERE tick IS NULL") == 0
+
+
+@pytest.mark.parametrize("jobs", ["on", "only"])
+async def test_jobs_leave_the_worker_a_connection_of_their_share(create_app, settings, sql, jobs):
+    few = {"pool_size": 6, "max_overflow": 0, "jobs": jobs}
+    app = create_app(settings.model_copy(update=few))
+    async with app.router.lifespan_context(app), working(app):
+        async with open_session(app) as session:
+            lingering = [await session.enqueue(linger) for _ in range(6)]
+        await until(has_done(2), seconds=5)
+        async with open_session(app) as session:
+            called = await session.enqueue(call)
+
+        async def has_ended():
+            return await state(sql, called) is None
+
+        await until(has_ended, seconds=5)
+        assert done.count(1) == 2
+    assert {await state(sql, each) for each in lingering} == {("waiting", 0)}
 
 
 async def test_who_is_told_to_end_takes_no_more(app, enqueue, monkeypatch):

@@ -2,8 +2,10 @@
 
 import asyncio
 import sys
+from email import message_from_bytes
 from email.headerregistry import Address
 from email.message import EmailMessage
+from email.policy import SMTP
 from types import ModuleType
 
 import pytest
@@ -12,7 +14,7 @@ from pydantic import SecretStr
 from kernel import Mail, resources_of
 from kernel.mail import mailer
 from kernel.mail.mailer import Mailer, MailNotSent, MailRefused, Outbox, SmtpMailer, make_mailer
-from kernel.mail.messages import compose
+from kernel.mail.messages import compose, normal_address
 from kernel.mail.templates import Content
 from kernel.mail_settings import SmtpServer
 from kernel.settings import Settings
@@ -120,6 +122,34 @@ def test_no_value_begins_another_header(define, end):
     names = [line.partition(":")[0] for line in head.split("\r\n")]
     assert sorted(names) == sorted({*names})
     assert {"Bcc", "bcc"} & {*names} == set()
+
+
+ENCODED = [
+    "=?utf-8?q?A=0D=0ABcc:_eve=40example.com=0D=0A=0D=0AHi?=",
+    "=?utf-8?b?QQ0KQmNjOiBldmVAZXhhbXBsZS5jb20NCg0KSGk=?=",
+    "=?us-ascii*en?q?A=0ABcc:_eve?=",
+    "=?unknown-8bit?q?A=0D=0ABcc:_eve?=",
+    "A=?utf-8?q?=0DBcc:_eve?=\u00e9",
+    "==?utf-8?q?A=0D=0ABcc:_eve?=?=",
+]
+
+
+@pytest.mark.parametrize("name", ENCODED)
+def test_an_encoded_word_in_a_subject_is_not_decoded(define, name):
+    sent = message(content=define()(name=name, count=1)._content())
+    assert sent["Subject"] == f"Welcome, {name.replace('=?', '= ?')}"
+    read = message_from_bytes(sent.as_bytes(), policy=SMTP)
+    assert read["Subject"] == sent["Subject"]
+    assert read.keys() == sent.keys()
+    lines = sent.as_bytes().splitlines()  # wherever a line may end
+    assert not [line for line in lines if line.startswith((b"Bcc", b"Hi"))]
+
+
+@pytest.mark.parametrize("local", [*ENCODED, "=?utf-8?q?eve=40example.net=2C?=", "a=?b"])
+def test_an_encoded_word_is_no_address(local):
+    for refuses in (message, normal_address):
+        with pytest.raises(ValueError, match="e-mail address"):
+            refuses(f"{local}@example.com")
 
 
 @pytest.mark.parametrize("end", BREAKS)
