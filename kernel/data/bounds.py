@@ -1,4 +1,4 @@
-"""Bounds of a type, which a field narrows and never loses."""
+"""Bounds of a type that a field can narrow but not widen."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ NARROWER: dict[str, Callable[..., Any]] = {"ge": max, "le": min, "lt": min, "min
 
 @dataclass(frozen=True)
 class Bounds:
-    """What a type allows: `Annotated[int, Bounds(ge=1)]`, with `Field(ge=5)` at a field of it.
+    """The bounds of a type: `Annotated[int, Bounds(ge=1)]`. A field of it may have `Field(ge=5)`.
 
-    Pydantic applies a field's own constraints before those of its type, and of two of a kind the
-    later one replaces the other: `Annotated[int, Field(ge=1)] = Field(ge=5)` would take 1.
+    Pydantic applies a field's own constraints before those of its type, and the later of two
+    replaces the other: `Annotated[int, Field(ge=1)] = Field(ge=5)` would accept 1.
     """
 
     ge: Any = None

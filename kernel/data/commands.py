@@ -1,4 +1,4 @@
-"""The database as an operator's command reaches it: the configured one, or the embedded one."""
+"""Database sessions for an operator's commands, on the configured or the embedded database."""
 
 import sys
 from collections.abc import AsyncIterator
@@ -13,15 +13,15 @@ from kernel.settings import Settings, load_settings
 
 
 def development() -> ModuleType:
-    """What a bare machine has instead of a configured database and secret.
+    """The module of development's defaults: the embedded database and a made-up secret.
 
     Raises:
         CannotStart: it is not installed, as in the image.
     """
     try:
-        from kernel.dev import defaults  # noqa: PLC0415  # an import of what may not be there
+        from kernel.dev import defaults  # noqa: PLC0415  # it may not be installed
     except ModuleNotFoundError:
-        raise CannotStart("no PostgreSQL comes with this: set APP_DATABASE_URL") from None
+        raise CannotStart("no PostgreSQL is embedded here: set APP_DATABASE_URL") from None
     return defaults
 
 
@@ -38,11 +38,11 @@ async def database_of(settings: Settings) -> AsyncIterator[str]:
 @asynccontextmanager
 async def command_session() -> AsyncIterator[WriteSession]:
     """A session for an operator's command, such as `python -m features.users`: it is committed at
-    the end of the block, and its connection has the command's name.
+    the end of the block. pg_stat_activity shows its connection under the command's name.
 
     Raises:
-        SystemExit: the settings are not valid, or the embedded database cannot be had; a line for
-            each mistake.
+        SystemExit: the settings are not valid, or the embedded database cannot start; its message
+            has a line for each mistake.
         Unavailable: the database cannot be reached.
     """
     settings = load_settings()

@@ -1,4 +1,4 @@
-"""Connections to Postgres, with every wait on them bounded."""
+"""Connections to PostgreSQL, with a limit on every wait."""
 
 import asyncio
 import os
@@ -16,35 +16,35 @@ from kernel.settings import Settings
 async def connect(
     url: str, settings: Settings, outages: Outages, *, name: str, read_only: bool = False
 ) -> Connection:
-    """Open one connection, which pg_stat_activity shows under the name with its pool and our
-    process id, and check that it has what it asked for.
+    """Open one connection, and check that the server applied its settings. pg_stat_activity shows
+    it as `name`, pool and process id.
 
     Raises:
-        Unavailable: whatever the reason. The causes are unalike (refused, no such host or socket,
-            starting up, too many connections), and none is the client's doing.
+        Unavailable: whatever the cause: refused, no such host or socket, starting up, too many
+            connections. None of them is the client's mistake.
     """
     seconds, servers = settings.statement_timeout, servers_of(url)
-    asked = _server_settings(settings, f"{name} {outages.pool}", read_only=read_only)
+    server_settings = _server_settings(settings, f"{name} {outages.pool}", read_only=read_only)
 
     open_ = partial(
         servers.connect,
         read_only=read_only,
         timeout_seconds=settings.connect_timeout,
-        # The server's own limit answers first; this one is for a server that is frozen.
+        # The server's own limit comes first; this one is for a server that is frozen.
         command_timeout=seconds + 1,
         connection_class=Connection,
-        server_settings=asked,
+        server_settings=server_settings,
     )
     try:
         connection: Connection = await open_()
         server = servers.good
         try:
             async with asyncio.timeout(settings.connect_timeout):
-                await verify(connection, asked, open_, server)
+                await verify(connection, server_settings, open_, server)
         except BaseException:
             connection.terminate()
             raise
-    except (*DRIVER_ERRORS, UnfitConnection, UnicodeError) as error:  # a host name that is none
+    except (*DRIVER_ERRORS, UnfitConnection, UnicodeError) as error:  # of an invalid host name
         cause = explain(error)
         raise outages.unreachable(cause) from cause
     connection.is_left = servers.leaving(server)
@@ -55,10 +55,10 @@ async def connect(
 
 
 def _server_settings(settings: Settings, name: str, *, read_only: bool) -> dict[str, str]:
-    """What the server is to keep to on this connection; limits in milliseconds."""
+    """The startup parameters of a connection; limits in milliseconds."""
     seconds, process = settings.statement_timeout, f" {os.getpid()}"
     return {
-        # Of more than 63 bytes, the server would keep the first.
+        # The server would cut it at 63 bytes, and the process id with it.
         "application_name": f"{name[: 63 - len(process)]}{process}",
         "timezone": "UTC",
         "statement_timeout": f"{seconds * 1000:.0f}",

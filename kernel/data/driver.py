@@ -1,4 +1,4 @@
-"""asyncpg's connection, which knows what state it is in."""
+"""asyncpg's connection, which keeps track of its state."""
 
 import asyncio
 import math
@@ -24,50 +24,50 @@ BeforeStatement = Callable[["Connection", str], Awaitable[None]]
 
 
 def ignore(_: bool) -> None:
-    """Nobody is to be told."""
+    """The default for `Connection.on_end`: do nothing."""
 
 
 class Connection(PooledConnection):
-    """asyncpg's connection, which knows what state it is in."""
+    """asyncpg's connection, which tracks its statements, its transaction and what they leave."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
-        # Statements that were sent and have not ended; whether one was cut off; whether one was
-        # refused because of a migration.
+        # `under_way`: statements that were sent and have not ended. `is_broken`: one was
+        # interrupted, so the state is unknown. `is_outdated`: a migration made one fail.
         self.under_way, self.is_broken, self.is_outdated = 0, False, False
-        # Whether a setting or a lock may be left on it, and whether somebody outside of the kernel
-        # may hold it still: by himself, or by one of SQLAlchemy's cursors.
+        # `has_traces`: a setting or a lock may be left on the session. `is_lent`, `cursors`: code
+        # outside the kernel may still hold the connection, itself or by SQLAlchemy's cursors.
         self.has_traces, self.is_lent, self.cursors = False, False, set[Any]()
-        # While it is managed, transactions are begun and ended by `transaction()` alone; whether
-        # the server has few places left.
+        # `is_managed`: only `transaction()` begins and ends transactions. `is_place_scarce`: the
+        # server has few free connections left.
         self.is_managed, self.is_read_only, self.is_place_scarce = False, False, False
         self.isolation: Isolation | None = None
         self.outermost: Transaction | None = None
-        # Whether who has it now may commit; whether COMMIT may have reached the server; who is to
-        # be told of the end.
+        # `may_commit`: the present user may. `is_commit_sent`: COMMIT may have reached the server.
+        # `on_end`: called at the end of the outermost transaction, with whether it was a commit.
         self.may_commit, self.is_commit_sent = True, False
         self.on_end: Callable[[bool], None] = ignore
-        # Who has something to do before a statement is sent.
+        # Called before each statement.
         self.watcher: BeforeStatement | None = None
-        # The statement under way, and since when; after `patience` seconds without one, the server
-        # ends a transaction.
+        # The statement under way, and since when. The server ends a transaction that is idle for
+        # `patience` seconds.
         self.statement, self.started, self.last_used, self.patience = "", 0.0, 0.0, math.inf
         self.outages: Outages | None = None
-        # Whether the primary is another server by now.
+        # Whether another server has become the primary.
         self.is_left: Callable[[], bool] = bool
 
     @property
     def is_reusable(self) -> bool:
-        """Whether somebody else may have it, once it is clean."""
+        """Whether it may go back to the pool, once it is clean."""
         is_held = self.under_way or self.is_lent or self.cursors
         return not (is_held or self.is_broken or self.is_closed())
 
     def is_in_transaction(self) -> bool:
-        """Whether the server has a transaction on it, and it is still there."""
+        """Whether it is open and the server has a transaction on it."""
         return not self.is_closed() and bool(super().is_in_transaction())
 
     def check_idle(self) -> None:
-        """Raise RuntimeError if a statement is under way on it, or was cut off."""
+        """Raise RuntimeError if a statement is under way on it, or was interrupted."""
         if self.under_way:
             raise RuntimeError(BUSY)
         if self.is_broken and not self.is_closed():
@@ -80,12 +80,12 @@ class Connection(PooledConnection):
         readonly: bool = False,
         deferrable: bool = False,
     ) -> Transaction:
-        """A transaction or, within one, a savepoint, which SQLAlchemy's adapter also asks for."""
-        own = None if self.outermost else self.isolation
-        return Transaction(self, isolation or own, readonly, deferrable)
+        """A transaction or, within one, a savepoint; SQLAlchemy's adapter calls this, too."""
+        default = None if self.outermost else self.isolation
+        return Transaction(self, isolation or default, readonly, deferrable)
 
     def begin_statement(self, sql: str) -> None:
-        """Note that a statement is sent, and what it may leave.
+        """Note that a statement is about to be sent, and what it may leave on the session.
 
         Raises:
             RuntimeError: another one is under way, or it would begin or end the transaction.
@@ -116,7 +116,7 @@ class Connection(PooledConnection):
         self.begin_statement(sql)
         try:
             if is_search(sql):
-                # Not unnamed: a pooler may have another server for each of its two messages.
+                # Not unnamed: a pooler may send its two messages (Parse, Bind) to two servers.
                 records: list[Record] = await (await self.prepare(sql)).fetch(*values)
             else:
                 text = self.text_of(sql) if self.is_shared else sql
@@ -128,13 +128,13 @@ class Connection(PooledConnection):
         return records
 
     async def execute(self, query: str, *args: Any, timeout: float | None = None) -> str:  # noqa: ASYNC109  # asyncpg's
-        """Run statements, and give the last one's answer; asyncpg sends BEGIN and COMMIT so.
+        """Run statements, and return the status of the last; asyncpg sends BEGIN and COMMIT so.
 
         Raises:
-            RuntimeError: the transaction had failed before its COMMIT, and somebody has caught the
-                error. The server says no more to this than ROLLBACK (PostgreSQL manual, COMMIT).
+            RuntimeError: COMMIT of a transaction that has failed, though the error was caught. The
+                server answers it with ROLLBACK and no error (PostgreSQL manual, COMMIT).
         """
-        if self.under_way:  # BEGIN, COMMIT and the like of `transaction()`, within its own watch
+        if self.under_way:  # from `transaction()`, which counts it itself
             status: str = await super().execute(query, *args, timeout=timeout)
         else:
             if self.watcher is not None:
@@ -142,12 +142,12 @@ class Connection(PooledConnection):
             with self.watch(query):
                 status = await super().execute(query, *args, timeout=timeout)
         if status == "ROLLBACK" and query.startswith("COMMIT"):
-            raise RuntimeError("this transaction has failed before, so it cannot be committed")
+            raise RuntimeError("a statement of this transaction has failed: it cannot be committed")
         return status
 
     @contextmanager
     def watch(self, statement: str) -> Iterator[None]:
-        """Note what becomes of a statement that is sent in another way."""
+        """Track a statement that the block sends by itself."""
         self.begin_statement(statement)
         try:
             yield
@@ -157,7 +157,7 @@ class Connection(PooledConnection):
         self.end_statement()
 
     async def watched(self, statement: str, send: Callable[[], Awaitable[Any]]) -> None:
-        """Note what becomes of a statement of the kernel's own, which is no query."""
+        """Track a statement of the kernel's own, which is timed but not counted as a query."""
         self.under_way, started = self.under_way + 1, time.perf_counter()
         try:
             await send()
@@ -170,35 +170,35 @@ class Connection(PooledConnection):
         count_time(started, statement)
 
     def note(self, error: BaseException, statement: str) -> None:
-        """Remember that the error is this connection's own, and what it says of its state."""
-        # After a migration a fresh connection knows all types and plans; a transaction that did not
-        # begin is one for asyncpg.
+        """Mark the error as this connection's, and update the connection's state from it."""
+        # Outdated types and plans are fixed by a new connection. If BEGIN fails, asyncpg believes
+        # all the same that there is a transaction, so that connection is not used again.
         if is_outdated(error):
             self.is_outdated = True
             self.outdate()
         is_refused = self.is_read_only and sqlstate(error) == READ_ONLY
         is_unharmed = (is_answered(error) or is_refused) and not self.is_outdated
         self.is_broken = self.is_broken or not is_unharmed or statement == "BEGIN"
-        # It may have been prepared, with no Sync after it: until something else is sent, the server
-        # keeps the locks on its tables, and its statement_timeout runs on.
+        # It may have been prepared without a Sync message after it: until something else is sent,
+        # the server keeps the locks on its tables, and statement_timeout runs on.
         self.has_traces = self.has_traces or is_unsendable(error)
         if isinstance(error, RuntimeError) or not self.is_managed:
             return
-        lay_idle = time.monotonic() - self.last_used > self.patience
-        if lay_idle and self.outermost is not None and self.is_closed():
+        was_idle = time.monotonic() - self.last_used > self.patience
+        if was_idle and self.outermost is not None and self.is_closed():
             raise RuntimeError(LET_LIE) from error
         if not is_ours(error) and self.outages:
             self.outages.note_failure(error, is_read=self.is_read_only)
         claim_error(error, statement)
 
     async def clean(self) -> None:
-        """Take away what statements have left."""
+        """Reset what statements have left on the session."""
         if self.has_traces:
             await self.watched(self.reset_query, partial(super().execute, self.reset_query))
             self.has_traces = False
 
     async def hang_up(self) -> None:
-        """Close it gracefully within two seconds, then not."""
+        """Close it gracefully; after two seconds, terminate it."""
         try:
             await self.close(timeout=2)
         except (*DRIVER_ERRORS, asyncio.CancelledError):
@@ -210,7 +210,7 @@ class Connection(PooledConnection):
             if self.is_managed:
                 raise RuntimeError(CONTROLLED)
         elif trace is Trace.LASTING:
-            self.is_lent = True  # no reset takes that away
+            self.is_lent = True  # no reset undoes it, so it will be closed
         else:
             self.has_traces = True
 

@@ -1,4 +1,4 @@
-"""SQLAlchemy's engine over the kernel's connections, in whose statements they take part."""
+"""SQLAlchemy's engine over the kernel's connections, which track its statements by events."""
 
 import time
 from collections.abc import Awaitable, Callable
@@ -28,8 +28,8 @@ _is_opening: ContextVar[bool] = ContextVar("is_opening", default=False)
 def link_opener(
     connect: Callable[[], Awaitable[Connection]], outages: Outages, **options: Any
 ) -> Callable[[], Awaitable[Link]]:
-    """What makes a link. The engine is one for all, with its options and its cache of compiled
-    statements; each connection has a pool of its own, which holds nothing else."""
+    """A function that opens a link. All links share one engine, with its options and its cache of
+    compiled statements; each connection is alone in a SQLAlchemy pool of its own."""
 
     engine = _make_engine(connect, options)
 
@@ -79,8 +79,8 @@ def _make_engine(connect: Callable[[], Awaitable[Connection]], options: dict[str
 
 
 class _Adapted(AsyncAdapt_asyncpg_connection):
-    """SQLAlchemy's adapter, which notes who may speak to asyncpg beside SQLAlchemy's own, and
-    keeps no search prepared."""
+    """SQLAlchemy's adapter, which notes when code gets asyncpg's connection, and does not keep
+    searches prepared (see `is_search`)."""
 
     __slots__ = ()
 
@@ -104,7 +104,7 @@ class _Adapted(AsyncAdapt_asyncpg_connection):
 
 
 def _raw_of(adapted: Any) -> Connection:
-    # Past `_Adapted`, which would take it for lent.
+    # `_Adapted.driver_connection` would mark it as lent.
     raw: Connection = AdaptedConnection.driver_connection.__get__(adapted)
     return raw
 
@@ -124,28 +124,28 @@ def _before_statement(
 ) -> None:
     raw, options = _raw(connection), context.execution_options
     if (names := options.get(VALUE_NAMES)) is not None:
-        raw.cursors.discard(cursor)  # nobody else has it, and no result that reads from it
-        # SQLAlchemy's own names of unnamed ones begin so.
+        raw.cursors.discard(cursor)  # ours: no other code has it or a result that reads from it
+        # SQLAlchemy names unnamed parameters with a leading %.
         check_names(names, [name for name in context.compiled.binds if name[:1] != "%"])
     if raw.watcher is not None:
         await_(raw.watcher(raw, statement))
     raw.begin_statement(statement)
     raw.cursors.discard(cursor)
-    # A cursor on the server may be read when its unit of work is over.
+    # A server-side cursor may be read after its unit of work has ended.
     raw.is_lent = raw.is_lent or (bool(options.get("stream_results")) and names is None)
 
 
 def _after_statement(connection: SyncConnection, *_: Any) -> None:
     raw = _raw(connection)
     raw.end_statement()
-    raw.started = time.perf_counter()  # a cursor's first rows come behind this event
+    raw.started = time.perf_counter()  # a server-side cursor's first rows come after this event
 
 
 def _note_error(context: ExceptionContext) -> None:
     context.invalidate_pool_on_disconnect = False  # the pools are ours
     error = context.original_exception
     if not isinstance(error, Exception):
-        # Cut off: it is closed with what holds it, in the background, not before this goes on.
+        # Cancelled: its holder closes it in the background; this must not wait for it.
         context.is_disconnect = False
     if context.connection is None or context.connection.closed:
         return
@@ -155,9 +155,9 @@ def _note_error(context: ExceptionContext) -> None:
     statement = context.statement or (failed and failed.statement) or ""
     if raw.under_way:
         raw.fail_statement(driver, statement)
-    elif isinstance(driver, ASYNCPG_ERRORS):  # of a cursor on the server, when it is read
+    elif isinstance(driver, ASYNCPG_ERRORS):  # from reading a server-side cursor
         raw.note(driver, statement)
-    # Else, it is an error in what comes before the statement or after it.
+    # Otherwise the error is not the statement's: it came before it was sent, or after it ended.
 
 
 def _refuse_isolation(_: SyncConnection, options: dict[str, Any]) -> None:

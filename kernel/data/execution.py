@@ -1,6 +1,6 @@
-"""Statements as SQLAlchemy executes them on the kernel's connections, with asyncpg's errors.
+"""Statements that SQLAlchemy executes on the kernel's connections, with asyncpg's errors.
 
-So whoever has a row, or catches an error, need not know who has run the statement.
+Rows and errors are the same whether SQLAlchemy or asyncpg ran the statement.
 """
 
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -22,7 +22,7 @@ from kernel.fast.plain_types import POSTGRES
 from kernel.fast.records import Record, Row, rows_of
 from kernel.fast.statements import Plan, is_search, type_mistake
 
-# An execution option: the names of the values, to be checked before the statement is sent.
+# Execution option: the names of the values, which are checked before the statement is sent.
 VALUE_NAMES = "kernel_value_names"
 Fetch = Callable[[int], Awaitable[Sequence[Record]]]
 
@@ -30,7 +30,7 @@ Fetch = Callable[[int], Awaitable[Sequence[Record]]]
 async def execute(
     raw: Connection, connection: SyncConnection, statement: Any, values: Mapping[str, Any]
 ) -> list[Row]:
-    """Run the statement on SQLAlchemy's connection over asyncpg's.
+    """Run the statement on SQLAlchemy's `connection`, which is over `raw`.
 
     Raises:
         TypeError: a value is missing, of the wrong type, or for no parameter of the statement.
@@ -38,7 +38,7 @@ async def execute(
     """
 
     def run() -> list[Row]:
-        # All rows are wanted at once, and a cursor on the server would want a transaction.
+        # All rows at once: a server-side cursor would need a transaction.
         options = {VALUE_NAMES: frozenset(values), "yield_per": None, "stream_results": False}
         result = connection.execute(statement, values, execution_options=options)
         return rows_of(result.keys(), result) if result.returns_rows else []
@@ -50,8 +50,8 @@ async def execute(
 async def open_result(
     raw: Connection, connection: SyncConnection, statement: Any, values: Mapping[str, Any]
 ) -> Fetch:
-    """What gives so many rows more of the statement, out of a cursor on the server; see
-    `execute`."""
+    """A function that fetches up to `count` more rows of the statement from a server-side cursor;
+    see `execute`."""
     options = {VALUE_NAMES: frozenset(values), "yield_per": None, "stream_results": True}
 
     def run() -> Any:
@@ -65,7 +65,7 @@ async def open_result(
 
     async def fetch(count: int) -> list[Row]:
         raw.begin_statement(sql)
-        with asyncpgs_errors(raw, statement, values):  # of which the engine has noted its part
+        with asyncpgs_errors(raw, statement, values):  # the engine's events have tracked it
             rows = await greenlet_spawn(result.fetchmany, count) if names else []
         raw.end_statement()
         return rows_of(names, rows)
@@ -83,7 +83,7 @@ async def run_plan(raw: Connection, plan: Plan, arguments: list[Any]) -> Sequenc
 
 
 async def open_cursor(raw: Connection, plan: Plan, arguments: list[Any]) -> Fetch:
-    """What gives so many rows more of the statement; see `open_result`."""
+    """A function that fetches up to `count` more rows on asyncpg; see `open_result`."""
     try:
         with raw.watch(plan.sql):
             if is_search(plan.sql):
@@ -102,7 +102,7 @@ async def open_cursor(raw: Connection, plan: Plan, arguments: list[Any]) -> Fetc
 
 
 def raise_mistake(error: Exception, plan: Plan, arguments: list[Any]) -> None:
-    """Tell of a value that asyncpg cannot send by the name of its parameter."""
+    """Raise TypeError with the parameter's name if asyncpg cannot send its value."""
     if mistake := type_mistake(error, dict(zip(plan.parameters, arguments, strict=True))):
         raise mistake from error
 
@@ -111,35 +111,35 @@ def raise_mistake(error: Exception, plan: Plan, arguments: list[Any]) -> None:
 def asyncpgs_errors(
     raw: Connection, statement: ClauseElement, values: Mapping[str, Any]
 ) -> Iterator[None]:
-    """Raise what asyncpg would have raised, or what is wrong with the values."""
+    """Raise asyncpg's error instead of SQLAlchemy's, or a TypeError about the values."""
     cursors = {*raw.cursors}
     try:
         yield
     except DBAPIError as error:
         driver = driver_error(error)
-        known = _parameters(statement, values) if is_unsendable(driver) else {}
-        if mistake := type_mistake(driver, known):
+        parameters = _parameters(statement, values) if is_unsendable(driver) else {}
+        if mistake := type_mistake(driver, parameters):
             raise mistake from driver
         raise driver from driver.__cause__
     except StatementError as error:
-        if isinstance(error.orig, OverflowError):  # a moment beyond the year 9999
+        if isinstance(error.orig, OverflowError):  # a datetime after the year 9999
             raise Unprocessable(OUT_OF_RANGE) from error
         if isinstance(error.orig, InvalidRequestError):
-            _parameters(statement, values)  # tells what is missing
+            _parameters(statement, values)  # raises TypeError with the missing names
             raise TypeError(error.orig.args[0]) from error
         # Its message may repeat the value, and so may its cause's.
         kind = type(error.orig).__name__
-        raise TypeError(f"a value is none of its type's ({kind}): {error.statement}") from None
+        raise TypeError(f"a value does not fit its type ({kind}): {error.statement}") from None
     except CompileError as error:
         if not values:
             raise
         raise TypeError(error.args[0]) from error  # "Unconsumed column names: ..."
     finally:
-        raw.cursors &= cursors  # nobody else has what was made for this
+        raw.cursors &= cursors  # no other code has the cursors that were opened here
 
 
 def _parameters(statement: ClauseElement, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of the parameters by their places in the SQL, if that has one place for each."""
+    """The values by parameter, in the order of the SQL; empty if a parameter expands to several."""
     if isinstance(statement, UpdateBase):
         return {}
     compiled: Any = statement.compile(dialect=POSTGRES)

@@ -1,6 +1,6 @@
-"""Filters of a list: one typed model, whose fields say column and comparison.
+"""Filters of a list: one typed model, whose field names give column and comparison.
 
-The statement for each set of fields that clients send is made once; the values are its parameters.
+The statement for each set of fields is built once; the values are its parameters.
 """
 
 from collections.abc import Iterator
@@ -24,15 +24,15 @@ from kernel.fast.request_parameters import request_names
 
 Statement = Select[*tuple[Any, ...]]
 S = TypeVar("S", bound=Statement)
-# A parameter's name, which no statement of a slice has.
+# The name of a parameter; a slice's statement must not use it.
 PARAMETER = "kernel_filter_{}"
 NULL, COMPARISONS = "_is_null", {"_min": ge, "_max": le, "_after": gt, "_before": lt}
 OTHERS = {"q", "order"}
-SETS_KEPT = 64  # of a statement
-# What holds all values of a column's, and more: a cast to the column's own type would cut a text
-# that is too long, and find it.
+SETS_KEPT = 64  # sets of fields, for each statement
+# A type that holds every value of the column's and more: a cast to VARCHAR(n) would cut a longer
+# text to n characters, and match rows that it should not.
 WIDE: dict[type | None, TypeEngine[Any]] = {int: BigInteger(), str: Text(), Decimal: Numeric()}
-# The fields that are asked for; of those that ask for nulls, what they say.
+# The model, and the fields that are set; of an `_is_null` field, its value, which is no parameter.
 Key = tuple[type, tuple[tuple[str, bool], ...]]
 _filtered: WeakKeyDictionary[Statement, dict[Key, Statement]] = WeakKeyDictionary()
 
@@ -52,46 +52,46 @@ class Filter(Input):
 
     @model_validator(mode="before")
     @classmethod
-    def _leaves_out_others(cls, given: object) -> object:
-        """The operation's other query parameters, which FastAPI gives to each model."""
+    def _leaves_out_others(cls, data: object) -> object:
+        """Without the operation's other query parameters, which FastAPI passes to each model."""
         others = query_names.get() - request_names(cls)
-        if not isinstance(given, dict) or others.isdisjoint(given):
-            return given
-        return {name: value for name, value in given.items() if name not in others}
+        if not isinstance(data, dict) or others.isdisjoint(data):
+            return data
+        return {name: value for name, value in data.items() if name not in others}
 
     @field_validator("*", mode="before")
     @classmethod
-    def _reads_numbers(cls, given: object, info: ValidationInfo) -> object:
-        """A query's numbers are text."""
+    def _reads_numbers(cls, value: object, info: ValidationInfo) -> object:
+        """Whole numbers out of a query string's text, by the rule for ids in paths."""
         if info.field_name not in _whole_numbers(cls):
-            return given
-        return [*map(_whole, given)] if isinstance(given, list) else _whole(given)
+            return value
+        return [*map(_whole, value)] if isinstance(value, list) else _whole(value)
 
     def apply(self, statement: S) -> S:
-        """The statement for the rows that the filter lets through, with parameters for `values`.
+        """The statement with the filter's conditions, whose parameters `values` gives.
 
         Raises:
-            TypeError: a field is called like no column of the statement.
+            TypeError: a field is named like no column of the statement, or like two.
         """
-        known: dict[Key, Any] = _filtered.setdefault(statement, {})
-        asked = tuple((name, _is_null(name) and value) for name, value in self._asked())
-        key = (type(self), asked)
-        if key not in known:
-            if len(known) == SETS_KEPT:
-                known.clear()  # clients choose the sets, and must not fill the memory
-            conditions = [_condition(statement, type(self), *part) for part in asked]
-            known[key] = statement.where(*conditions) if conditions else statement
-        filtered: S = known[key]
+        cached: dict[Key, Any] = _filtered.setdefault(statement, {})
+        fields = tuple((name, _is_null(name) and value) for name, value in self._set_fields())
+        key = (type(self), fields)
+        if key not in cached:
+            if len(cached) == SETS_KEPT:
+                cached.clear()  # clients choose the sets, and must not fill the memory
+            conditions = [_condition(statement, type(self), *field) for field in fields]
+            cached[key] = statement.where(*conditions) if conditions else statement
+        filtered: S = cached[key]
         return filtered
 
     def values(self) -> dict[str, Any]:
-        """What the parameters of the applied statement are bound to."""
-        asked = self._asked()
-        return {PARAMETER.format(k): value for k, value in asked if not _is_null(k)}
+        """The values of the parameters that `apply` has added, by name."""
+        fields = self._set_fields()
+        return {PARAMETER.format(name): value for name, value in fields if not _is_null(name)}
 
-    def _asked(self) -> Iterator[tuple[str, Any]]:
+    def _set_fields(self) -> Iterator[tuple[str, Any]]:
         for name, value in self:
-            # Nobody can send an empty list: it is the default of a field that was not sent.
+            # A client cannot send an empty list: it is the default of a field that was not sent.
             if value is not None and value != [] and name not in OTHERS:
                 yield name, value
 
@@ -108,13 +108,13 @@ def _condition(
             raise TypeError(f"{model.__name__}.{name} is no bool")
         column = _column(statement, model, name.removesuffix(NULL))
         return column.is_(None) if is_null else column.is_not(None)
-    end = next((each for each in COMPARISONS if name.endswith(each)), "")
-    if not end or name in statement.selected_columns:
+    suffix = next((end for end in COMPARISONS if name.endswith(end)), "")
+    if not suffix or name in statement.selected_columns:
         return _is_equal(_column(statement, model, name), model, name)
-    column = _column(statement, model, name.removesuffix(end))
-    # A page's LIMIT is a parameter, too, so the server plans for the values each time: its plan for
-    # all values would count on a tenth of the rows (PostgreSQL 18: 0 generic plans of 200).
-    compared: ColumnElement[bool] = COMPARISONS[end](
+    column = _column(statement, model, name.removesuffix(suffix))
+    # A page's LIMIT is a parameter, too, so the server plans for the values each time: its generic
+    # plan would assume a tenth of the rows (PostgreSQL 18: 0 generic plans of 200).
+    compared: ColumnElement[bool] = COMPARISONS[suffix](
         column, bindparam(PARAMETER.format(name), type_=_wide(column))
     )
     return compared
@@ -142,7 +142,7 @@ def _column(statement: Statement, model: type[Filter], name: str) -> ColumnEleme
 
 
 def _is_list(annotation: Any) -> bool:
-    return any(get_origin(each) is list for each in (annotation, *get_args(annotation)))
+    return any(get_origin(part) is list for part in (annotation, *get_args(annotation)))
 
 
 def _whole(value: object) -> object:

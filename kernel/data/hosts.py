@@ -1,7 +1,7 @@
-"""The servers that a database's URL names: tried one by one, the last good one first.
+"""The servers that a database URL names: tried one by one, the last good one first.
 
-asyncpg tries them all within one timeout, so that a server that says nothing, as a machine that is
-gone, would use up the time of those behind it, for each new connection.
+asyncpg tries all of them within one timeout, so a server that does not answer, such as a machine
+that is gone, would use up the time of those after it, for each new connection.
 """
 
 import logging
@@ -18,15 +18,15 @@ from kernel.driver_errors import DRIVER_ERRORS
 from kernel.reminders import Reminders
 from kernel.tracebacks import summarize
 
-# How long a server that could not be reached is tried behind the others.
+# For how long a server that could not be reached is tried last.
 AWAY_SECONDS = 30.0
-# asyncpg judges these by `default_transaction_read_only`, which a connection for reads sets itself.
+# asyncpg decides these by `default_transaction_read_only`, which connections for reads set.
 BY_DEFAULT = {"read-write": "primary", "read-only": "any"}
 logger = logging.getLogger(__name__)
 
 
 class Servers:
-    """Those of one URL, as the connections of this process have found them."""
+    """The servers of one URL, with what this process's connections have learnt of them."""
 
     def __init__(self, url: str) -> None:
         self._urls, self._target = split_hosts(url), target_of(url)
@@ -37,22 +37,23 @@ class Servers:
     async def connect(
         self, *, timeout_seconds: float, read_only: bool = False, **options: Any
     ) -> Any:
-        """asyncpg's connection to the first server that answers and is what is wanted.
+        """asyncpg's connection to the first server that answers and matches the URL's
+        `target_session_attrs`.
 
         Each server has `timeout_seconds`; the options are those of `asyncpg.connect`. `read_only`
         says that they make transactions read-only.
 
         Raises:
-            asyncpg.TargetServerAttributeNotMatched: none is what is wanted.
-            OSError, asyncpg.PostgresError: the last one could not be reached, or one refused.
+            asyncpg.TargetServerAttributeNotMatched: no server matches.
+            OSError, asyncpg.PostgresError: no server could be reached, or one refused.
         """
         failure: BaseException | None = None
         unreachable: set[str] = set()
         for url, target in self._turns(unreachable):
             try:
-                wanted = await self._judge(url, target, timeout_seconds) if read_only else target
+                attrs = await self._judge(url, target, timeout_seconds) if read_only else target
                 connection = await asyncpg.connect(
-                    with_target(url, wanted), timeout=timeout_seconds, **options
+                    with_target(url, attrs), timeout=timeout_seconds, **options
                 )
             except asyncpg.TargetServerAttributeNotMatched as error:
                 failure = failure or error
@@ -74,14 +75,14 @@ class Servers:
         return len(self._urls) > 1
 
     def leaving(self, url: str) -> Callable[[], bool]:
-        """What tells whether another server has become the primary in this one's place."""
+        """A function that tells whether another server has replaced this one as the primary."""
         return partial(self._is_left, url) if self.are_several else bool
 
     def _is_left(self, url: str) -> bool:
         return url != self.good and self._target in {"primary", "read-write"}
 
     def _turns(self, unreachable: set[str]) -> Iterator[tuple[str, str | None]]:
-        """The servers, each with what it has to be: those that are away behind the others."""
+        """The servers in the order to try, those that are away last, each with its target."""
         now = time.monotonic()
         urls = sorted(self._urls, key=lambda url: url != self.good)
         away = [url for url in urls if self._away_until.get(url, 0) > now]
@@ -91,8 +92,8 @@ class Servers:
         yield from ((url, targets[-1]) for url in away)
 
     async def _judge(self, url: str, target: str | None, timeout_seconds: float) -> str | None:
-        """What asyncpg is to ask of a connection for reads; another one, which sets nothing, judges
-        a server among several."""
+        """The target for a connection for reads. Of several servers, one is checked first by a
+        connection without settings, which asyncpg decides by correctly."""
         if target not in BY_DEFAULT:
             return target
         if url != self._judged and self.are_several:
@@ -111,10 +112,10 @@ class Servers:
 
 
 def _is_away(error: BaseException) -> bool:
-    """Whether another server may do better. Who has refused a password has been reached."""
+    """Whether the server could not be reached; one that refuses a password has been."""
     is_lost = isinstance(error, DRIVER_ERRORS) and is_disconnect(error)
-    return is_lost or isinstance(error, OSError | UnicodeError)  # a host name that is none
+    return is_lost or isinstance(error, OSError | UnicodeError)  # of an invalid host name
 
 
-# Pools of one URL learn from each other.
+# The pools of one URL share what they have learnt of its servers.
 servers_of = cache(Servers)

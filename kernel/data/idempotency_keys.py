@@ -1,4 +1,4 @@
-"""The table of idempotency keys, and what is done with it."""
+"""The table of idempotency keys, and its statements."""
 
 from datetime import datetime
 
@@ -10,7 +10,7 @@ SWEPT_AT_ONCE = 1000
 
 
 class IdempotencyKey(SQLModel, table=True):
-    """A write that was done, and what was answered."""
+    """A write that was done, with its stored response."""
 
     __tablename__ = "idempotency_keys"
 

@@ -1,4 +1,4 @@
-"""Connections that wait to be used, and how old each one of a pool may become."""
+"""The idle connections of a pool, and the age at which each connection is closed."""
 
 import asyncio
 import random
@@ -12,10 +12,10 @@ IDLE_SECONDS = 60.0
 
 
 class Idle(Generic[C]):
-    """The last one used is the next one, so that those at the front are idle the longest.
+    """A stack: the connection used last is used next, so those at the front are idle the longest.
 
-    What is beyond `keep` and has been idle for `idle_seconds`, and what is older than `max_age`
-    seconds, more or less a tenth, is given to `drop`.
+    `drop` is called for a connection beyond `keep` that has been idle for `idle_seconds`, and for
+    an idle one older than `max_age` seconds, plus or minus 10 % at random.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Idle(Generic[C]):
         return len(self._waiting)
 
     def begin(self, connection: C) -> None:
-        """Count the age of a new one."""
+        """Start the age of a new connection."""
         age = self._max_age * random.uniform(0.9, 1.1)  # noqa: S311  # no secret
         self._expiry[connection] = time.monotonic() + age
 
@@ -39,7 +39,7 @@ class Idle(Generic[C]):
         return time.monotonic() >= self._expiry[connection]
 
     def end(self, connection: C) -> None:
-        """Forget one that is to be closed."""
+        """Forget a connection that is being closed."""
         del self._expiry[connection]
 
     def push(self, connection: C) -> None:
@@ -51,7 +51,7 @@ class Idle(Generic[C]):
         return self._waiting.pop()[0]
 
     def close(self) -> None:
-        """Look no more at what is idle."""
+        """Stop the timer that drops idle connections."""
         if self._sweeper:
             self._sweeper.cancel()
 

@@ -1,4 +1,4 @@
-"""Work on the database beside a request or after it, and what is called after a commit."""
+"""Sessions and connections beside a request or after it, and callbacks after a commit."""
 
 import logging
 from collections.abc import AsyncIterator
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 async def run_callbacks(callbacks: list[Callback]) -> None:
-    """Call what was to be called after a commit; the failure of one is not another's."""
+    """Call the callbacks of a commit in order; an error is logged and does not stop the others."""
     for callback in callbacks:
         try:
             result = callback()
@@ -32,14 +32,15 @@ async def run_callbacks(callbacks: list[Callback]) -> None:
 async def open_session(
     app: HasState | None = None, *, isolation: Isolation | None = None
 ) -> AsyncIterator[WriteSession]:
-    """A session of its own, for work beside a request or after its answer: background tasks,
+    """An independent session, for work beside a request or after its answer: background tasks,
     streams, tasks, the lifespan.
 
-    It is committed at the end of the block, or by its `commit()` before, and rolled back if the
-    block raises. It is not tried again. Outside of a request, name the `app`.
+    It is committed at the end of the block, or earlier by `commit()`, and rolled back if the block
+    raises. Nothing is retried. Outside of a request, pass the `app`.
 
     Raises:
-        RuntimeError: no request is under way, and no app was named.
+        RuntimeError: no request is under way, and no `app` was passed.
+        Unavailable: when it is first used, the database cannot be reached.
     """
     async with session_of(writer_of(app), isolation) as session:
         yield session
@@ -49,7 +50,7 @@ async def open_session(
 async def session_of(
     writer: Writer, isolation: Isolation | None = None
 ) -> AsyncIterator[WriteSession]:
-    """A session on connections that are named, as an operator's command has them."""
+    """An independent session on the connections of `writer`; see `open_session`."""
     session = WriteSession(writer.independent_unit(isolation))
     outer = innermost_unit.get()
     innermost_unit.set(session.unit)
@@ -66,11 +67,11 @@ async def session_of(
 async def open_connection(
     app: HasState | None = None,
 ) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
-    """asyncpg's connection of one's own, outside of the pools, closed afterwards: for LISTEN.
+    """A new asyncpg connection outside of the pools, closed after the block: for LISTEN.
 
     Raises:
-        RuntimeError: no request is under way, and no app was named.
-        Unavailable: none can be had.
+        RuntimeError: no request is under way, and no `app` was passed.
+        Unavailable: the database cannot be reached.
     """
     connection = await writer_of(app).connect()
     try:
@@ -80,10 +81,10 @@ async def open_connection(
 
 
 def writer_of(app: HasState | None) -> Writer:
-    """The writer of the app, or of the one to which the request under way came."""
+    """The writer of `app`, or of the app of the request under way."""
     context = current_context()
     if app is None and context is not None:
         app = context.app
     if app is None:
-        raise RuntimeError("no request is under way: name the app, as in open_session(app)")
+        raise RuntimeError("no request is under way: pass the app, as in open_session(app)")
     return resources_of(app).writer

@@ -1,8 +1,8 @@
-"""What tells a statement's rows apart in an order, and the statements for those behind a place.
+"""Keysets: the columns that order a statement's rows uniquely, and the queries for rows after one.
 
-A place is a row's values in the columns of the order, and in the keys of its tables behind them.
-A value that JSON holds exactly is in the place as it is, any other one as PostgreSQL writes it:
-PostgreSQL reads back what it has written, whatever the type.
+A place is a row's values in the columns of the order, followed by the keys of its tables. A value
+that JSON holds exactly is in the place unchanged, any other one as PostgreSQL writes it as text:
+PostgreSQL reads its own text back exactly, whatever the type.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,27 +30,28 @@ from kernel.fast.records import rows_of
 
 Statement = Select[*tuple[Any, ...]]
 Place = list[Any]
-# Names that a statement of a slice has no parameters of.
+# Names of parameters; a slice's statement must not use them.
 PLACE, LIMIT = "kernel_page_{}", "kernel_page_limit"
-ORDERS_KEPT = 64  # of a statement
+ORDERS_KEPT = 64  # orders, for each statement
 
 
 @dataclass(frozen=True)
 class Query:
-    """A statement, and the numbers of the place's values that it takes."""
+    """A statement, and the positions of the place's values that are its parameters."""
 
     statement: Statement
     numbers: Sequence[int]
 
     def values(self, place: Place | None, limit: int) -> dict[str, Any]:
-        """Its parameters, by their names."""
-        own = {PLACE.format(number): place[number] for number in self.numbers} if place else {}
-        return own | {LIMIT: limit}
+        """The values of its parameters, by name."""
+        if not place:
+            return {LIMIT: limit}
+        return {PLACE.format(n): place[n] for n in self.numbers} | {LIMIT: limit}
 
 
 class Keyset:
-    """A statement in an order: names of columns, separated by commas, those that descend behind a
-    minus. Nulls come last or, descending, first, as PostgreSQL has it.
+    """A statement in an order: names of selected columns, separated by commas, with a minus before
+    those that descend. Nulls come last or, descending, first, as in PostgreSQL.
 
     Raises:
         TypeError: the statement cannot be paged, or not in this order.
@@ -58,7 +59,7 @@ class Keyset:
 
     def __init__(self, statement: Statement, order: str) -> None:
         self._parts = parts_of(statement, order)
-        # A cursor is no good for columns of other types, as after a migration.
+        # Cursors are signed with these: one from before a migration of the types must not be valid.
         self.types = ",".join(part.type_name for part in self._parts)
         self._names = [part.name for part in self._parts]
         hidden = [part for part in self._parts if part.is_hidden]
@@ -69,28 +70,28 @@ class Keyset:
         self._behind: dict[tuple[bool, ...], list[Query]] = {}
 
     def place(self, record: Any) -> Place:
-        """Where the row is."""
+        """The place of a row of this keyset's statements."""
         try:
             return list(map(record.__getitem__, self._names))
         except KeyError:
             raise TypeError(DEFERRED) from None
 
     def key(self, place: Place) -> Place:
-        """What of the place no other row has, with nulls for the rest."""
+        """The place with only the values of keys, which no other row has, and None for the rest."""
         return [v if part.is_key else None for part, v in zip(self._parts, place, strict=True)]
 
     def bare(self, records: Sequence[Any]) -> Sequence[Any]:
-        """The records with the statement's own columns only, behind which the hidden ones are."""
+        """The records without the hidden columns, which come last."""
         if not self._hidden or not records:
             return records
-        own = len(records[0]) - self._hidden
-        names = [*records[0].keys()][:own]
-        return rows_of(names, (record[:own] for record in records))
+        count = len(records[0]) - self._hidden
+        names = [*records[0].keys()][:count]
+        return rows_of(names, (record[:count] for record in records))
 
     def behind(self, place: Place) -> list[Query]:
-        """The statements whose rows, one statement after the other, are those behind the place.
+        """The queries whose rows, concatenated in this order, are those after the place.
 
-        Each of them reads one range of an index on the order's columns; an OR of them would not.
+        Each reads one range of an index on the order's columns; one query with OR would not.
         """
         nulls = tuple(value is None for value in place)
         if nulls not in self._behind:
@@ -98,7 +99,7 @@ class Keyset:
         return self._behind[nulls]
 
     def row(self, key: Place) -> Query:
-        """The statement for the row of this key."""
+        """The query for the row of this key."""
         numbers = [number for number, part in enumerate(self._parts) if part.is_key]
         return self._query(numbers, tuple(value is None for value in key))
 
@@ -116,8 +117,8 @@ class Keyset:
             end = start
 
     def _start(self, end: int, nulls: Sequence[bool]) -> int:
-        """Where the columns begin that can be compared as a row: of one direction, and without
-        nulls, which would be behind a value although they compare with none."""
+        """The first of the columns before `end` that one row comparison can cover: they have one
+        direction and no nulls, which sort after a value but do not compare as greater."""
         start = end - 1
         while start and not nulls[start] and not nulls[start - 1]:
             part, before = self._parts[start], self._parts[start - 1]
@@ -139,8 +140,8 @@ class Keyset:
         condition: ColumnElement[bool] | None = None,
         compared: Sequence[int] = (),
     ) -> Query:
-        """The rows with the place's own values in `equal`, which are `nulls` or not, for which the
-        condition holds that compares those in `compared`."""
+        """The query for rows that equal the place in the columns `equal`, of which `nulls` tells
+        which are null, and match `condition`, which compares the columns `compared`."""
         numbers = [number for number in equal if not nulls[number]]
         conditions = [] if condition is None else [condition]
         for number in equal:
@@ -157,7 +158,7 @@ class Keyset:
 
 
 def _plain(column: ColumnElement[Any]) -> ColumnElement[Any]:
-    """The column, whose own type may have another idea of order and of what is equal."""
+    """The column without its Python type, whose operators may be overridden."""
     return type_coerce(column, Text)
 
 
@@ -165,16 +166,16 @@ _keysets: WeakKeyDictionary[Statement, dict[str, Keyset]] = WeakKeyDictionary()
 
 
 def keyset_of(statement: Statement, order: str) -> Keyset:
-    """The statement in this order, made once for as long as somebody has the statement.
+    """The keyset of the statement in this order, cached for as long as the statement lives.
 
     Raises:
         TypeError: it cannot be paged, or not in this order.
     """
     if not isinstance(statement, Select):
         raise TypeError(NOT_A_SELECT)
-    known = _keysets.setdefault(statement, {})
-    if order not in known:
-        if len(known) == ORDERS_KEPT:
-            known.clear()  # whoever lets the client write it must not fill the memory
-        known[order] = Keyset(statement, order)
-    return known[order]
+    keysets = _keysets.setdefault(statement, {})
+    if order not in keysets:
+        if len(keysets) == ORDERS_KEPT:
+            keysets.clear()  # where clients choose the order, they must not fill the memory
+        keysets[order] = Keyset(statement, order)
+    return keysets[order]

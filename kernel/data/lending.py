@@ -1,4 +1,4 @@
-"""Methods of asyncpg's connection that the kernel does not use: who does has the connection."""
+"""Methods of asyncpg's connection that only code outside the kernel calls: it has been lent."""
 
 from functools import wraps
 from typing import Any
@@ -10,7 +10,7 @@ METHODS = (
 
 
 def note_lending(connection_class: Any) -> None:
-    """Let these methods note that the connection is lent, and what became of their statements."""
+    """Make these methods mark the connection as lent, and track their statements."""
     for name in METHODS:
         setattr(connection_class, name, _noting(name, getattr(connection_class, name)))
 
@@ -21,7 +21,7 @@ def _noting(name: str, method: Any) -> Any:
         self.is_lent = True
         if self.watcher is not None:
             await self.watcher(self, str(args[0]) if "fetch" in name else "COPY")
-        # COPY sends values, as a statement with parameters does.
+        # `$1`, because COPY sends values, as a statement with parameters does.
         with self.watch(args[0] if "fetch" in name else f"COPY $1 ({name})"):
             return await method(self, *args, **options)
 

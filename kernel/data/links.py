@@ -1,4 +1,4 @@
-"""Connections as their pools hold them: for asyncpg, and for SQLAlchemy over it."""
+"""Links: a pool's connections, each for asyncpg and for SQLAlchemy over it."""
 
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
@@ -16,21 +16,21 @@ from kernel.settings import Settings
 
 
 class Link(NamedTuple):
-    """One connection: asyncpg's, and SQLAlchemy's engine and pool, which hold just this one."""
+    """One connection: asyncpg's, the engine, and a SQLAlchemy pool that holds just this one."""
 
     raw: Connection
     engine: Engine
     pool: ConnectionPool
 
     def connect(self) -> SyncConnection:
-        """SQLAlchemy's connection over it: one at a time, closed before it is given back."""
+        """SQLAlchemy's connection over it: one at a time, closed before the link is given back."""
         return SyncConnection(self.engine, connection=self.pool.connect())
 
 
 def make_pool(
     open_link: Callable[[], Awaitable[Link]], settings: Settings, *, size: int, keep: int
 ) -> Pool[Link]:
-    """A pool of `size` connections at most, `keep` of which stay open when nobody uses them."""
+    """A pool of at most `size` connections, of which `keep` stay open when idle."""
     return Pool(
         open_link,
         _close_link,
@@ -44,11 +44,11 @@ def make_pool(
 
 
 async def take_link(pool: Pool[Link], outages: Outages, *, is_read: bool = False) -> Link:
-    """A connection out of the pool.
+    """A connection from the pool, never one to a server that is no longer the primary.
 
     Raises:
         PoolTimeout: none came free within the pool's timeout.
-        Unavailable: none can be had.
+        Unavailable: none can be opened, and the pool has no other to wait for.
     """
     try:
         link = await pool.take()
@@ -64,9 +64,9 @@ async def take_link(pool: Pool[Link], outages: Outages, *, is_read: bool = False
 
 
 def drop_link(pool: Pool[Link], link: Link) -> None:
-    """Close a connection that nobody else may have."""
+    """Close a connection that must not be used again."""
     if link.raw.is_lent or link.raw.cursors:
-        link.raw.terminate()  # at once: whoever has it must not send anything more
+        link.raw.terminate()  # at once: other code may hold it, and must not send anything more
     pool.drop(link)
 
 

@@ -1,4 +1,4 @@
-"""What has stopped a migration, in one line: where, what, and what to do."""
+"""One line for an error that stopped a migration: where, what, and what to do."""
 
 import traceback
 from collections.abc import Iterator
@@ -8,27 +8,27 @@ from kernel.driver_errors import driver_error
 from kernel.settings import ROOT
 from kernel.tracebacks import summarize
 
-# Where a team's own steps and tables are.
-OWN = (ROOT / "migrations" / "versions", ROOT / "features")
+# A team's own migrations and tables: the error's line is looked for here.
+TEAM_FOLDERS = (ROOT / "migrations" / "versions", ROOT / "features")
 UNKNOWN = (
     "the database is at the revision {}, which no file in migrations/versions has: get the branch"
     " that has it, or empty a database of development with `uv run python -m features reset`"
 )
-WAITED = "somebody else has been migrating the database for too long: look for what holds them up"
+WAITED = "another process has been migrating the database for too long: look for what blocks it"
 FAILED = "{}: mend it, and start again"
 ELSEWHERE = "the migrations cannot be run: {}"
 
 
 def explain(error: BaseException, *, full: bool = False) -> str:
-    """The line; with `full`, the error's message is in it even if that may hold values."""
-    links = [*_chain(error)]
-    # Alembic's ResolutionError; its module is not imported for a start that has nothing to do.
-    unknown = [name for each in links if (name := getattr(each, "argument", None))]
+    """The line. With `full`, it has the error's message even where that may contain values."""
+    errors = [*_chain(error)]
+    # Of Alembic's ResolutionError, which is not imported: most starts need no migration.
+    unknown = [name for part in errors if (name := getattr(part, "argument", None))]
     if unknown and "Can't locate revision" in str(error):
         return UNKNOWN.format(unknown[0])
-    if type(error).__name__ == "CommandError":  # of Alembic, which speaks of revisions
+    if type(error).__name__ == "CommandError":  # Alembic's own, whose text names the revisions
         return str(error)
-    places = [place for each in links if (place := _place(each))]
+    places = [place for part in errors if (place := _place(part))]
     if isinstance(error, TimeoutError) and not places:
         return WAITED
     summary = _summary(error, full=full)
@@ -50,13 +50,15 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _place(error: BaseException) -> str | None:
-    """The file and the line of the error, if they are the team's."""
+    """The file and line of the error in a team's folders, or None."""
     frames = traceback.extract_tb(error.__traceback__)
-    places: list[tuple[str | None, int | None]] = [(each.filename, each.lineno) for each in frames]
+    places: list[tuple[str | None, int | None]] = [
+        (frame.filename, frame.lineno) for frame in frames
+    ]
     if isinstance(error, SyntaxError):
         places.append((error.filename, error.lineno))
     for name, line in reversed(places):
         path = Path(name or "").resolve()
-        if any(path.is_relative_to(folder) for folder in OWN):
+        if any(path.is_relative_to(folder) for folder in TEAM_FOLDERS):
             return f"{path.relative_to(ROOT)}, line {line}"
     return None

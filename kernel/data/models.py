@@ -1,4 +1,4 @@
-"""What tables and DTOs are made of: the mix-in of every table, and types that Postgres can hold."""
+"""The base classes of tables and DTOs, and types whose values PostgreSQL can store."""
 
 import re
 from dataclasses import dataclass
@@ -36,8 +36,8 @@ from kernel.data.lines import VISIBLE
 from kernel.data.trimming import Trimmed, trimming
 from kernel.fast.rows import BARE
 
-# Migrations name constraints, so the names have to be the same everywhere; this is set before any
-# table's class exists (Alembic manual, "The Importance of Naming Constraints").
+# Migrations name constraints, so the names must be the same everywhere. It has to be set before
+# the class of any table exists (Alembic manual, "The Importance of Naming Constraints").
 SQLModel.metadata.naming_convention = {
     "ix": "ix_%(table_name)s_%(column_0_N_name)s",
     "uq": "uq_%(table_name)s_%(column_0_N_name)s",
@@ -47,8 +47,8 @@ SQLModel.metadata.naming_convention = {
 }
 BIGINT_MAX = 2**63 - 1
 GENERIC = (
-    "{name} cannot be generic, since SQLModel would let anything pass for the parameter: pydantic's"
-    " BaseModel can, or {name} says what it holds"
+    "{name} cannot be generic, since SQLModel would not validate the parameter: derive it from"
+    " pydantic's BaseModel, or give its fields concrete types"
 )
 
 
@@ -74,26 +74,27 @@ class Table(SQLModel):
 
     @declared_attr.directive
     def __mapper_args__(cls) -> dict[str, Any]:
-        # Eager defaults come back with the INSERT or UPDATE itself, in one round trip.
+        # With eager defaults, the INSERT or UPDATE itself returns them: one round trip.
         return {"version_id_col": cls.__table__.c.version, "eager_defaults": True}  # type: ignore[attr-defined]
 
 
 def search_index(table: str, column: str) -> Index:
-    """What finds three letters or digits within the column, in any case, and fewer at its
-    beginning; see `like`. Letters are those of the database's LC_CTYPE: with C, only ASCII's."""
+    """A trigram index for `like`: it finds three or more letters or digits anywhere in the column,
+    in any case, and fewer at its beginning. Letters are those of the database's LC_CTYPE: with C,
+    only ASCII's."""
     name = f"ix_{table}_{column}_search"
     return Index(name, column, postgresql_using="gin", postgresql_ops={column: "gin_trgm_ops"})
 
 
 def one_of(name: str, choices: Any) -> CheckConstraint:
-    """The constraint of a column that takes the values of a `Literal[…]` and no other."""
+    """The CHECK constraint of a column that holds only the values of a `Literal[…]`."""
     return CheckConstraint(column(name).in_(get_args(choices)), name=name)
 
 
 class Dto(SQLModel):
     """Fields that are no table's row: pydantic makes them, without what an ORM needs of a row."""
 
-    # SQLModel's own type has not all of pydantic's keys, such as `alias_generator`.
+    # SQLModel's type lacks some of pydantic's keys, such as `alias_generator`.
     model_config = ConfigDict()  # type: ignore[assignment]
 
     def __new__(cls, *_: Any, **__: Any) -> Self:
@@ -115,11 +116,11 @@ class Input(Dto):
 
     @model_validator(mode="before")
     @classmethod
-    def _is_not_flooded(cls, given: object) -> object:
-        # Each unknown field becomes a mistake to tell: 1 MB of them froze the loop for 1.3 s.
-        if isinstance(given, dict) and len(given) > len(cls.model_fields) + 20:
+    def _is_not_flooded(cls, data: object) -> object:
+        # Each unknown field becomes an error in the answer: 1 MB of them froze the loop for 1.3 s.
+        if isinstance(data, dict) and len(data) > len(cls.model_fields) + 20:
             raise ValueError("has too many fields")
-        return given
+        return data
 
     @classmethod
     def __get_pydantic_core_schema__(
@@ -138,7 +139,11 @@ class Public(Dto):
 
 
 def storable(value: str) -> str:
-    """The text, unless Postgres cannot hold it."""
+    """The text unchanged.
+
+    Raises:
+        ValueError: it has a NUL character, which PostgreSQL cannot store.
+    """
     # PostgreSQL manual §8.3: the character with code zero cannot be stored.
     if "\x00" in value:
         raise ValueError("should not contain a NUL character")
@@ -158,12 +163,12 @@ def _normal_email(value: str) -> str:
     try:
         address = validate_email(value.strip(), check_deliverability=False)
     except EmailNotValidError:
-        # The library's messages repeat parts of the address.
+        # `from None`: the library's messages repeat parts of the address.
         raise ValueError("should be an e-mail address") from None
     # RFC 2047 §5: no encoded word is in an address. Who reads a header may decode it all the same.
     if ENCODED_WORD in address.normalized:
         raise ValueError("should be an e-mail address")
-    # Small letters of a composed text may be no composed text (RFC 6532 §3.1).
+    # RFC 6532 §3.1 asks for NFC, which lower-casing can undo.
     return normalize("NFC", address.normalized.lower())
 
 
@@ -175,12 +180,12 @@ class ShownOnce:
     """Marks a field that holds a secret: an answer with such a field is never stored."""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> Any:
-        # Where it is in a schema, it is found however deep, in whatever kind of model.
+        # In the schema, it is found at any depth and in any kind of model.
         schema: dict[str, Any] = {**handler(source)}
         return schema | {"metadata": {**schema.get("metadata", {}), SHOWN_ONCE: True}}
 
 
-# The validators speak plainly; the patterns tell clients the same.
+# The validators give readable messages; the patterns document the same rules for clients.
 TEXT_PATTERN = r"^[^\x00]*$"
 STORABLE = PydanticField(json_schema_extra={"pattern": TEXT_PATTERN})
 Text = Annotated[str, AfterValidator(storable), STORABLE]

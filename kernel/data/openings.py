@@ -1,4 +1,4 @@
-"""When a pool may make another connection."""
+"""When a pool may open another connection: few at once, with back-off after a refusal."""
 
 import asyncio
 import random
@@ -6,21 +6,22 @@ import time
 from collections.abc import Callable
 
 FIRST_SECONDS = 0.05
-# With other connections to serve from, a pool is in no hurry.
+# The longest back-off: without any connection, and while others serve requests.
 MOST_SECONDS, MOST_SECONDS_BESIDE_OTHERS = 1.0, 5.0
 
 
 def never(_: object) -> bool:
-    """None is."""
+    """A predicate that is true for nothing."""
     return False
 
 
 class Openings:
-    """The places of a pool: `free`, `connecting` or `live`, but for those whose connection is being
-    closed. `on_opening` is called when there is another one to connect in.
+    """Counts a pool's places: `free`, `connecting` or `live`; a connection that is being closed
+    still takes one that is none of these. `on_opening` is called when an attempt may be made.
 
-    Attempts are at most one more at a time than there are connections. After a refusal it is one at
-    a time, twice as late after each further one, and never together with other processes.
+    At a time there is at most one attempt more than there are connections. After a refusal there is
+    one at a time; each further refusal doubles the delay, which is random so that processes do not
+    come together.
     """
 
     def __init__(self, size: int, on_opening: Callable[[], None]) -> None:
@@ -40,21 +41,21 @@ class Openings:
 
     @property
     def is_in_vain(self) -> bool:
-        """Whether there are hardly any connections because they cannot be made, or not yet."""
+        """Whether waiting is in vain: connections are being opened or refused, and few are live."""
         return (self.connecting > 0 or self._refusals > 0) and self.live <= self.connecting
 
     def has_been_shut(self, seconds: float) -> bool:
-        """Whether there is no connection, and none could be made for so long."""
+        """Whether there has been no connection for `seconds`, and no attempt may be made now."""
         is_shut = self._refusals > 0 and not self.live and not self.may_connect
         return is_shut and time.monotonic() - self._since >= seconds
 
     def reserve(self) -> None:
-        """Begin an attempt."""
+        """Begin an attempt to connect in a free place."""
         self.free -= 1
         self.connecting += 1
 
     def give_up(self, refusal: Exception | None = None) -> None:
-        """End an attempt without a connection; its place is still to be vacated."""
+        """End an attempt without a connection; `vacate` has to follow."""
         self.connecting -= 1
         if refusal:
             self.wait(refusal)
@@ -65,24 +66,24 @@ class Openings:
         self.live += 1
 
     def go_on(self, *, is_enough: bool) -> None:
-        """Note that the server takes connections; one by one as long as there are not enough."""
+        """Note that the server accepts connections. Unless there are enough, go on one by one."""
         self._refusals = 0 if is_enough else min(self._refusals, 1)
         self.refusal = None
         self._on_opening()
 
     def lose(self) -> None:
-        """Note that a connection is closed; without any, the next attempt is made at once."""
+        """Note that a connection is being closed; if it was the last, do not wait to try again."""
         self.live -= 1
         if not self.live and self._retry:
             self._try_again()
 
     def vacate(self) -> None:
-        """Free a place in which there is nothing any more."""
+        """Free a place whose connection is closed or was not made."""
         self.free += 1
         self._on_opening()
 
     def wait(self, refusal: Exception | None) -> None:
-        """Make no attempt for a while."""
+        """Back off: make no attempt for a while, because of a refusal or of a full server."""
         if not self._refusals or self.refusal is None:
             self._since = time.monotonic()
         most = MOST_SECONDS_BESIDE_OTHERS if self.live else MOST_SECONDS
@@ -94,7 +95,7 @@ class Openings:
             self._retry = asyncio.get_running_loop().call_later(delay, self._try_again)
 
     def close(self, *, is_for_good: bool = True) -> None:
-        """Plan no further attempt."""
+        """Cancel the planned attempt."""
         self._is_closed = is_for_good
         if self._retry:
             self._retry.cancel()

@@ -1,4 +1,4 @@
-"""SQLAlchemy's part of a unit of work, in whose every way to the database it has a say."""
+"""SQLAlchemy's part of a unit of work: a session that connects, commits and ends through it."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ OURS = text("xmin = pg_current_xact_id_if_assigned()::xid")
 
 
 class UnitSession(SyncSession):
-    """SQLAlchemy's part, in whose every way to the database the unit of work has a say."""
+    """SQLAlchemy's session, all of whose ways to the database go through its unit of work."""
 
     @property
     def unit(self) -> UnitOfWork:
@@ -43,8 +43,8 @@ class UnitSession(SyncSession):
         return super().begin(nested)
 
     def check_task(self) -> None:
-        """Raise RuntimeError in another task than the one that has opened a savepoint: what it does
-        there would be undone with the savepoint, or kept without it."""
+        """Raise RuntimeError if another task than this one has opened the current savepoint: this
+        task's work would be undone with it."""
         is_nested = self.in_nested_transaction()
         if is_nested and self.info["savepoint_task"] is not asyncio.current_task():
             raise RuntimeError(BUSY)
@@ -56,12 +56,12 @@ class UnitSession(SyncSession):
 
     @property
     def written(self) -> set[str]:
-        """The tables that statements beside the ORM have changed rows of."""
+        """The tables whose rows were changed by statements outside of the ORM."""
         written: set[str] = self.info.setdefault("written", set())
         return written
 
     def _recount(self, instance: Any) -> None:
-        """Take over the version of a row that a statement of this transaction has counted up."""
+        """Reload the version of a row that a statement of this transaction has counted up."""
         state = inspect(instance)
         version = state.mapper.version_id_col
         if version is not None and version.table.name in self.written:
@@ -91,29 +91,29 @@ class UnitSession(SyncSession):
     def invalidate(self) -> None:
         self._give_up(super().invalidate)
 
-    def _give_up(self, way: Callable[[], None]) -> None:
+    def _give_up(self, end: Callable[[], None]) -> None:
         if not self.unit.is_owned:
             raise RuntimeError(BOUNDARY_COMMITS)
-        way()
+        end()
         if self.unit.is_open:
             await_(self.unit.rollback())
 
 
 def _forget_callbacks(session: SyncSession, savepoint: SessionTransaction) -> None:
-    """What was to be called for work that is undone with its savepoint is not."""
+    """Drop the callbacks that were registered within a savepoint that is rolled back."""
     unit: UnitOfWork = session.info["unit"]
 
     def is_within(inner: SessionTransaction | None) -> bool:
         return inner is not None and (inner is savepoint or is_within(inner.parent))
 
-    unit.pending = [each for each in unit.pending if not is_within(each[1])]
+    unit.pending = [entry for entry in unit.pending if not is_within(entry[1])]
 
 
 ROLLED_BACK = ("after_soft_rollback", _forget_callbacks)
 
 
 class Ended:
-    """Stands where an ended session had SQLAlchemy's."""
+    """Replaces SQLAlchemy's session in one that has ended: any use of it raises RuntimeError."""
 
     def __getattr__(self, _: str) -> NoReturn:
         raise RuntimeError(ENDED)
@@ -123,9 +123,9 @@ class Ended:
 
 
 class UnitConnection(AsyncConnection):
-    """SQLAlchemy's connection; whoever has asked it for the driver's may keep that."""
+    """SQLAlchemy's connection, which marks asyncpg's as lent when it hands it out."""
 
     async def get_raw_connection(self) -> PoolProxiedConnection:
         raw_connection = await super().get_raw_connection()
-        _ = raw_connection.driver_connection  # which notes it
+        _ = raw_connection.driver_connection  # this marks it, see `_Adapted`
         return raw_connection

@@ -1,7 +1,7 @@
 """Keyset pages: the deepest costs what the first costs, and no row is skipped or shown twice.
 
-A cursor is the last row's place in the order, signed. The next page starts behind that place, so
-rows that come or go in the meantime move nothing (Markus Winand, "No Offset").
+A cursor is the signed place of the page's last row in the order. The next page starts after that
+place, so rows that are inserted or deleted meanwhile shift nothing (Markus Winand, "No Offset").
 """
 
 import base64
@@ -40,9 +40,9 @@ class Page(BaseModel, Generic[M]):
 
 
 class Pager:
-    """What the client asked for: `limit` rows behind `cursor`.
+    """The page that the client asked for: `limit` rows after `cursor`.
 
-    Cursors are signed with the first of the keys, and good with each of them.
+    Cursors are signed with the first of the keys, and valid if signed with any of them.
     """
 
     def __init__(
@@ -63,32 +63,32 @@ class Pager:
         **values: Any,
     ) -> Page[M]:
         """The page of `statement`'s rows in `order`: the names of selected columns, separated by
-        commas, those that descend behind a minus. Equal rows are ordered by their primary key, as
-        the last of the columns is. Nulls come last or, descending, first.
+        commas, with a minus before those that descend. Rows that are equal in them are ordered by
+        primary key, in the last column's direction. Nulls come last or, descending, first.
 
         Raises:
-            Unprocessable: the cursor is not one that this order gave out.
+            Unprocessable: the cursor was not issued for this path, statement and order.
             TypeError: the statement cannot be paged, or not in this order.
-            RuntimeError: two rows of it have one key.
+            RuntimeError: two rows have one key, or a key is too long for a cursor.
         """
         keyset = keyset_of(statement, order)
         place = await self._open(rows, keyset, order, values)
         queries = [keyset.first] if place is None else keyset.behind(place)
-        found: list[Any] = []
+        records: list[Any] = []
         for query in queries:
-            own = query.values(place, self.limit + 1 - len(found))
-            found += await rows.fetch(query.statement, **own, **values)
-            if len(found) > self.limit:
+            bounds = query.values(place, self.limit + 1 - len(records))
+            records += await rows.fetch(query.statement, **bounds, **values)
+            if len(records) > self.limit:
                 break
         check_columns(model, statement)
-        items = read(model, keyset.bare(found[: self.limit]))
-        return _page_of(model)(items=items, next_cursor=self._next(keyset, order, found))
+        items = read(model, keyset.bare(records[: self.limit]))
+        return _page_of(model)(items=items, next_cursor=self._next(keyset, order, records))
 
-    def _next(self, keyset: Keyset, order: str, found: Sequence[Any]) -> str | None:
-        if len(found) <= self.limit:
+    def _next(self, keyset: Keyset, order: str, records: Sequence[Any]) -> str | None:
+        if len(records) <= self.limit:
             return None
-        place, behind = map(keyset.place, found[self.limit - 1 :])
-        if place == behind:
+        place, next_place = map(keyset.place, records[self.limit - 1 :])
+        if place == next_place:
             raise RuntimeError(ONE_PLACE)
         cursor = self._seal(keyset, [order, None, place])
         if len(cursor) > LONGEST_CURSOR:
@@ -101,7 +101,7 @@ class Pager:
     async def _open(
         self, rows: Rows, keyset: Keyset, order: str, values: Mapping[str, Any]
     ) -> Place | None:
-        """The place behind which the page begins."""
+        """The place after which the page begins, or None for the first page."""
         if self.cursor is None:
             return None
         try:
@@ -110,17 +110,17 @@ class Pager:
             _refuse()
         text, mac = sealed[:-MAC_BYTES], sealed[-MAC_BYTES:]
         macs = [self._sign(key, keyset, text) for key in self._keys]
-        if not any(hmac.compare_digest(mac, each) for each in macs):
+        if not any(hmac.compare_digest(mac, valid) for valid in macs):
             _refuse()
-        given_order, digest, place = json.loads(text)
-        if given_order != order:
+        cursor_order, digest, place = json.loads(text)
+        if cursor_order != order:
             _refuse()
         if digest is not None:
             query = keyset.row(place)
-            found = await rows.fetch(query.statement, **query.values(place, 1), **values)
-            place = keyset.place(found[0]) if found else []
+            records = await rows.fetch(query.statement, **query.values(place, 1), **values)
+            place = keyset.place(records[0]) if records else []
             if _digest(place) != digest:
-                _refuse()  # the row has gone, or has another place
+                _refuse()  # the row was deleted, or has moved in the order
         return [*place]
 
     def _seal(self, keyset: Keyset, content: Sequence[Any]) -> str:
@@ -128,13 +128,13 @@ class Pager:
         return base64.urlsafe_b64encode(text + self._sign(self._keys[0], keyset, text)).decode()
 
     def _sign(self, key: bytes, keyset: Keyset, text: bytes) -> bytes:
-        about = f"{self._scope['path']}\n{keyset.types}\n".encode()
-        return hmac.digest(key, about + text, "sha256")[:MAC_BYTES]
+        purpose = f"{self._scope['path']}\n{keyset.types}\n".encode()
+        return hmac.digest(key, purpose + text, "sha256")[:MAC_BYTES]
 
     def _link(self, cursor: str) -> None:
-        # RFC 8288; relative, because the Host header is the client's word.
-        asked = quote(self._scope["query_string"], safe="=&+%").split("&")
-        query = [part for part in asked if part and not part.startswith("cursor=")]
+        # RFC 8288. A relative URL, because the client chooses the Host header.
+        pairs = quote(self._scope["query_string"], safe="=&+%").split("&")
+        query = [part for part in pairs if part and not part.startswith("cursor=")]
         url = f"{self._scope['path']}?{'&'.join([*query, f'cursor={cursor}'])}"
         if context := current_context():
             context.link = f'<{url}>; rel="next"'
@@ -154,12 +154,12 @@ def _page_of(model: type[M]) -> type[Page[M]]:
 
 
 def like(text: str | None) -> str | None:
-    """The ILIKE pattern for "contains this text" (PostgreSQL manual §9.7.1), in its composed form
-    (NFC), in which nearly all text is written: "e" and a combining accent are the one letter.
+    """The ILIKE pattern for "contains this text" (PostgreSQL manual §9.7.1), in composed form
+    (NFC), in which nearly all text is stored: "e" and a combining accent become one letter.
 
-    A text without three letters or digits in a row is one for "begins with it": within a text,
-    `search_index` finds nothing shorter (PostgreSQL manual, pg_trgm), and whoever looked for "a"
-    would have every row read.
+    For a text without three letters or digits in a row it is the pattern for "begins with": inside
+    a text, `search_index` finds nothing shorter (PostgreSQL manual, pg_trgm), and a search for "a"
+    would read every row.
     """
     if text is None:
         return None

@@ -1,4 +1,4 @@
-"""The table of attempts to give a password, and what is done with it."""
+"""The table of password attempts, and its statements."""
 
 from datetime import datetime, timedelta
 
@@ -24,7 +24,7 @@ SWEPT_AT_ONCE = 1000
 
 
 class PasswordAttempt(SQLModel, table=True):
-    """How often a password was wrong of late, for what `digest` stands for, and how many are being
+    """The recent failed attempts for one subject (`digest`, see `SUBJECTS`), and how many are being
     verified now."""
 
     __tablename__ = "sign_in_attempts"
@@ -38,7 +38,7 @@ class PasswordAttempt(SQLModel, table=True):
     succeeded_at: datetime | None = None
 
 
-# How long an address is one of the account's, from which nobody else can lock it.
+# For how long after a success an address is known to the account: others cannot lock it there.
 KNOWN_FOR = literal(timedelta(days=90), Interval)
 digest, since = col(PasswordAttempt.digest), col(PasswordAttempt.since)
 failures, pending = col(PasswordAttempt.failures), col(PasswordAttempt.pending)
@@ -64,7 +64,7 @@ ADMIT = (
         (since + WINDOW - func.now()).cast(Interval).label("wait"),
     )
 )
-# Locked in the order in which they are admitted, or two could wait for each other in a circle.
+# Locked in one order, that of ADMIT, or two settlements could deadlock.
 LOCKED = (
     select(digest)
     .where(digest.in_([bindparam(name) for name in SUBJECTS]))

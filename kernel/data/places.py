@@ -1,4 +1,4 @@
-"""The columns of an order: those that it names, and the keys that tell the rows apart."""
+"""The columns of an order: those that it names, then the keys that make it unique."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -40,8 +40,9 @@ PLAIN = {Integer, BigInteger, SmallInteger, Boolean, *TEXTS}
 
 @dataclass(frozen=True)
 class Part:
-    """A column of an order. In a record, `name` has its value or, if the statement does not have
-    it in a form that a cursor can hold, a hidden column with what PostgreSQL writes for it."""
+    """A column of an order. `name` is the column of a record that has its value. It is a hidden
+    one, with the value as PostgreSQL's text, if the statement does not select the column or JSON
+    cannot hold its type."""
 
     column: ColumnElement[Any]
     name: str
@@ -56,13 +57,13 @@ def parts_of(statement: Statement, order: str) -> list[Part]:
     """The columns of the order, the named ones first.
 
     Raises:
-        TypeError: a name is no column's, the type of one is not known, a table has no key, or the
-            statement is more than columns, FROM and WHERE.
+        TypeError: a name is no selected column, a column's type is unknown, a table has no key, or
+            the statement has more than columns, FROM and WHERE.
     """
     named = [_named(statement, name) for name in order.split(",")]
     _check(statement)
-    sources = [each for it in statement.get_final_froms() for each in sources_of(it)]
-    keys = [column for each in sources if not each.is_told for column in key_of(each.table)]
+    sources = [s for clause in statement.get_final_froms() for s in sources_of(clause)]
+    keys = [column for s in sources if not s.is_determined for column in key_of(s.table)]
     last = named[-1][1]
     columns = [*named, *((key, last) for key in keys)]
     parts: list[Part] = []
@@ -84,16 +85,16 @@ def parts_of(statement: Statement, order: str) -> list[Part]:
 
 
 def _check(statement: Statement) -> None:
-    """See that conditions and an order can be added without a change of what the rows are."""
-    # Of a row's class, not all columns need be selected.
+    """Raise TypeError unless conditions and an order can be added without changing the rows."""
+    # Compared with one column only: an entity's options may select fewer than all.
     one = statement.selected_columns[0]
     plain = select(one).select_from(*statement.get_final_froms())
     if statement.whereclause is not None:
         plain = plain.where(statement.whereclause)
-    given = statement.with_only_columns(one, maintain_column_froms=True)
-    if str(given.compile(dialect=POSTGRES)) != str(plain.compile(dialect=POSTGRES)):
+    reduced = statement.with_only_columns(one, maintain_column_froms=True)
+    if str(reduced.compile(dialect=POSTGRES)) != str(plain.compile(dialect=POSTGRES)):
         raise TypeError(NOT_PLAIN)
-    if any(isinstance(it, Over) for c in statement.selected_columns for it in iterate(c)):
+    if any(isinstance(part, Over) for c in statement.selected_columns for part in iterate(c)):
         raise TypeError(WINDOWED)
 
 
@@ -101,12 +102,12 @@ def named_column(statement: Statement, name: str, refusal: str) -> ColumnElement
     """The selected column of this name.
 
     Raises:
-        TypeError: there is none, which the refusal tells, or there are two.
+        TypeError: there is none (its text begins with `refusal`), or there are two.
     """
     names = [str(column.name) for column in statement.selected_columns]
     if name not in names:
-        known = [each for each in names if "%(" not in each]  # others are named by their place
-        raise TypeError(f"{refusal}; it selects: {', '.join(known)}")
+        labels = [label for label in names if "%(" not in label]  # others are SQLAlchemy's own
+        raise TypeError(f"{refusal}; it selects: {', '.join(labels)}")
     if names.count(name) > 1:
         raise TypeError(TWO_COLUMNS.format(name=name))
     return _bare(statement.selected_columns[names.index(name)])
@@ -116,8 +117,8 @@ def _named(statement: Statement, part: str) -> tuple[ColumnElement[Any], bool]:
     """The column that a part of an order names, and whether it descends."""
     name = part.removeprefix("-")
     column = named_column(statement, name, NO_COLUMN)
-    # Of an expression, SQLAlchemy guesses the type: in one that holds all of them, it is ordered
-    # as it is compared.
+    # SQLAlchemy guesses an expression's type: cast to the widest one of its kind, it is compared
+    # with a cursor's value in the same type as it is ordered.
     _type_name(column)
     ordered = column if isinstance(column, Column) else cast(column, _wide(column.type))
     return ordered, part != name
@@ -143,10 +144,11 @@ def _type_name(column: ColumnElement[Any]) -> str:
 
 
 def _plain_name(statement: Statement, column: ColumnElement[Any]) -> str | None:
-    """Where a record has the value in a form that a cursor can hold."""
-    names = [each.name for each in statement.selected_columns]
-    for name, each in zip(names, statement.selected_columns, strict=True):
-        if names.count(name) == 1 and type(column.type) in PLAIN and column.compare(_bare(each)):
+    """The column's name in a record, if its type is PLAIN and it is selected under one name."""
+    names = [selected.name for selected in statement.selected_columns]
+    for name, selected in zip(names, statement.selected_columns, strict=True):
+        is_same = type(column.type) in PLAIN and column.compare(_bare(selected))
+        if names.count(name) == 1 and is_same:
             return str(name)
     return None
 
@@ -155,7 +157,7 @@ def _may_be_null(column: ColumnElement[Any], sources: list[Source]) -> bool:
     if not isinstance(column, Column):
         return True
     table = column.table
-    # A subquery's column is what its statement makes of it.
+    # A subquery's column may be null, whatever the table's column says.
     is_real = isinstance(table.element if isinstance(table, Alias) else table, Table)
-    is_optional = any(each.is_optional for each in sources if each.table == table)
+    is_optional = any(source.is_optional for source in sources if source.table == table)
     return not is_real or is_optional or bool(column.nullable)

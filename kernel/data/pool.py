@@ -1,7 +1,7 @@
-"""Connections that wait to be used, and requests that wait for one, whose callers take turns.
+"""A connection pool that is fair: waiting requests are served in turn by caller.
 
-The pools of asyncpg and SQLAlchemy check a connection in and out for as much as a query costs, and
-under load let a newcomer take what somebody else has waited for, and one caller take them all.
+In the pools of asyncpg and SQLAlchemy, checking a connection in and out costs as much as a query.
+Under load, they let a newcomer overtake those who wait, and one caller take all connections.
 """
 
 import asyncio
@@ -17,21 +17,21 @@ from kernel.driver_errors import PoolTimeout, ShareTimeout
 
 C = TypeVar("C", bound=Hashable)
 
-# So many connections a pool may have though the server is nearly full.
+# A pool may keep this many connections even when the server is nearly full.
 FEW = 2
 
 
 class Pool(Generic[C]):
-    """At most `size` connections, half of them at most for one caller: an account or, until that is
-    known, an address. What is no request's work has no caller.
+    """At most `size` connections, at most half of them for one caller: an account or, until that is
+    known, an address. Work outside of requests has no caller, and no such limit.
 
-    Those beyond `keep` are closed when nobody has used them for `idle_seconds`, never because they
-    are given back: load that needs them comes in waves, and to connect costs as much as twenty
-    queries. All are closed at about `max_age` seconds, when nobody uses them.
+    Connections beyond `keep` are closed when they have been idle for `idle_seconds`, not as soon as
+    they are given back: load comes in waves, and connecting costs as much as twenty queries. Each
+    is closed at an age of about `max_age` seconds, when it is not in use.
 
-    Who is refused by the server waits for a connection that there is. `is_lost` tells whether an
-    idle one has died, `is_too_many` whether a new one takes a place at the server that others need
-    more.
+    A request whose new connection is refused by the server waits for one of the others. `is_lost`
+    tells whether an idle connection has died, `is_too_many` whether a new one takes a place at the
+    server that others need more. All times are in seconds.
     """
 
     def __init__(  # noqa: PLR0913  # they are named
@@ -54,14 +54,14 @@ class Pool(Generic[C]):
         self._idle = Idle(keep, idle_seconds, max_age, self.drop)
         self._closing: set[asyncio.Future[None]] = set()
         self._turns: Turns[C | None] = Turns(max(1, size // 2))
-        self._callers: dict[C, Hashable] = {}  # of those that are taken
+        self._callers: dict[C, Hashable] = {}  # of the connections in use
 
     async def take(self) -> C:
-        """A connection, for the caller to give back, or to drop.
+        """A connection; `give_back` or `drop` it afterwards.
 
         Raises:
-            PoolTimeout: none came free within the timeout, in seconds; a ShareTimeout, if the
-                caller's own requests have all that it may have.
+            PoolTimeout: none came free within the timeout.
+            ShareTimeout: none did, and the caller's own requests hold its whole share.
             Exception: what `connect` raises, if there is no other connection to wait for.
         """
         caller = (context := current_context()) and context.caller
@@ -90,10 +90,10 @@ class Pool(Generic[C]):
             self._idle.push(connection)
 
     def drop(self, connection: C) -> None:
-        """Close a connection that is lost, or in the middle of something.
+        """Close a connection that is lost, or in an unknown state.
 
-        Closing runs in the background: a frozen server must not delay the error response. Until it
-        is closed, its place is taken.
+        Closing runs in the background: a frozen server must not delay the error response. Its place
+        is free only when it is closed.
         """
         self._idle.end(connection)
         self._openings.lose()
@@ -102,12 +102,12 @@ class Pool(Generic[C]):
         closing.add_done_callback(self._closing.discard)
 
     def expire(self) -> None:
-        """Drop the idle connections: one was found dead, so all of them may be."""
+        """Drop the idle connections: one of them was dead, so all may be."""
         while self._idle:
             self.drop(self._idle.pop())
 
     async def close(self) -> None:
-        """Close what is idle, and wait for it; what is given back later is closed, too."""
+        """Close the idle connections and wait for it; those in use close when given back."""
         self._is_closed = True
         self._idle.close()
         self._openings.close()
@@ -115,15 +115,15 @@ class Pool(Generic[C]):
         await asyncio.gather(*self._closing, return_exceptions=True)
 
     def in_use(self) -> int:
-        """How many connections somebody has taken."""
+        """How many connections are in use, or being opened or closed."""
         return self._size - self._openings.free - len(self._idle)
 
     def load(self) -> Load:
-        """How much of it is in use now."""
+        """The pool's size, its connections in use, and the requests that wait."""
         return Load(self._size, self.in_use(), self._turns.waiting())
 
     async def _obtain(self, caller: Hashable) -> C:
-        """A connection that is made, or that somebody gives back."""
+        """A connection that is opened now, or that another request gives back."""
         if self._openings.has_been_shut(self._timeout):
             raise PoolTimeout(is_connecting=True) from self._openings.refusal
         deadline = asyncio.get_running_loop().time() + self._timeout
@@ -138,7 +138,7 @@ class Pool(Generic[C]):
         return connection
 
     async def _open(self, caller: Hashable) -> C | None:
-        """A new connection, or None if it is refused and there are others to wait for."""
+        """A new connection, or None if it is refused while there are others to wait for."""
         try:
             with counting_wait():
                 connection = await self._connect()
@@ -169,7 +169,7 @@ class Pool(Generic[C]):
             self._vacate(caller)
 
     async def _wait(self, caller: Hashable, deadline: float) -> C | None:
-        """A connection that somebody gives back, or None for a place to make one in."""
+        """A connection that is given back, or None for permission to open one."""
         waiter = self._turns.wait(caller)
         try:
             with counting_wait():
@@ -187,7 +187,7 @@ class Pool(Generic[C]):
             raise
 
     def _return(self, waiter: "asyncio.Future[C | None]", caller: Hashable) -> None:
-        """Pass on what came at the very moment when nobody waited for it any more."""
+        """Pass on what the waiter got at the very moment when it timed out or was cancelled."""
         self._turns.leave(caller, waiter)
         if not waiter.done() or waiter.cancelled():
             return
@@ -204,7 +204,7 @@ class Pool(Generic[C]):
         self._openings.vacate()
 
     def _hand_out(self) -> None:
-        """Let those who wait connect."""
+        """Let waiters open connections while that is allowed."""
         while self._openings.may_connect and (waiter := self._turns.next()):
             self._openings.reserve()
             waiter.set_result(None)

@@ -1,7 +1,7 @@
-"""Whether a connection has what it asked for: what stands between it and the server may drop a
-startup parameter without a word, or have another session for each transaction.
+"""Checks of a new connection: a pooler on the way to the server may silently drop a startup
+parameter, or use another session for each transaction.
 
-A pooler is known by its process id: the one that it tells at the start is none of the server's.
+A pooler is recognised by the process id that it reports at the start, which is not the server's.
 """
 
 import asyncio
@@ -16,7 +16,7 @@ import asyncpg
 from kernel.data.driver import Connection
 from kernel.data.traces import RESET
 
-# The settings, and how many further connections the server would take of those without privileges.
+# The settings, and how many more connections the server would accept from unprivileged users.
 FACTS = """
     SELECT pg_backend_pid() AS pid, current_setting('max_connections')::int AS most,
         current_setting('max_connections')::int
@@ -28,7 +28,7 @@ FACTS = """
 """
 MILLISECONDS = {"ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 DURATION = re.compile(r"(\d+)(ms|s|min|h|d)")
-# What the server says of a statement that was prepared in another session.
+# The server's errors for a statement that was prepared in another session.
 OF_ANOTHER = asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError
 MANUAL = "docs/production.md#pgbouncer"
 DROPPED = "a pooler or proxy has dropped the startup parameter {names}: see {manual}"
@@ -37,41 +37,43 @@ NO_SESSION = (
     " (PgBouncer before 1.21, or max_prepared_statements=0), so its answers could be those of other"
     " statements: see {manual}"
 )
-# The last places at the server are for pools that have next to none.
+# The server's last places are left to pools that have hardly any connection.
 LAST_PLACES = 4
-# What a pooler was found to be is believed for so long.
+# For how long it is remembered that a pooler keeps sessions.
 BELIEF_SECONDS = 60.0
 Open = Callable[[], Awaitable[Connection]]
 _sessions: dict[str, float] = {}
 
 
 class UnfitConnection(RuntimeError):
-    """The server can be reached, but not in a way that the service can work with."""
+    """The server can be reached, but a setting is missing or prepared statements are not kept."""
 
 
-async def verify(connection: Connection, asked: Mapping[str, str], open_: Open, url: str) -> None:
-    """Check that the settings hold, and note what kind of session it is.
+async def verify(
+    connection: Connection, settings: Mapping[str, str], open_: Open, url: str
+) -> None:
+    """Check that the settings are in force, and note what kind of session the connection has.
 
-    Where a pooler keeps a session for each connection, what it has dropped is set by a statement.
+    Where a pooler keeps one session for each connection, dropped settings are set by a statement.
 
     Raises:
         UnfitConnection: a setting is missing, or prepared statements are not kept.
     """
-    wanted = {name: value for name, value in asked.items() if name != "application_name"}
+    wanted = {name: value for name, value in settings.items() if name != "application_name"}
     facts = await _ask(connection, [*wanted])
-    found = dict(zip(wanted, map(_plain, facts["settings"]), strict=True))
-    missing = {name: value for name, value in wanted.items() if found[name] != value}
+    actual = dict(zip(wanted, map(_plain, facts["settings"]), strict=True))
+    missing = {name: value for name, value in wanted.items() if actual[name] != value}
     if facts["pid"] == connection.get_server_pid():
         connection.is_place_scarce = facts["free"] < max(LAST_PLACES, facts["most"] // 10)
     elif not facts["is_named_so"]:
-        # The pooler has names of its own for prepared statements, and so knows them on each of its
-        # connections, as PgBouncer does from 1.21 on in transaction mode.
+        # The pooler renames prepared statements, so it can prepare them on any of its connections:
+        # PgBouncer from 1.21 on, in transaction mode.
         connection.share()
     elif await _is_session(connection, open_, url):
-        # RESET would take these settings away, too: unlike startup parameters, they are no default.
-        settings = "; ".join(f"SET {name} = '{value}'" for name, value in wanted.items())
-        connection.reset_query, missing = f"{RESET}; {settings}", {}
-        await connection.execute(settings)
+        # RESET would undo these, too: unlike startup parameters, they are no defaults.
+        statements = "; ".join(f"SET {name} = '{value}'" for name, value in wanted.items())
+        connection.reset_query, missing = f"{RESET}; {statements}", {}
+        await connection.execute(statements)
         connection.has_traces = False
     else:
         raise UnfitConnection(NO_SESSION.format(manual=MANUAL))
@@ -81,14 +83,14 @@ async def verify(connection: Connection, asked: Mapping[str, str], open_: Open, 
 
 
 def _plain(setting: str) -> str:
-    """A duration in milliseconds, as it was asked for: the server tells it in the largest unit."""
+    """A duration in milliseconds, as it was set: the server shows it in the largest unit."""
     duration = DURATION.fullmatch(setting)
     return f"{int(duration[1]) * MILLISECONDS[duration[2]]}" if duration else setting
 
 
 async def _ask(connection: Connection, names: list[str]) -> Any:
-    """What the server knows of the connection. The statement has a name that nobody else has: an
-    unnamed one would be lost where its two messages go to two sessions."""
+    """The FACTS about the connection. The statement has a unique name: an unnamed one would be lost
+    where its two messages go to two sessions."""
     name = f"facts_{uuid4().hex}"
     try:
         statement = await connection.prepare(FACTS, name=name)
@@ -99,7 +101,7 @@ async def _ask(connection: Connection, names: list[str]) -> Any:
 
 
 async def _is_session(connection: Connection, open_: Open, url: str) -> bool:
-    """Whether the connection keeps its session while another one works between its statements."""
+    """Whether the connection keeps its session while another one runs statements in between."""
     if time.monotonic() < _sessions.get(url, 0.0):
         return True
     other = await open_()
@@ -117,6 +119,7 @@ async def _is_session(connection: Connection, open_: Open, url: str) -> bool:
 
 
 def explain(error: Exception) -> Exception:
-    """The error, with what to do where a pooler refuses a startup parameter (PgBouncer's words)."""
+    """The error, with a link to the manual if a pooler refuses a startup parameter (PgBouncer's
+    text)."""
     is_about_one = "unsupported startup parameter" in str(error)
     return UnfitConnection(f"{error}: see {MANUAL}") if is_about_one else error

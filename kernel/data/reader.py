@@ -1,8 +1,8 @@
 """`ReadPool`: queries on connections that cannot write, one round trip each.
 
-Statements are SQLModel `select(...)` objects with `bindparam`s, by whose names a query's values are
-passed. Built once at module level, a statement of plain types is compiled once, and runs on asyncpg
-itself; any other is SQLAlchemy's to execute.
+Statements are SQLModel `select(...)` objects with `bindparam`s; a query's values are passed by
+their names. A statement of plain types that is built once, at module level, is compiled once and
+runs on asyncpg directly; SQLAlchemy executes any other.
 """
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -35,10 +35,10 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class ReadPool(Rows):
-    """Connections that were started with `default_transaction_read_only=on`.
+    """Queries on connections that were started with `default_transaction_read_only=on`.
 
-    Snapshots and streams have a few of their own: whoever reads a stream slowly holds a connection
-    for that long.
+    Snapshots and streams have a small pool of their own: a client that reads a stream slowly holds
+    a connection for that long.
     """
 
     def __init__(
@@ -52,20 +52,20 @@ class ReadPool(Rows):
         self._patience = patience
 
     async def fetch(self, statement: ClauseElement, /, **values: Any) -> Sequence[Record]:
-        """Run the statement. Its rows have the form of asyncpg's records.
+        """Run the statement. Its rows are like asyncpg's records (see `Record`).
 
         Raises:
             TypeError: a value is missing, of the wrong type, or for no parameter of the statement.
-            Unavailable: no connection was free within the pool's timeout, or none can be had, or
+            Unavailable: no connection was free within the pool's timeout, none can be opened, or
                 the statement took too long.
             ServiceError: the database refused, see `violations.ANSWERS`.
         """
-        # A read is safe to repeat: on a new connection, or when a standby's conflict has gone.
+        # A read is safe to repeat: on a new connection, or after a standby's recovery conflict.
         for attempt in range(1, ATTEMPTS + 1):
             try:
                 return await self._run(statement, values)
             except DRIVER_ERRORS as error:
-                # The server was restarted, or is frozen; who tries to write has made a mistake.
+                # Restarted, frozen or outdated; READ_ONLY is just a statement that tries to write.
                 if is_suspect(error) and sqlstate(error) != READ_ONLY:
                     self._connections.expire()
                 if attempt == ATTEMPTS or not _may_be_repeated(error):
@@ -77,15 +77,18 @@ class ReadPool(Rows):
     async def snapshot(self) -> AsyncIterator[Snapshot]:
         """Several reads of one state: a REPEATABLE READ transaction that cannot write.
 
-        It holds a connection until the block ends, at most twice the statement timeout between two
-        reads.
+        It holds a connection until the block ends, but ends itself if more than twice the statement
+        timeout passes between two reads.
+
+        Raises:
+            Unavailable: as for `fetch`.
         """
         async with self.snapshot_on(await self.begin_snapshot()) as snapshot:
             yield snapshot
 
     @asynccontextmanager
     async def snapshot_on(self, link: Link) -> AsyncIterator[Snapshot]:
-        """The snapshot that has begun on the connection, which is given back afterwards."""
+        """The snapshot on a link of `begin_snapshot`, which is given back after the block."""
         snapshot = Snapshot(link, self.begin_snapshot, self._release_stream, self._patience)
         try:
             yield snapshot
@@ -95,17 +98,17 @@ class ReadPool(Rows):
     async def stream(
         self, model: type[M], statement: ClauseElement, /, **values: Any
     ) -> AsyncIterator[M]:
-        """The rows as DTOs, however many, for a `StreamingResponse`: memory stays flat."""
+        """Any number of rows as DTOs, for a `StreamingResponse`: memory use stays constant."""
         async with self.snapshot() as snapshot:
             async for row in snapshot.stream(model, statement, **values):
                 yield row
 
     def in_use(self) -> int:
-        """How many connections run a query now."""
+        """How many connections are in use now."""
         return self._connections.in_use() + self._streams.in_use()
 
     def loads(self) -> Iterator[tuple[str, Load]]:
-        """Of each pool, by its name."""
+        """The name and load of each pool."""
         name = self._outages.pool
         yield name, self._connections.load()
         yield f"{name}_streams", self._streams.load()
@@ -129,10 +132,10 @@ class ReadPool(Rows):
         return records
 
     async def _return(self, link: Link) -> None:
-        """Give a connection back, which may be lost or not as it was."""
+        """Give a connection back after cleaning it, or close it if it cannot be reused."""
         try:
             if link.raw.is_reusable and not link.raw.is_in_transaction():
-                with suppress(*DRIVER_ERRORS):  # then it is broken, and closed
+                with suppress(*DRIVER_ERRORS):  # then it is broken, and will be closed
                     await link.raw.clean()
         finally:
             self._release(link, self._connections)
@@ -140,7 +143,7 @@ class ReadPool(Rows):
     def _release(self, link: Link, pool: Pool[Link]) -> None:
         raw = link.raw
         if raw.is_outdated:
-            pool.expire()  # the others are, too
+            pool.expire()  # the others are outdated, too
         if not raw.is_reusable or raw.outermost or raw.is_in_transaction():
             drop_link(pool, link)
         else:

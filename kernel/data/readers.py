@@ -1,4 +1,4 @@
-"""The readers that the service opens: on the primary, or on a replica while it can be reached."""
+"""Opens the service's readers: on the primary, or on a replica while it can be reached."""
 
 import time
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -30,9 +30,10 @@ SYNTAX_OR_ACCESS = "42"
 
 
 class ReplicaReader(ReadPool):
-    """A reader that tries the replica anew every few seconds while it is away.
+    """Reads from the replica. While that cannot be reached, reads go to the primary, and the
+    replica is tried again every `RETRY_SECONDS`.
 
-    `is_away` says that reads go to the primary now, and `diverted` how many have gone there.
+    `is_away`: reads go to the primary now. `diverted`: how many have gone there.
     """
 
     def __init__(self, replica: ReadPool, primary: ReadPool) -> None:
@@ -52,8 +53,8 @@ class ReplicaReader(ReadPool):
             except DatabaseUnavailable as error:
                 self._note(error)
             except (asyncpg.PostgresError, DBAPIError) as error:
-                # A replica may not know yet what a migration has made; what is wrong with the
-                # statement itself is wrong on the primary, too.
+                # A replica may lag behind a migration, and lack its tables or columns. If the
+                # statement itself is wrong, the primary will say so.
                 if not sqlstate(error).startswith(SYNTAX_OR_ACCESS):
                     raise
             else:
@@ -80,11 +81,11 @@ class ReplicaReader(ReadPool):
             yield snapshot
 
     def in_use(self) -> int:
-        """How many connections run a query now."""
+        """How many connections are in use now, on both servers."""
         return self._replica.in_use() + self._primary.in_use()
 
     def loads(self) -> Iterator[tuple[str, Load]]:
-        """Of the replica's pools; see `ReadPool.loads`."""
+        """The name and load of each of the replica's pools."""
         return self._replica.loads()
 
     def _note(self, error: DatabaseUnavailable) -> None:
@@ -110,19 +111,20 @@ async def open_reader(  # noqa: PLR0913  # they are named
     size: int | None = None,
     is_probe: bool = False,
 ) -> AsyncIterator[ReadPool]:
-    """A reader, each of whose connections is made when it is first needed."""
+    """A reader whose connections are opened when they are first needed; `size` is its pool's, by
+    default the setting `read_pool_size`."""
     outages = Outages(pool_name, url)
 
     async def open_connection() -> Connection:
         connection = await connect(url, settings, outages, name=name, read_only=True)
         if is_probe:
-            # What such a connection asks for may be dropped on the way; this one has not asked.
+            # That tested the readers' startup parameters; the probe's own can write.
             await connection.hang_up()
             connection = await connect(url, settings, outages, name=name)
         connection.is_managed = True
         return connection
 
-    # SQLAlchemy begins no transaction for a read, as asyncpg does not.
+    # AUTOCOMMIT: SQLAlchemy begins no transaction for a read, like asyncpg.
     open_link = link_opener(open_connection, outages, isolation_level="AUTOCOMMIT")
     size = size or settings.read_pool_size
     reading = make_pool(open_link, settings, size=size, keep=size)
@@ -135,8 +137,9 @@ async def open_reader(  # noqa: PLR0913  # they are named
 
 
 def open_probe(url: str, settings: Settings, name: str) -> AbstractAsyncContextManager[ReadPool]:
-    """A reader of one connection, for readiness alone: it answers when the others are all taken,
-    and it could write if the server lets it. It asks for what the other readers ask for, too."""
+    """A reader of one connection, for readiness only: it works when all others are in use, and its
+    connection is not read-only, so it sees whether the server accepts writes. Opening it also tests
+    that the other readers' startup parameters are accepted."""
     return open_reader(url, settings, name, pool_name="probe", size=1, is_probe=True)
 
 
@@ -144,6 +147,6 @@ def open_probe(url: str, settings: Settings, name: str) -> AbstractAsyncContextM
 async def open_replica(
     url: str, settings: Settings, name: str, primary: ReadPool
 ) -> AsyncIterator[ReplicaReader]:
-    """A reader on the replica."""
+    """A reader on the replica at `url`, with the primary in reserve."""
     async with open_reader(url, settings, name, pool_name="replica") as replica:
         yield ReplicaReader(replica, primary)

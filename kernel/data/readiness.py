@@ -14,15 +14,15 @@ from kernel.driver_errors import sqlstate
 from kernel.errors import DatabaseUnavailable
 from kernel.fast.records import Record
 
-# A snapshot that is exported is a small file among the data for as long as the statement runs, and
-# no WAL: so a full disk is noticed.
+# Exporting a snapshot writes a small file to the data directory while the statement runs, and no
+# WAL: it fails when the disk is full.
 APPLIED = select(
     column("version_num", String),
     func.pg_is_in_recovery(type_=Boolean).label("is_standby"),
     func.current_setting("transaction_read_only", type_=String).label("read_only"),
     func.pg_export_snapshot(type_=String),
 ).select_from(table("alembic_version"))
-# Of the tables that a statement's bare names find.
+# The columns of the tables that unqualified names find.
 COLUMNS = text(
     "SELECT relname, attname FROM pg_class JOIN pg_attribute ON attrelid = pg_class.oid"
     " WHERE relname = ANY (CAST(:tables AS text[])) AND pg_table_is_visible(pg_class.oid)"
@@ -37,25 +37,28 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Schema:
-    """The revisions that a database has applied, and why this code cannot serve on it, if so."""
+    """The revisions that a database has applied; `mistake` is why this code cannot serve on it."""
 
     revisions: frozenset[str]
     mistake: str | None
 
 
 class SchemaReader:
-    """Reads it on a pool of the readiness probe's own."""
+    """Reads the schema on the readiness probe's own pool."""
 
     def __init__(self, pool: ReadPool) -> None:
         self.pool = pool
         self._unknown: dict[frozenset[str], bool] = {}
 
     async def read(self) -> Schema:
-        """What the database has now.
+        """The schema that the database has now.
 
-        A revision that this code knows serves if it is the newest. One that it does not know is a
-        later version's, on whose schema this code serves until that takes its place, if every table
-        and column of this code's models is there: this is looked at once for each.
+        A revision that this code knows is good if it is the newest. An unknown one is of a later
+        version, during a rolling deploy: it is good if it has every table and column of this code's
+        models, which is checked once for each set of revisions.
+
+        Raises:
+            Unavailable: the database cannot be reached.
         """
         try:
             rows = await self._applied()
@@ -79,7 +82,7 @@ class SchemaReader:
             return []
 
     async def _has_all_columns(self, revisions: frozenset[str]) -> bool:
-        needed = {(table.name, each.name) for table in _tables() for each in table.columns}
+        needed = {(table.name, column.name) for table in _tables() for column in table.columns}
         rows = await self.pool.fetch(COLUMNS, tables=[*{table for table, _ in needed}])
         missing = sorted(needed - {(row["relname"], row["attname"]) for row in rows})
         if missing:
@@ -94,7 +97,7 @@ class SchemaReader:
 
 
 def _tables() -> Iterator[Table]:
-    """The models' tables, but for those of tests, which no migration makes."""
+    """The models' tables, without those of tests, which no migration creates."""
     for model in subclasses_of(SQLModel):
         parts = model.__module__.split(".")
         is_of_tests = any(part == "tests" or part.startswith("test_") for part in parts)
@@ -103,7 +106,7 @@ def _tables() -> Iterator[Table]:
 
 
 def subclasses_of(model: type[SQLModel]) -> Iterator[type[SQLModel]]:
-    """All of them, in every depth."""
-    for each in model.__subclasses__():
-        yield each
-        yield from subclasses_of(each)
+    """The subclasses of a model, with theirs."""
+    for subclass in model.__subclasses__():
+        yield subclass
+        yield from subclasses_of(subclass)

@@ -1,4 +1,4 @@
-"""What a running service has: its settings, its connections, and what its slices have opened."""
+"""The resources of a running service: settings, connections, and what its slices have opened."""
 
 import hashlib
 import hmac
@@ -27,53 +27,56 @@ class HasState(Protocol):
 class Resources:
     """What is opened at the start of a service and closed at its end.
 
-    `name` and `version` are the service's. The connections are there while the lifespan runs. What
-    a slice opens in its router's lifespan it puts here, and finds here by its class.
+    `name` and `version` are the service's. The connections exist while the lifespan runs, and
+    using one outside of it raises RuntimeError. A slice opens resources in its router's lifespan,
+    puts them here with `put`, and gets them by their class.
     """
 
     writer: Writer
     reader: ReadPool
-    primary: ReadPool  # what must not be a replica's word: who calls, and whether they still may
+    primary: ReadPool  # for reads that must not lag behind: who calls, and whether they still may
     schema: SchemaReader
 
     def __init__(self, name: str, version: str, settings: Settings) -> None:
         self.name, self.version, self.settings = name, version, settings
-        self.signing_secret = settings.signing_secret or ""  # or one that is made in development
-        self.is_draining = False  # it has been told to end, and other instances serve instead
+        self.signing_secret = (
+            settings.signing_secret or ""
+        )  # in development without one, it is generated
+        self.is_draining = False  # shutting down: other instances serve instead
         self._own: dict[type, Any] = {}
 
-    if not TYPE_CHECKING:  # or a misspelt name would pass mypy
+    if not TYPE_CHECKING:  # so that mypy still refuses a misspelt name
 
         def __getattr__(self, name):
-            known = name in type(self).__annotations__
-            raise RuntimeError(NOT_RUNNING) if known else AttributeError(name)
+            is_declared = name in type(self).__annotations__
+            raise RuntimeError(NOT_RUNNING) if is_declared else AttributeError(name)
 
     @property
     def slug(self) -> str:
-        """The name as other programs read it, in small letters."""
+        """The name for other programs: lower case, with `-` for spaces."""
         return self.name.lower().replace(" ", "-")
 
     @cached_property
     def mac_keys(self) -> tuple[bytes, ...]:
-        """What cursors and the fingerprints of requests are signed with; behind it, what they were
-        signed with before the secret was changed, which is still good."""
+        """The keys that sign cursors and the fingerprints of requests, 32 bytes each: the present
+        one, and that of `old_signing_secret`, which is still accepted."""
         old = self.settings.old_signing_secret
         secrets = [self.signing_secret, *([old] if old else [])]
         return tuple(hashlib.sha256(b"mac" + secret.encode()).digest() for secret in secrets)
 
     def derive_token(self, purpose: str, seed: str) -> str:
-        """A one-time token, 256 bits, that only this service can make of a random seed, and makes
-        again when what carries it is sent again. So the seed may be kept, and the token need not
-        be: its digest is enough."""
+        """A one-time token of 256 bits, base64url, that only this service can derive from a random
+        seed. It is derived again when its mail is sent again, so store the seed and the token's
+        digest, and never the token."""
         mac = hmac.digest(self.mac_keys[0], f"{purpose} {seed}".encode(), "sha256")
         return urlsafe_b64encode(mac).decode().rstrip("=")
 
     def put(self, resource: T, kind: type[T] | None = None) -> None:
-        """Keep something while the service runs, to be found by its class, or by another one that
-        it is of: `put(FakeMailer(), Mailer)`.
+        """Keep a resource while the service runs, under its class or a base class `kind`:
+        `put(FakeMailer(), Mailer)`.
 
         Raises:
-            RuntimeError: there is one of this class.
+            RuntimeError: there is one under this class.
         """
         kind = kind or type(resource)
         if kind in self._own:
@@ -84,14 +87,15 @@ class Resources:
 
     @staticmethod
     def render_metrics(accept: str) -> tuple[bytes, str]:
-        """What all workers have counted, in the form that a scraper accepts, and its media type."""
+        """The metrics of all workers, in a format that the `Accept` header allows, and its media
+        type."""
         from kernel.exposition import render  # noqa: PLC0415  # a command need not import it
 
         return render(accept)
 
     @contextmanager
     def until_closed(self) -> Iterator[None]:
-        """Forget at the end what is put here within the block."""
+        """Remove after the block what was put here within it."""
         before = {**self._own}
         try:
             yield
@@ -99,15 +103,17 @@ class Resources:
             self._own = before
 
     def get(self, kind: type[T]) -> T:
-        """What was put here of this class.
+        """The resource that was put here under this class.
 
         Raises:
-            RuntimeError: nothing was.
+            RuntimeError: there is none.
         """
         if kind not in self._own:
-            raise RuntimeError(f"no {kind.__name__} is open: a slice puts it here in its lifespan")
-        found: T = self._own[kind]
-        return found
+            raise RuntimeError(
+                f"no {kind.__name__} is open: put() one here in its slice's lifespan"
+            )
+        resource: T = self._own[kind]
+        return resource
 
 
 def resources_of(app: HasState) -> Resources:

@@ -1,4 +1,4 @@
-"""What was run again, counted by what stood in its way."""
+"""The counter of retries, by cause."""
 
 from kernel.data.sqlstate import CHANGING, LOCK_NOT_AVAILABLE, is_outdated
 from kernel.driver_errors import sqlstate
@@ -10,6 +10,6 @@ CAUSES = (*CONTENTION.values(), DISCONNECT, CHANGING)
 
 
 def count_retry(kind: str, error: BaseException) -> None:
-    """Count a "read" or a "write" that is run again because of an error."""
+    """Count the retry of a `kind`, "read" or "write", by the cause of the error."""
     cause = CHANGING if is_outdated(error) else CONTENTION.get(sqlstate(error), DISCONNECT)
     RETRIES.add(1, kind, cause)

@@ -1,4 +1,4 @@
-"""The database's schema: what it has, what this code needs, and the way there."""
+"""The database's schema: applied revisions, the revision this code needs, and the upgrade."""
 
 import asyncio
 import re
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 VERSIONS = ROOT / "migrations" / "versions"
 MERGE = "uv run python -m features merge"
-# `revision` has one id; `down_revision` has one, none, or a tuple of them, over several lines.
+# `revision` is one id; `down_revision` is one, None, or a tuple that may span several lines.
 REVISION = re.compile(r"^(revision|down_revision)\b[^=\n]*= *(\([^)]*\)|[^#\n]*)", re.MULTILINE)
 IDS = re.compile(r"""["']([^"']+)["']""")
 CONNECT_SECONDS = 10
@@ -43,11 +43,11 @@ class BrokenHistory(CannotStart):
 def head_revision() -> str:
     """The revision that no other one follows.
 
-    Read off the files: to import Alembic takes a fifth of a start's time, and most starts have
-    nothing to upgrade.
+    It is read from the files: importing Alembic takes a fifth of a start's time, and most starts
+    have nothing to upgrade.
 
     Raises:
-        BrokenHistory: there is not exactly one, or a file does not belong to them.
+        BrokenHistory: there is not exactly one, or a file is wrong (see `find_heads`).
     """
     heads = find_heads(VERSIONS)
     if len(heads) != 1:
@@ -57,7 +57,7 @@ def head_revision() -> str:
 
 @cache
 def known_revisions() -> frozenset[str]:
-    """Those of this code's migrations."""
+    """The revisions of this code's migrations."""
     return frozenset(_read_history(VERSIONS))
 
 
@@ -65,15 +65,15 @@ def find_heads(versions: Path) -> set[str]:
     """The revisions in a folder that no other one there follows.
 
     Raises:
-        BrokenHistory: a file cannot be read, has no id or that of another one, or follows one that
-            is not there, or itself.
+        BrokenHistory: a file cannot be read, has no id or that of another file, or follows a
+            missing revision, or itself.
     """
     followed = _read_history(versions)
-    heads = followed.keys() - {each for before in followed.values() for each in before}
-    reached, left = set[str](), [*heads]
-    while left:
-        reached.add(revision := left.pop())
-        left += followed[revision] - reached
+    heads = followed.keys() - set[str]().union(*followed.values())
+    reached, pending = set[str](), [*heads]
+    while pending:
+        reached.add(revision := pending.pop())
+        pending += followed[revision] - reached
     if circle := followed.keys() - reached:
         raise BrokenHistory(
             f"the migrations {', '.join(sorted(circle))} follow each other in a circle"
@@ -127,16 +127,16 @@ def require_one_head() -> None:
 
 
 def new_revision_id() -> str:
-    """An id that no other branch or repository has: the second, and a few random characters.
+    """An id that no other branch has: the time in seconds, and four random characters.
 
-    Ids sort by their time. Alembic keeps them in a VARCHAR(32).
+    Ids sort by time. Alembic stores them in a VARCHAR(32).
     """
     suffix = "".join(secrets.choice(ALPHABET) for _ in range(4))
     return f"{datetime.now(UTC):%Y%m%dT%H%M%S}_{suffix}"
 
 
 async def upgrade_schema(url: str) -> None:
-    """Apply what is missing. Of processes that do so at once, one works and the others wait.
+    """Apply the missing migrations. Of several processes at once, one works and the others wait.
 
     Raises:
         BrokenHistory: a migration cannot be read, or has failed.
@@ -161,7 +161,7 @@ def migration_config(url: str) -> "Config":
 
 
 async def _current_revisions(url: str) -> set[str]:
-    """Several, where branches were applied that a later revision merges."""
+    """The applied revisions: several, if branches were applied that a later revision merges."""
     connection = await servers_of(url).connect(timeout_seconds=CONNECT_SECONDS)
     try:
         rows = await connection.fetch("SELECT version_num FROM alembic_version")

@@ -1,9 +1,9 @@
-"""`WriteSession`: the unit of work of a write, a SQLAlchemy session that also speaks plain asyncpg.
+"""`WriteSession`: the unit of work of a write, a SQLAlchemy session that also uses plain asyncpg.
 
-It connects when it is first used, and its transaction begins then. Queries and inserts of plain
-types go straight to asyncpg, compiled once, like those of `Reader`; others and changes of rows go
-through SQLAlchemy, on the same connection and in the same transaction. In a request, the boundary
-commits it and it ends there; `open_session()` gives one for work beside a request or after it.
+It connects and begins its transaction when it is first used. Queries and inserts of plain types go
+straight to asyncpg, compiled once, as in `Reader`. All others, and changes of rows, go through
+SQLAlchemy, on the same connection and in the same transaction. In a request, the boundary commits
+and ends it; `open_session()` opens one for work beside a request or after it.
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -38,7 +38,7 @@ P = ParamSpec("P")
 
 
 class Enqueueable(Protocol):
-    """A task, of which this layer knows no more."""
+    """The part of a task that this layer uses; tasks are of a higher one."""
 
     def insert(
         self, arguments: dict[str, Any], run_at: datetime | None, key: str | None, *, replace: bool
@@ -48,7 +48,7 @@ class Enqueueable(Protocol):
 
 
 class WriteSession(AsyncSession, Rows):
-    """The session of one unit of work; what it has not committed is rolled back at its end."""
+    """The session of one unit of work. Uncommitted changes are rolled back at its end."""
 
     sync_session_class = UnitSession
     sync_session: UnitSession
@@ -64,8 +64,8 @@ class WriteSession(AsyncSession, Rows):
         self.seen: SeenVersions | None = None
 
     async def fetch(self, statement: ClauseElement, /, **values: Any) -> Sequence[Record]:
-        """Run the statement, with its bindparams' values. Its rows have the form of asyncpg's
-        records.
+        """Run the statement, with its bindparams' values. Its rows are like asyncpg's records (see
+        `Record`).
 
         Raises:
             TypeError: a value is missing, of the wrong type, or for no parameter of the statement.
@@ -85,7 +85,7 @@ class WriteSession(AsyncSession, Rows):
         return records
 
     async def insert(self, table: type[Table], model: type[M], /, **values: Any) -> M:
-        """Insert a row, and give it back as the DTO, in one round trip (INSERT … RETURNING).
+        """Insert a row, and return it as the DTO, in one round trip (INSERT … RETURNING).
 
         Raises:
             TypeError: a value is for no column, or of the wrong type.
@@ -110,13 +110,14 @@ class WriteSession(AsyncSession, Rows):
         replace: bool = False,
         **arguments: Any,
     ) -> int | None:
-        """Have the task run once this transaction is committed, or at `run_at`; the job's id.
+        """Enqueue a job that runs the task after this transaction's commit, or at `run_at` (with an
+        offset from UTC). Returns the job's id.
 
-        Of the task's jobs with one `key` there is one until it has ended: with `replace` it begins
-        anew with these arguments, or else it stays as it is, which None tells.
+        A task has at most one job with a `key` that has not ended. If there is one, `replace=True`
+        restarts it with these arguments; otherwise it stays as it is, and None is returned.
 
         Raises:
-            TypeError: an argument is none of the task's, or of the wrong type.
+            TypeError: an argument is unknown, missing or of the wrong type, or `run_at` is naive.
         """
         sql, values = task.insert(arguments, run_at, key, replace=replace)
         jobs = await (await self._begin()).run(sql, *values)
@@ -125,19 +126,19 @@ class WriteSession(AsyncSession, Rows):
         return jobs[0]["id"] if jobs else None
 
     async def touch(self, row: Table | type[Table], key: Any = None) -> None:
-        """Count a change of a row whose children have changed: its version goes up by one, and
-        `updated_at` is now. `touch(order)`, or `touch(Order, order_id)`.
+        """Count a change of a row whose children have changed: add one to its version, and set
+        `updated_at` to now. `touch(order)`, or `touch(Order, order_id)`.
 
         Raises:
-            NotFound: the table has no row of this key.
+            NotFound: the table has no row with this key.
         """
         if isinstance(row, type):
-            known: Table | None = self.identity_map.get(self.identity_key(row, key))
-            if known is None:
+            loaded: Table | None = self.identity_map.get(self.identity_key(row, key))
+            if loaded is None:
                 if not await self.fetch(counting_up(row), key=key):
                     raise NotFound(row.__name__.lower(), key)
                 return
-            row = known
+            row = loaded
         self.add(row)
         row.updated_at = func.now()  # type: ignore[assignment]  # the database's clock
         await self.flush()
@@ -151,17 +152,18 @@ class WriteSession(AsyncSession, Rows):
     async def driver_connection(self) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
         """asyncpg's connection, in this transaction, for what only asyncpg can do, like COPY.
 
-        Whoever had it may keep it, so it is closed with the unit of work.
+        Since the block could keep it, it is closed with the unit of work instead of reused.
         """
         raw = await self._begin()
         raw.is_lent = True
         yield raw
 
     def after_commit(self, callback: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
-        """Call the function, a coroutine's or a plain one, once the transaction is committed; in a
-        request, once it is answered. After a rollback or a dry run it is not called.
+        """Call the function, async or plain, after the commit; in a request, after its answer.
+        After a rollback or a dry run it is not called.
 
-        Its failure is logged and changes nothing: what has to happen at last belongs in a table.
+        An error in it is logged and changes nothing else, and a crash loses the call: for what must
+        happen, enqueue a task.
         """
         savepoint = self.sync_session.get_nested_transaction()
         if savepoint is not None and not event.contains(self.sync_session, *ROLLED_BACK):
@@ -169,10 +171,10 @@ class WriteSession(AsyncSession, Rows):
         self.unit.pending.append((partial(callback, *args, **kwargs), savepoint))
 
     async def finish(self) -> None:
-        """Flush and commit, for whoever owns the unit of work.
+        """Flush and commit; for the owner of the unit of work, such as the request boundary.
 
         Raises:
-            OutcomeUnknown: COMMIT was sent, and the server has not refused it.
+            OutcomeUnknown: COMMIT was sent, and the server's answer did not come.
         """
         if self.in_transaction():
             await self.flush()
@@ -195,13 +197,13 @@ class WriteSession(AsyncSession, Rows):
         await self.unit.rollback()
 
     async def end(self) -> None:
-        """End it for good, with a rollback of what is not committed."""
+        """End the session for good, and roll back what is not committed."""
         sync_session, self._proxied = self.sync_session, Ended()  # type: ignore[assignment]
         self.sync_session = self._proxied  # type: ignore[assignment]
         await self.unit.end(sync_session)
 
     async def _begin(self) -> Connection:
-        """The connection, in the transaction, and in whatever savepoint SQLAlchemy is."""
+        """The connection, in the transaction and in SQLAlchemy's current savepoint."""
         if self.in_transaction():
             if self.sync_session.autoflush and (self.new or self.dirty or self.deleted):
                 await self.flush()

@@ -1,8 +1,8 @@
 """Connections behind a pooler that gives each transaction another session.
 
-It prepares each text once for all of its clients, and keeps it. So a text of its own is what has a
-plan of its own: a search, whose plan for any text may be a bad one, and every statement from the
-time on when a migration has outdated what is prepared.
+The pooler prepares each SQL text once for all of its clients, and keeps it. So a statement that
+needs a new plan gets a unique text, by a comment: each search, for which a generic plan may be bad,
+and every statement once a migration has outdated the prepared ones.
 """
 
 import os
@@ -18,24 +18,24 @@ Record = asyncpg.Record
 if TYPE_CHECKING:
     RawConnection = asyncpg.Connection[Record]
 else:
-    RawConnection = asyncpg.Connection  # generic in its stubs alone
+    RawConnection = asyncpg.Connection  # it is generic only in its stubs
 
 _suffix = ""
 
 
 class PooledConnection(RawConnection):
-    """asyncpg's connection, which may have another session for each transaction."""
+    """asyncpg's connection. If it `is_shared`, each transaction may run in another session."""
 
     is_shared = False
-    # What takes away whatever a session was left with.
+    # The SQL that resets a session before its next user.
     reset_query = RESET
 
     def share(self) -> None:
-        """Note that it has. A reset would be another session's, and take its limits away."""
+        """Mark it as shared. Its reset is empty: a real one would hit another session's limits."""
         self.is_shared, self.reset_query = True, "SELECT 1"
 
     def text_of(self, sql: str) -> str:
-        """The statement with a comment behind it, if it must not be what was prepared before."""
+        """The statement, with a comment at its end if it must not reuse a prepared one."""
         if not self.is_shared:
             return sql
         return f"{sql}{_comment() if is_search(sql) else _suffix}"
@@ -45,17 +45,17 @@ class PooledConnection(RawConnection):
         return await super().prepare(self.text_of(query), **options)
 
     def check_session(self, sql: str) -> None:
-        """Raise RuntimeError if the statement needs a session that stays, and there is none."""
+        """Raise RuntimeError if the statement needs a session of its own, and this is shared."""
         if self.is_shared and needs_session(sql):
             raise RuntimeError(NEEDS_SESSION)
 
     def outdate(self) -> None:
-        """Have every statement prepared anew: a migration has outdated one."""
-        global _suffix  # noqa: PLW0603  # what is prepared is the process's, not a connection's
+        """Prepare every statement anew from now on: a migration has outdated one."""
+        global _suffix  # noqa: PLW0603  # the pooler shares what is prepared, so it concerns the process
         if self.is_shared:
             _suffix = _comment()
 
 
 def _comment() -> str:
-    """One that no other process has, and that none has had."""
+    """A random SQL comment, unique among all processes."""
     return f" /* {os.urandom(6).hex()} */"

@@ -1,4 +1,4 @@
-"""Rows, and reads that all see one state of them."""
+"""`Rows`, the interface of reads, and `Snapshot`, several reads of one state."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -32,18 +32,18 @@ M = TypeVar("M", bound=BaseModel)
 
 
 class Rows(ABC):
-    """Where rows come from: the reader or, inside a unit of work, its session."""
+    """What statements are read with: the reader or, inside a unit of work, its session."""
 
     @abstractmethod
     async def fetch(self, statement: ClauseElement, /, **values: Any) -> Sequence[Record]:
-        """Run the statement with its bindparams' values. Its rows have the form of asyncpg's
-        records."""
+        """Run the statement with its bindparams' values. Its rows are like asyncpg's records (see
+        `Record`)."""
 
     async def all(self, model: type[M], statement: ClauseElement, /, **values: Any) -> list[M]:
-        """Every row, as the DTO.
+        """All rows, as DTOs.
 
         Raises:
-            TypeError: the statement has two columns with a name that the DTO takes.
+            TypeError: the statement has two columns with the name of one of the DTO's fields.
         """
         check_columns(model, statement)
         return read(model, await self.fetch(statement, **values))
@@ -51,14 +51,14 @@ class Rows(ABC):
     async def first(self, model: type[M], statement: ClauseElement, /, **values: Any) -> M | None:
         """The first row as the DTO, or None; see `all`."""
         check_columns(model, statement)
-        found = await self.fetch(statement, **values)
-        return read(model, found[:1])[0] if found else None
+        records = await self.fetch(statement, **values)
+        return read(model, records[:1])[0] if records else None
 
 
 class Snapshot(Rows):
-    """Reads that all see the database as it was at the first of them, on one connection, which is
-    given to `release` when it is over, or when nobody has read for `patience` seconds. What the
-    first read finds outdated by a migration is read on another one, which `begin` gives."""
+    """Reads that all see the database as it was at the first of them, on one connection. That is
+    passed to `release` at the end, or when nothing was read for `patience` seconds. If a migration
+    has outdated it before the first read succeeds, `begin` opens another one."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Snapshot(Rows):
     async def stream(
         self, model: type[M], statement: ClauseElement, /, **values: Any
     ) -> AsyncIterator[M]:
-        """The rows as DTOs, however many, a few hundred in memory at a time."""
+        """Any number of rows as DTOs, at most `ROWS_AT_ONCE` in memory at a time."""
         check_columns(model, statement)
         fetch_more = None
         while True:
@@ -102,12 +102,12 @@ class Snapshot(Rows):
                 fetch_more = None
                 continue
             self._has_read = True
-            with self._abandoned_after_a_while():
+            with self._abandoned_when_idle():
                 for row in read(model, records):
                     yield row
             if len(records) < ROWS_AT_ONCE:
                 return
-            _ = self._link  # or it has ended meanwhile
+            _ = self._link  # raises if it has ended meanwhile
 
     async def _open(self, statement: ClauseElement, values: dict[str, Any]) -> Fetch:
         plain = bind(plan_of(statement), values)
@@ -127,16 +127,16 @@ class Snapshot(Rows):
         self._lease = await self._begin()
 
     async def end(self) -> None:
-        """Give the connection back as it was, or close it; nobody can use it any more.
+        """End the snapshot: give the connection back clean, or close it.
 
-        Whoever is cancelled is so at each await, and gives it back all the same.
+        A cancelled task can be interrupted at each await here: `finally` releases it in any case.
         """
         link = self._leave()
         if link is None:
             return
         try:
             if link.raw.outermost and link.raw.is_reusable:
-                with suppress(*DRIVER_ERRORS):  # then it is broken, and closed
+                with suppress(*DRIVER_ERRORS):  # then it is broken, and will be closed
                     await link.raw.outermost.rollback()
                     await link.raw.clean()
         finally:
@@ -149,8 +149,9 @@ class Snapshot(Rows):
         return link
 
     @contextmanager
-    def _abandoned_after_a_while(self) -> Iterator[None]:
-        """The server ends a transaction that is idle; this ends who has it, and may never go on."""
+    def _abandoned_when_idle(self) -> Iterator[None]:
+        """End the snapshot if the consumer of the rows pauses for `patience` seconds, as the
+        server ends its idle transaction."""
         timer = asyncio.get_running_loop().call_later(self._patience, self._abandon)
         try:
             yield
@@ -171,7 +172,7 @@ class Snapshot(Rows):
 
 
 def raise_for_read(error: Exception) -> NoReturn:
-    """The answer to a read that has failed: nobody was in its way who changed something."""
+    """Raise the answer to a failed read; a conflict with writes is a 503 here, not a 409."""
     if reason := unavailability_of_read(error):
         raise unavailable(reason) from error
     if sqlstate(error) == READ_ONLY:

@@ -1,7 +1,7 @@
-"""What the database refused, as an answer: SQLSTATE by SQLSTATE.
+"""Errors of the database as answers, by SQLSTATE.
 
-An error is the client's where a client can mend it, and a 500 where only the code can. What is no
-error of one of the kernel's own connections is none of the database's, whatever its type.
+An error is the client's (4xx) if a client can correct it, and a 500 if only the code can. An error
+that did not come from one of the kernel's connections is not translated, whatever its type.
 """
 
 from typing import NoReturn
@@ -37,12 +37,12 @@ UNAVAILABLE = {
 READ_ONLY, NO_RESOURCES, QUERY_CANCELED = "25006", "53", "57014"
 LOCK_NOT_AVAILABLE = "55P03"
 DIVISION_BY_ZERO, SYNTAX_ERROR = "22012", "42601"
-# The server's functions in which 21000 is about two of the rows that a statement was given.
+# The server's functions where 21000 means that two of the statement's input rows are for one row.
 GIVEN_TWICE = {"ExecOnConflictUpdate", "ExecMergeMatched"}
 
 
 def is_ours(error: BaseException) -> bool:
-    """Whether one of the kernel's connections failed, or none could be had."""
+    """Whether the error is of one of the kernel's connections, or of opening or waiting for one."""
     return statement_of(error) is not None or isinstance(error, PoolTimeout | StaleDataError)
 
 
@@ -52,39 +52,39 @@ def is_disconnect(error: BaseException) -> bool:
     if isinstance(error, asyncpg.InterfaceError):
         # The other errors of this kind are mistakes in how a connection is used.
         return "closed" in str(error)
-    # InternalClientError: the server hung up, which asyncpg has half heard.
+    # InternalClientError: the server closed the connection in the middle of a message.
     lost = isinstance(error, ConnectionError | asyncpg.InternalClientError)
     return lost or sqlstate(error).startswith(("08", "57P0", READ_ONLY))
 
 
 def is_suspect(error: BaseException) -> bool:
-    """Whether the other connections of a pool may be as useless."""
+    """Whether the other connections of the pool may be unusable, too."""
     return is_disconnect(error) or is_outdated(error) or is_silent(error)
 
 
 def is_answered(error: BaseException) -> bool:
-    """Whether the server has said no, or was never asked: the connection is none the worse."""
+    """Whether the server answered with an error, or was not asked: the connection still works."""
     error = driver_error(error)
-    said = isinstance(error, asyncpg.PostgresError) and not is_disconnect(error)
-    return said or is_unsendable(error)
+    is_refused = isinstance(error, asyncpg.PostgresError) and not is_disconnect(error)
+    return is_refused or is_unsendable(error)
 
 
 def is_too_slow(error: BaseException) -> bool:
-    """Whether a limit of time has ended the statement: the server's or, if it is frozen, ours."""
+    """Whether a timeout has ended the statement: the server's or, if that is frozen, ours."""
     return is_silent(error) or sqlstate(error) == QUERY_CANCELED
 
 
 def is_outdated(error: BaseException) -> bool:
-    """Whether a migration has changed what the connection had remembered."""
+    """Whether a migration has outdated the connection's cached types or plans."""
     error = driver_error(error)
-    # A type that was made anew has another number (XX000, "cache lookup failed for type 16397").
+    # A type that was created anew has another OID (XX000, "cache lookup failed for type 16397").
     is_gone = sqlstate(error) == "XX000" and "cache lookup failed" in str(error)
     kinds = asyncpg.InvalidCachedStatementError | asyncpg.OutdatedSchemaCacheError
     return is_gone or isinstance(error, kinds)
 
 
 def is_retryable(error: BaseException) -> bool:
-    """Whether the same unit of work may well succeed when it is run again from its start."""
+    """Whether the unit of work may succeed if it is run again from its start."""
     return is_outdated(error) or is_disconnect(error) or sqlstate(error) in CONTENTION
 
 
@@ -94,8 +94,8 @@ def unavailable(reason: str) -> DatabaseUnavailable:
 
 
 def unavailability_of_read(error: BaseException) -> str | None:
-    """Why a read cannot be served now: nobody was in its way who changed something, and who tries
-    to write on a connection for reads has made a mistake."""
+    """Why a read cannot be served now, or None. A conflict with writes counts as SLOW; a statement
+    that tries to write on a read-only connection is the code's mistake, so None."""
     if sqlstate(error) in CONTENTION:
         return SLOW
     return None if sqlstate(error) == READ_ONLY else unavailability(error)
@@ -104,14 +104,14 @@ def unavailability_of_read(error: BaseException) -> str | None:
 def translate(error: Exception, inputs: frozenset[str] | None = None) -> ServiceError | None:
     """The answer for an error of the database or its driver.
 
-    `inputs` are the fields that the client may send, if that is known: what is wrong with another
-    one is not the client's mistake. None, for a mistake of the code and for anybody else's error.
+    `inputs` are the fields that the client may send, if known: an error about another field is not
+    the client's. None if the mistake is the code's, or the error not the database's.
     """
     if not is_ours(error):
         return None
     if isinstance(error, StaleDataError):
         return Conflict(TRY_AGAIN)
-    if answer := _unserved(error):
+    if answer := _not_now(error):
         return answer
     driver, code = driver_error(error), sqlstate(error)
     if code in ANSWERS:
@@ -121,8 +121,8 @@ def translate(error: Exception, inputs: frozenset[str] | None = None) -> Service
     return Unprocessable(OUT_OF_RANGE) if _is_about_a_value(driver, code) else None
 
 
-def _unserved(error: Exception) -> ServiceError | None:
-    """The answer if there is nothing wrong with the request but when it came."""
+def _not_now(error: Exception) -> ServiceError | None:
+    """The 429 or 503 if the same request may succeed at another time."""
     if isinstance(error, ShareTimeout):
         return TooManyAtOnce()
     reason = unavailability(error)
@@ -130,7 +130,7 @@ def _unserved(error: Exception) -> ServiceError | None:
 
 
 def unavailability(error: BaseException) -> str | None:
-    """Why the database cannot serve now, if that is what the error says."""
+    """Why the database cannot serve now (a key of UNAVAILABLE), or None for another error."""
     if isinstance(error, ShareTimeout):
         return None
     if isinstance(error, PoolTimeout):
@@ -146,10 +146,10 @@ def unavailability(error: BaseException) -> str | None:
 
 
 def _is_about_a_value(error: BaseException, code: str) -> bool:
-    """Whether a value that was sent can be what is wrong: class 22 is about data, but a statement
-    without parameters has none of a client's, and a division by zero is the statement's mistake."""
+    """Whether a value that a client sent can be the cause: class 22 is about data, but a statement
+    without parameters has no client's value, and a division by zero is the statement's mistake."""
     if is_unsendable(error):
-        # Of another type, it is the code's mistake; out of its type's range, it may well be sent.
+        # A value of another type is the code's mistake; one out of range may be the client's.
         return is_out_of_range(error)
     is_of_data = code.startswith("22") and code != DIVISION_BY_ZERO
     is_of_text = code == SYNTAX_ERROR and "tsquery" in str(error)

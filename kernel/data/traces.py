@@ -1,15 +1,15 @@
-"""What a statement may do to its connection beyond its transaction, read off its text.
+"""What a statement may leave on its session beyond its transaction, judged by its text.
 
-What is known to leave nothing is let through; after anything else, the connection is reset before
-somebody else gets it, or closed.
+Only what is known to leave nothing passes. After anything else, the connection is reset before its
+next use, or closed.
 """
 
 import re
 from enum import Enum
 from functools import lru_cache
 
-# All that a session can be left with, but for prepared statements, which asyncpg keeps (PostgreSQL
-# manual, DISCARD ALL, spelt out).
+# DISCARD ALL spelt out (PostgreSQL manual), without DEALLOCATE ALL: asyncpg keeps its prepared
+# statements.
 RESET = (
     "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; UNLISTEN *; "
     "SELECT pg_advisory_unlock_all(); DISCARD TEMP; DISCARD SEQUENCES"
@@ -19,22 +19,22 @@ TRANSIENT = re.compile(
     r"|release|lock|show|set\s+(local|constraints|transaction))\b",
     re.IGNORECASE,
 )
-# A second statement, a comment or a quoted body could hide anything; INTO could make a table.
+# A second statement, a comment or a quoted body could hide anything; SELECT INTO makes a table.
 OPAQUE = re.compile(r";\s*\S|--|/\*|\$\$|(?<!insert\s)(?<!merge\s)\binto\b", re.IGNORECASE)
-# Literals, bodies of functions and comments say nothing of what the statement is.
-ASIDE = re.compile(
+# Literals, function bodies and comments, which are removed before the statement is judged.
+NOT_CODE = re.compile(
     r"\$(\w*)\$.*?\$\1\$|'(?:[^']|'')*'|--[^\n]*|/\*.*?\*/|begin\s+atomic\b.*",
     re.DOTALL | re.IGNORECASE,
 )
-# What begins or ends a transaction, anywhere in a text of several statements.
+# Statements that begin or end a transaction, anywhere in a text of several.
 CONTROL = re.compile(
     r"(?:^|;)\s*(?:begin|start\s+transaction|commit|end|abort|prepare\s+transaction"
     r"|rollback(?!\s+(?:work\s+|transaction\s+)?to\b))\b",
     re.IGNORECASE,
 )
-# No reset undoes these: asyncpg would miss its own prepared statements, or meet somebody else's.
+# No reset undoes these: asyncpg would miss its own prepared statements, or meet foreign ones.
 LASTING = re.compile(r"(?:^|;)\s*(?:prepare|deallocate|discard|load)\b", re.IGNORECASE)
-# What is of use only in a session of one's own, unlike SET LOCAL and what is for a transaction.
+# Statements that need a session of their own, unlike SET LOCAL and the like.
 OF_SESSIONS = re.compile(
     r"(?:^|;)\s*(?:set\s+(?!local\b|constraints\b|transaction\b)|listen\b|prepare\b|load\b|discard\b"
     r"|deallocate\b|declare\b.*\bwith\s+hold\b|create\s+(?:(?:global|local)\s+)?temp(?:orary)?\b)"
@@ -73,8 +73,8 @@ HARMLESS = frozenset(KEYWORDS.split()) | frozenset(FUNCTIONS.split())
 
 
 class Trace(Enum):
-    """What a statement may leave: nothing, what a reset takes away, or what nothing does; CONTROL
-    begins or ends a transaction."""
+    """What a statement may leave: nothing (NONE), what a reset undoes (SESSION), or what no reset
+    undoes (LASTING). CONTROL begins or ends a transaction."""
 
     NONE = "none"
     SESSION = "session"
@@ -84,18 +84,18 @@ class Trace(Enum):
 
 @lru_cache(maxsize=4096)
 def needs_session(sql: str) -> bool:
-    """Whether the statement is known to be about its session, which has to be its own for that."""
-    return OF_SESSIONS.search(ASIDE.sub(" ", sql)) is not None
+    """Whether the statement is known to change or use its session, so it must not be shared."""
+    return OF_SESSIONS.search(NOT_CODE.sub(" ", sql)) is not None
 
 
 @lru_cache(maxsize=4096)
 def trace_of(sql: str) -> Trace:
     """What the statement may leave on its connection.
 
-    A trigger's or a view's functions are not seen: a lock or setting of theirs has to end with the
-    transaction (`pg_advisory_xact_lock`, `set_config(…, true)`).
+    Functions that a trigger or a view calls are not seen: their locks and settings must end with
+    the transaction (`pg_advisory_xact_lock`, `set_config(…, true)`).
     """
-    bare = ASIDE.sub(" ", sql)
+    bare = NOT_CODE.sub(" ", sql)
     if CONTROL.search(bare):
         return Trace.CONTROL
     if LASTING.search(bare):

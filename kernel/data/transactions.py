@@ -1,4 +1,4 @@
-"""asyncpg's transactions, of which their connection knows the outermost."""
+"""asyncpg's transactions; each connection keeps track of its outermost one."""
 
 import asyncio
 import time
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Transaction(asyncpg.transaction.Transaction):
-    """asyncpg's transaction or savepoint; of the outermost, its connection knows."""
+    """asyncpg's transaction or savepoint. The outermost is noted on its connection."""
 
     _connection: "Connection"
 
@@ -32,8 +32,8 @@ class Transaction(asyncpg.transaction.Transaction):
         """Commit, or release the savepoint.
 
         Raises:
-            RuntimeError: it is not for the caller to commit, another task's statement is under way,
-                or the server has no transaction any more, or one that has failed.
+            RuntimeError: only the request boundary may commit, another task's statement is under
+                way, or the server's transaction has ended or failed.
         """
         raw = self._connection
         if raw.outermost is self:

@@ -1,8 +1,8 @@
-"""Text without the blanks around it, wherever in a request it stands.
+"""Trimming: texts of a request lose the blanks around them, wherever in it they stand.
 
-A type that is marked `Trimmed` does nothing by itself, so that answers show what is stored. What
-reads a request wraps each of them, in lists, unions or models, as pydantic's schema has them. That
-comes last, because a length is that of what was sent, or no client could check it.
+The mark `Trimmed` does nothing by itself, so that answers show what is stored. For requests, every
+marked text in pydantic's schema is wrapped, also within lists, unions and models. Trimming runs
+after all other validation: a maximum length counts what was sent, so that clients can check it.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,20 +25,20 @@ from kernel.data.lines import LINE, LINE_PATTERN, STORED_LINE
 
 MARK, STORED, SENT = "kernel.trimmed", "stored", "sent"
 FUNCTIONS = {"function-before", "function-wrap", "function-after"}
-BY_NAME = {"fields", "choices"}  # of names that a team chooses, such as `type`
+BY_NAME = {"fields", "choices"}  # dicts whose keys a team chooses, such as `type`
 NO_VALIDATION = {"metadata", "default", "serialization"}
-REPEATED = "{name} contains itself: in a body, a model can do that whose lines are to be trimmed"
+REPEATED = "{name} contains itself: in a body, only a model with lines to trim can: make it one"
 TWO_LINES = "two_lines"
 numbers = count(1)
 
 
 class Untrimmable(TypeError):
-    """See `trimming`."""
+    """A type that contains itself has a `Trimmed` text and is no model; see `trimming`."""
 
 
 @dataclass(frozen=True)
 class Trimmed:
-    """Marks text that a request may have blanks around, and that is one line between them."""
+    """Marks a text of one line, which in a request may have blanks around it."""
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
@@ -49,14 +49,14 @@ class Trimmed:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> JsonSchemaValue:
-        # A table may have older texts, or somebody else's.
+        # A stored text may be older than this rule, or written by another program.
         is_sent = schema.get("metadata", {}).get(MARK) == SENT
         return handler(schema) | {"pattern": LINE_PATTERN if is_sent else f"^{STORED_LINE}$"}
 
 
 @dataclass
 class Trims:
-    """Marks a part of a request, whatever its type: each `Trimmed` text in it is trimmed."""
+    """Marks a part of a request, of any type: each `Trimmed` text in it is trimmed."""
 
     has_found: bool = field(default=False, init=False, compare=False)
 
@@ -70,17 +70,18 @@ class Trims:
 
 
 def trimming(schema: CoreSchema, handler: GetCoreSchemaHandler) -> CoreSchema:
-    """The schema, whose texts that are `Trimmed` are so when all else has been judged.
+    """The schema, in which each `Trimmed` text is trimmed after its other validation.
 
     Raises:
-        TypeError: there is one in a TypedDict or the like that contains itself.
+        Untrimmable: there is one in a type that contains itself and is no model, such as a
+            TypedDict.
     """
 
-    return _Walk(handler, schema.get("ref", "")).part(schema)  # type: ignore[no-any-return]  # alike
+    return _Walk(handler, schema.get("ref", "")).part(schema)  # type: ignore[no-any-return]  # a schema, as it was
 
 
 class _Walk:
-    """Through a schema; what there is nothing to do in stays the same object."""
+    """Rewrites a schema; a part without a `Trimmed` text stays the same object."""
 
     def __init__(self, handler: GetCoreSchemaHandler, own_name: str) -> None:
         self._handler, self._own_name = handler, own_name
@@ -88,9 +89,9 @@ class _Walk:
         self._repeated: set[str] = set()
 
     def part(self, part: Any) -> Any:
-        """The part of a schema, trimming."""
+        """The part of a schema, with trimming added."""
         if isinstance(part, list):
-            parts = [self.part(each) for each in part]
+            parts = [self.part(item) for item in part]
             is_same = all(new is old for new, old in zip(parts, part, strict=True))
             return part if is_same else parts
         if not isinstance(part, dict) or _is_trimming(part):
@@ -99,17 +100,17 @@ class _Walk:
             return self._defined(part)
         if _is_trimmed(part):
             return core_schema.no_info_after_validator_function(_strip, _as_sent(part))
-        return _changed(part, {name: self._child(name, each) for name, each in part.items()})
+        return _changed(part, {name: self._child(name, child) for name, child in part.items()})
 
     def _child(self, name: str, child: Any) -> Any:
         if name in NO_VALIDATION:
             return child
         if name in BY_NAME and isinstance(child, dict):
-            return _changed(child, {own: self.part(each) for own, each in child.items()})
+            return _changed(child, {key: self.part(value) for key, value in child.items()})
         return self.part(child)
 
     def _defined(self, part: Any) -> Any:
-        """What a name stands for: the name where there is nothing to do, or else a copy."""
+        """The part that a reference names: the reference if nothing changes, or else a copy."""
         name = part["schema_ref"]
         if name == self._own_name:
             return part
@@ -119,14 +120,14 @@ class _Walk:
         try:
             defined = self._handler.resolve_ref_schema(part)
         except LookupError:
-            return part  # it is being made, and is a body's itself
+            return part  # it is still being built: it is a body, which trims itself
         self._above.append(name)
         new = self.part(defined)
         self._above.pop()
         if new is defined:
             return part
         if _is_of_class(defined):
-            # pydantic has a validator for each class already, and would take that.
+            # pydantic already has a validator of the class, and would use that one.
             return core_schema.no_info_after_validator_function(_strip_fields, part)
         if name in self._repeated:
             raise Untrimmable(REPEATED.format(name=name.partition(":")[0]))
@@ -150,14 +151,14 @@ def _is_trimming(part: Mapping[str, Any]) -> bool:
 
 
 def _is_trimmed(part: Mapping[str, Any]) -> bool:
-    """Whether it is a marked text, behind whatever functions judge it."""
+    """Whether it is a marked text, within any number of validator functions."""
     while part.get("type") in FUNCTIONS and MARK not in part.get("metadata", {}):
         part = part["schema"]
     return MARK in part.get("metadata", {})
 
 
 def _as_sent(part: Any) -> Any:
-    """The marked text, whose pattern tells of one line."""
+    """The marked text as a request's: its JSON Schema has the pattern of one line."""
     if MARK in part.get("metadata", {}):
         return part | {"metadata": part["metadata"] | {MARK: SENT}}
     return part | {"schema": _as_sent(part["schema"])}
@@ -165,7 +166,7 @@ def _as_sent(part: Any) -> Any:
 
 def _strip(value: Any) -> Any:
     if not isinstance(value, str):
-        return value  # its rules have made something else of the text
+        return value  # another validator has converted the text
     if not LINE.fullmatch(value):
         raise PydanticCustomError(TWO_LINES, "should be one line")
     return value.strip()
@@ -185,9 +186,9 @@ def _strip_fields(row: Any) -> Any:
 
 
 def _raise_two_lines(error: ValidationError, name: str) -> None:
-    """Tell of a field that it is no line; of its other rules, all have been kept to before."""
+    """Raise an error with the field's name if it is no line; other rules were checked before."""
     details = error.errors(include_url=False, include_context=False)
-    if any(each["type"] == TWO_LINES for each in details):
+    if any(detail["type"] == TWO_LINES for detail in details):
         kind = PydanticCustomError(TWO_LINES, "should be one line")
         line_errors: list[InitErrorDetails] = [{"type": kind, "loc": (name,), "input": None}]
         raise ValidationError.from_exception_data(error.title, line_errors) from None
@@ -195,13 +196,13 @@ def _raise_two_lines(error: ValidationError, name: str) -> None:
 
 @cache
 def _trimmers(kind: type[Any]) -> dict[str, Callable[[Any], Any]]:
-    """What trims the fields of a model or a dataclass, where there is something to trim."""
+    """By name, functions that trim the fields of a model or dataclass that have such a text."""
     if issubclass(kind, BaseModel):
-        known = {n: (each.annotation, *each.metadata) for n, each in kind.model_fields.items()}
+        types = {n: (info.annotation, *info.metadata) for n, info in kind.model_fields.items()}
     else:
-        known = {n: (hint,) for n, hint in get_type_hints(kind, include_extras=True).items()}
+        types = {n: (hint,) for n, hint in get_type_hints(kind, include_extras=True).items()}
     trimmers: dict[str, Callable[[Any], Any]] = {}
-    for name, rules in known.items():
+    for name, rules in types.items():
         trims = Trims()
         typed: Any = Annotated[(*rules, trims)]
         adapter: TypeAdapter[Any] = TypeAdapter(typed)

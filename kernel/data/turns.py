@@ -1,4 +1,4 @@
-"""Who is next when there is not enough for all: callers take turns, and have a share at most."""
+"""Fair queueing: callers take turns, and each has at most a share."""
 
 import asyncio
 from collections import deque
@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 
 class Load(NamedTuple):
-    """Of a pool: how many it may have, how many somebody has taken, and how many wait for one."""
+    """A pool's load: most connections, connections in use, and requests that wait for one."""
 
     size: int
     in_use: int
@@ -18,10 +18,10 @@ class Load(NamedTuple):
 
 
 class Turns(Generic[T]):
-    """What each caller has, of which `share` is the most, and who waits for more, in turn: first
-    come, first served among one caller's requests, and one caller after the other.
+    """Counts what each caller holds, at most `share`, and queues requests for more. Callers are
+    served one after the other (round robin), the requests of one caller first come, first served.
 
-    None is nobody's caller, and has no share to keep to.
+    The caller None stands for work without one, which has no limit.
     """
 
     def __init__(self, share: int) -> None:
@@ -31,20 +31,20 @@ class Turns(Generic[T]):
 
     @property
     def is_awaited(self) -> bool:
-        """Whether anybody waits."""
+        """Whether any request waits."""
         return bool(self._waiting)
 
     def has_share(self, caller: Hashable) -> bool:
-        """Whether the caller has all that it may have at once."""
+        """Whether the caller holds its whole share."""
         return self._held.get(caller, 0) >= self.share
 
     def begin(self, caller: Hashable) -> None:
-        """Count what the caller gets."""
+        """Count one more that the caller holds."""
         if caller is not None:
             self._held[caller] = self._held.get(caller, 0) + 1
 
     def end(self, caller: Hashable) -> None:
-        """Count what it has given back."""
+        """Count one that the caller has given back."""
         if caller is None:
             return
         if (count := self._held[caller]) > 1:
@@ -53,13 +53,13 @@ class Turns(Generic[T]):
             del self._held[caller]
 
     def wait(self, caller: Hashable) -> "asyncio.Future[T]":
-        """What is done when it is the caller's turn."""
+        """A future that is set when it is the caller's turn."""
         waiter: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(caller, deque()).append(waiter)
         return waiter
 
     def leave(self, caller: Hashable, waiter: "asyncio.Future[T]") -> None:
-        """Wait no longer."""
+        """Remove a waiter from the queue."""
         waiters = self._waiting.get(caller, deque())
         with suppress(ValueError):
             waiters.remove(waiter)
@@ -67,18 +67,18 @@ class Turns(Generic[T]):
             self._waiting.pop(caller, None)
 
     def waiting(self) -> int:
-        """How many wait."""
+        """How many requests wait."""
         return sum(map(len, self._waiting.values()))
 
     def next(self) -> "asyncio.Future[T] | None":
-        """Whose turn it is, which is counted."""
+        """The waiter whose turn it is, counted for its caller; None if nobody may have more."""
         if not self._waiting:
             return None
         for caller in [*self._waiting]:
             if self.has_share(caller):
                 continue
             waiters = self._waiting.pop(caller)
-            waiter = next((each for each in _popped(waiters) if not each.done()), None)
+            waiter = next((future for future in _popped(waiters) if not future.done()), None)
             if waiters:
                 self._waiting[caller] = waiters  # behind the others
             if waiter is not None:

@@ -97,7 +97,7 @@ def test_a_revision_that_only_the_database_knows_is_told_as_that():
 def test_what_is_nobodys_file_is_told_without_a_place():
     told = explain(ConnectionRefusedError(111, "Connection refused"))
     assert told == "the migrations cannot be run: ConnectionRefusedError: Connection refused"
-    assert explain(TimeoutError()).startswith("somebody else has been migrating")
+    assert explain(TimeoutError()).startswith("another process has been migrating")
 
 
 @pytest.mark.parametrize(
