@@ -34,12 +34,8 @@ INITDB = f"initdb -D new --no-sync --username=postgres --auth=trust {LOCALE}"
 START = "pg_ctl start -s -w -t 60 -D data -l server.log -o"
 SETTINGS = "-c listen_addresses= -c timezone=UTC -c log_timezone=UTC -c unix_socket_directories="
 # For tests: nothing has to survive a crash, and several services have pools of full size at once.
-NOT_DURABLE = (
-    " -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=400"
-)
-BYPASS_PERMISSIONS = (
-    "--inh-caps=+dac_override --ambient-caps=+dac_override --securebits=+no_setuid_fixup"
-)
+UNSAFE = " -c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_connections=400"
+BYPASS = "--inh-caps=+dac_override --ambient-caps=+dac_override --securebits=+no_setuid_fixup"
 # The service's role owns its database and is no superuser, who can read the server's files.
 ROLE = """
     DO $$ DECLARE change text; BEGIN
@@ -159,7 +155,7 @@ class _Cluster:
             # Left by a kill, two of these name a pid of maybe another process, and prevent a start.
             for stale in "data/postmaster.pid", "server.log", self.sockets / ".s.PGSQL.5432.lock":
                 (self.folder / stale).unlink(missing_ok=True)
-            settings = f"{SETTINGS}{self.sockets}{'' if self.durable else NOT_DURABLE}"
+            settings = f"{SETTINGS}{self.sockets}{'' if self.durable else UNSAFE}"
             if (started := self._run(START, settings, keep=[lock])).returncode:
                 raise self._failure(f"did not start: {started.stderr}")
 
@@ -217,7 +213,7 @@ def claim(folder: Path, binaries: Path) -> list[str]:
     if _call([*become, "test", "-x", folder.parent, "-a", "-x", binaries / "postgres"]).returncode:
         # A checkout or a venv under /root (0700). Nothing is opened or copied: the server gets the
         # capability to bypass permissions. The folder stays root's: no other `nobody` can enter it.
-        return [*become, *BYPASS_PERMISSIONS.split()]
+        return [*become, *BYPASS.split()]
     os.chown(folder, user.pw_uid, user.pw_gid)
     return become
 

@@ -70,13 +70,11 @@ class TokenSigner:
                 )
             except (jwt.InvalidTokenError, RecursionError):
                 continue
-            return (
-                _ids_and_end(decoded["payload"]) if decoded["header"].get("typ") == KIND else None
-            )
+            return _parse(decoded["payload"]) if decoded["header"].get("typ") == KIND else None
         return None
 
 
-def _ids_and_end(claims: dict[str, object]) -> tuple[int, UUID, int] | None:
+def _parse(claims: dict[str, object]) -> tuple[int, UUID, int] | None:
     """User, sign-in and expiry (Unix time), or None if the service does not write such claims."""
     match claims:
         case {"sub": str(user_id), "sid": str(sid), "iat": int(start), "exp": int(end)}:

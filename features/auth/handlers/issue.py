@@ -39,9 +39,7 @@ IS_AS_VERIFIED = (
     users.c.id == bindparam("user_id"),
     users.c.password_hash == bindparam("known_hash"),
 )
-LOCK_VERIFIED = (
-    select(users.c.id).where(*IS_AS_VERIFIED, users.c.is_active).with_for_update(read=True)
-)
+VERIFIED = select(users.c.id).where(*IS_AS_VERIFIED, users.c.is_active).with_for_update(read=True)
 REHASH = update(users).where(*IS_AS_VERIFIED).values(password_hash=bindparam("new_hash"))
 REFRESH = (
     update(SignIn)
@@ -57,11 +55,11 @@ IS_RECENT = col(SignIn.updated_at) > func.now() - literal(GRACE, Interval)
 STATE = (
     select(users.c.id, col(SignIn.previous_digest), col(SignIn.salt), IS_RECENT.label("is_recent"))
     .join_from(SignIn, users, IS_ITS_USER)
-    .where(family == bindparam("sign_in"), *IS_LIVE)
+    .where(family == bindparam("sid"), *IS_LIVE)
 )
 # For tokens of an earlier version, which do not name their sign-in.
 OLD_FAMILY = select(family).where(digest == bindparam("token"))
-END = delete(SignIn).where(family == bindparam("sign_in")).returning(col(SignIn.user_id))
+END = delete(SignIn).where(family == bindparam("sid")).returning(col(SignIn.user_id))
 EXPIRED = select(col(SignIn.id)).where(expires_at < func.now()).limit(1000)
 SWEEP = delete(SignIn).where(col(SignIn.id).in_(EXPIRED.with_for_update(skip_locked=True)))
 
@@ -107,53 +105,49 @@ class TokenIssuer:
             Unauthorized: it is unknown, expired, or was spent before. Then its user may be a thief
                 or the thief's victim, so the sign-in ends (RFC 9700 §4.14.2).
         """
-        sign_in = await _family_of(session, token)
-        if sign_in is None:
+        sid = await _family_of(session, token)
+        if sid is None:
             raise Unauthorized("sign in again")
         salt = secrets.token_bytes(32)
-        new = _successor(sign_in, token, salt)
+        new = _successor(sid, token, salt)
         values = {"token": _digest(token), "new_token": _digest(new), "new_salt": salt}
         if refreshed := await session.fetch(REFRESH, **values):
-            return self._tokens(refreshed[0]["id"], sign_in, new)
-        state = await session.fetch(STATE, sign_in=sign_in)
+            return self._tokens(refreshed[0]["id"], sid, new)
+        state = await session.fetch(STATE, sid=sid)
         if state and state[0]["is_recent"] and state[0]["previous_digest"] == _digest(token):
-            return self._tokens(
-                state[0]["id"], sign_in, _successor(sign_in, token, state[0]["salt"])
-            )
+            return self._tokens(state[0]["id"], sid, _successor(sid, token, state[0]["salt"]))
         if state:
             # An UPDATE that waited for another one keeps its lock on the row, though it changed
             # nothing; the independent session would wait for that lock.
             await session.rollback()
             async with open_session() as independent_session:
-                ended = await independent_session.fetch(END, sign_in=sign_in)
+                ended = await independent_session.fetch(END, sid=sid)
             if ended:  # by this request, of several at once
                 security_event("refresh_token_reused", ended[0]["user_id"])
         raise Unauthorized("sign in again")
 
     async def sign_out(self, session: WriteSession, token: str) -> None:
         """End the sign-in. No error if it has ended already (RFC 7009 §2.2)."""
-        sign_in = await _family_of(session, token)
-        if ended := await session.fetch(END, sign_in=sign_in) if sign_in else ():
+        sid = await _family_of(session, token)
+        if ended := await session.fetch(END, sid=sid) if sid else ():
             session.after_commit(security_event, "sign_in_ended", ended[0]["user_id"])
 
     async def _begin(self, session: WriteSession, account: Account) -> TokenPublic | None:
         """The tokens of a new sign-in, or None if the account's password has changed meanwhile."""
-        sign_in = uuid4()
-        token = f"{sign_in.hex}.{secrets.token_urlsafe(32)}"
-        if not await session.fetch(
-            LOCK_VERIFIED, user_id=account.id, known_hash=account.password_hash
-        ):
+        sid = uuid4()
+        token = f"{sid.hex}.{secrets.token_urlsafe(32)}"
+        if not await session.fetch(VERIFIED, user_id=account.id, known_hash=account.password_hash):
             return None
-        row = {"user_id": account.id, "family": sign_in, "digest": _digest(token)}
+        row = {"user_id": account.id, "family": sid, "digest": _digest(token)}
         await session.insert(SignIn, Public, **row, expires_at=datetime.now(UTC) + self.lifetime)
         session.after_commit(security_event, "signed_in", account.id)
         # One sign-in in 256 deletes expired ones, for services that run no jobs.
-        if sign_in.bytes[0] == 0:
+        if sid.bytes[0] == 0:
             await session.fetch(SWEEP)
-        return self._tokens(account.id, sign_in, token)
+        return self._tokens(account.id, sid, token)
 
-    def _tokens(self, user_id: int, sign_in: UUID, token: str) -> TokenPublic:
-        access, seconds = self.signer.issue(user_id, sign_in), self.signer.lifetime
+    def _tokens(self, user_id: int, sid: UUID, token: str) -> TokenPublic:
+        access, seconds = self.signer.issue(user_id, sid), self.signer.lifetime
         return TokenPublic(access_token=access, expires_in=seconds, refresh_token=token)
 
     async def _rehash(self, account: Account, password: SecretStr) -> None:
@@ -180,10 +174,10 @@ def _digest(token: str) -> bytes:
     return hashlib.sha256(token.encode()).digest()
 
 
-def _successor(sign_in: UUID, token: str, salt: bytes) -> str:
+def _successor(sid: UUID, token: str, salt: bytes) -> str:
     """The next refresh token, derived from the one before, so that it can be sent again."""
     secret = hmac.digest(salt, token.encode(), "sha256")
-    return f"{sign_in.hex}.{urlsafe_b64encode(secret).decode().rstrip('=')}"
+    return f"{sid.hex}.{urlsafe_b64encode(secret).decode().rstrip('=')}"
 
 
 async def _family_of(session: WriteSession, token: str) -> UUID | None:
@@ -197,8 +191,7 @@ async def _family_of(session: WriteSession, token: str) -> UUID | None:
 def make_issuer(resources: Resources) -> TokenIssuer:
     """The issuer with the lifetimes and secrets of the settings."""
     settings = resources.settings
-    candidates = (resources.signing_secret, settings.old_signing_secret)
-    secrets = [secret for secret in candidates if secret]
+    secrets = list(filter(None, (resources.signing_secret, settings.old_signing_secret)))
     signer = TokenSigner(resources.slug, secrets, settings.jwt_lifetime)
     lifetime = timedelta(seconds=settings.refresh_lifetime)
     return TokenIssuer(signer, resources.get(PasswordVault), lifetime)

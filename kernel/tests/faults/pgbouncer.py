@@ -25,7 +25,7 @@ import httpx
 from sqlalchemy import text
 
 from kernel.data.readers import open_reader
-from kernel.dev.embedded import BYPASS_PERMISSIONS, server
+from kernel.dev.embedded import BYPASS, server
 from kernel.errors import ServiceError
 from kernel.settings import ROOT, Settings
 from kernel.tests.app import PATHS, migrate
@@ -84,7 +84,7 @@ async def pooler(
         if os.geteuid() == 0:  # which PgBouncer refuses to be
             os.chown(folder, NOBODY, NOBODY)
             as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
-            as_nobody += BYPASS_PERMISSIONS.split()
+            as_nobody += BYPASS.split()
         known = {
             "listen_addr": "127.0.0.1",
             "listen_port": f"{port}",
