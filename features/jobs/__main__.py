@@ -24,7 +24,9 @@ async def work(app: Application) -> None:
     scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
     lifespan = asyncio.create_task(app(scope, told.get, heard.put))
     await told.put({"type": "lifespan.startup"})
-    if (await heard.get())["type"] == "lifespan.startup.complete":
+    hearing = asyncio.create_task(heard.get())  # of an app that fails at once, nothing
+    await asyncio.wait([hearing, lifespan], return_when=asyncio.FIRST_COMPLETED)
+    if hearing.done() and hearing.result()["type"] == "lifespan.startup.complete":
         await stop.wait()
         await told.put({"type": "lifespan.shutdown"})
     await lifespan
