@@ -24,7 +24,9 @@ async def work(app: Application) -> None:
     scope = {"type": "lifespan", "asgi": {"version": "3.0", "spec_version": "2.0"}, "state": {}}
     lifespan = asyncio.create_task(app(scope, to_app.get, from_app.put))
     await to_app.put({"type": "lifespan.startup"})
-    if (await from_app.get())["type"] == "lifespan.startup.complete":
+    started = asyncio.create_task(from_app.get())  # of an app that fails at once, nothing comes
+    await asyncio.wait([started, lifespan], return_when=asyncio.FIRST_COMPLETED)
+    if started.done() and started.result()["type"] == "lifespan.startup.complete":
         await stop.wait()
         await to_app.put({"type": "lifespan.shutdown"})
     await lifespan

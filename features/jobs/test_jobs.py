@@ -1,5 +1,8 @@
+import asyncio
+
 import pytest
 
+from features.jobs.__main__ import work
 from kernel import Job, open_session
 
 
@@ -72,3 +75,12 @@ async def test_the_row_of_a_discarded_tick_stays(admin, job, sql):
     await sql.execute("UPDATE jobs SET tick = now()")
     await admin.delete(f"/jobs/{discarded}")
     assert await sql.fetchval("SELECT state FROM jobs") == "done"
+
+
+async def test_a_worker_whose_app_fails_before_it_has_started_ends():
+    async def app(scope, receive, send):
+        raise LookupError
+
+    with pytest.raises(LookupError):
+        async with asyncio.timeout(5):
+            await work(app)
