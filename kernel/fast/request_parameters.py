@@ -15,8 +15,7 @@ from pydantic import (
     ValidationError,
 )
 from pydantic.fields import FieldInfo
-from pydantic_core import CoreSchema, PydanticUndefined
-from pydantic_core.core_schema import no_info_before_validator_function
+from pydantic_core import CoreSchema, PydanticUndefined, core_schema
 
 from kernel.fast.ids import plain_int
 
@@ -103,7 +102,7 @@ class ReadsNumbers:
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        return no_info_before_validator_function(self._read, handler(source))
+        return core_schema.no_info_before_validator_function(self._read, handler(source))
 
     def _read(self, given: Any) -> Any:
         if not isinstance(given, dict):

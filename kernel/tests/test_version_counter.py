@@ -75,7 +75,7 @@ async def test_a_table_without_a_version_has_none(compare):
 
 
 def test_a_feature_that_is_removed_can_come_back_with_its_trigger():
-    made = [type(each).__name__ for each in Writer("drop", ["peelings"])._making()]
+    made = [type(each).__name__ for each in Writer("drop", ["peelings"])._create()]
     assert made[:2] == ["CreateTableOp", "MakeTrigger"]
 
 
