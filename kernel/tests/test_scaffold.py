@@ -465,7 +465,7 @@ def test_a_command_that_is_stopped_leaves_nothing(tree, tmp_path, how, seconds):
     )
     time.sleep(seconds)
     process.send_signal(how)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
     if process.returncode:
         assert contents(tree) == before
     assert list((tmp_path / "tmp").iterdir()) == []

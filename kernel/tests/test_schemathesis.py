@@ -62,10 +62,17 @@ KEEP = f"""
     CREATE TRIGGER keep_it BEFORE DELETE ON %s
         FOR EACH ROW WHEN (OLD.id >= {TESTER}) EXECUTE FUNCTION keep();
 """
+# Not those of jobs, which the service makes by itself.
 COUNT_FROM = """
     SELECT setval(format('%I', sequencename)::regclass, $1, false) FROM pg_sequences
-    WHERE schemaname = 'public'
+    WHERE schemaname = 'public' AND sequencename <> 'jobs_id_seq'
 """
+# What takes a token that was sent by mail, or a job that has failed.
+OF_MORE_THAN_REQUESTS = {
+    "POST /invitations/acceptance",
+    "POST /jobs/{job_id}/retry",
+    "POST /password-resets/completion",
+}
 APP = create_app(Settings(_env_file=None))
 OPERATIONS = list(operations(APP))
 SIGN_IN = UUID(int=4321)
@@ -100,7 +107,7 @@ async def rows_to_refer_to(service, sql):
     await sql.fetch(COUNT_FROM, TESTER + 1)
     bodies = {each: await sampler.body(each) for each in OPERATIONS if each.references}
     await sql.fetch(COUNT_FROM, 1)
-    for table in {"users"}.union(*(each.references.values() for each in bodies)):
+    for table in {"users", "refresh_tokens"}.union(*(each.references.values() for each in bodies)):
         await sql.execute(KEEP % table)
     return {
         str(operation): {field.name: dig(body, field.path) for field in operation.references}
@@ -119,7 +126,8 @@ async def test_no_request_that_is_made_up_from_the_document_breaks_its_word(targ
     assert report["test_cases"]["generated"] >= FEWEST
     # None of it in vain: every operation has also done what it is for.
     statuses = answers(tmp_path / "report.ndjson")
-    assert [str(each) for each in OPERATIONS if not succeeded(statuses[str(each)])] == []
+    names = {*map(str, OPERATIONS)} - OF_MORE_THAN_REQUESTS
+    assert {name: statuses[name] for name in names if not succeeded(statuses[name])} == {}
     assert sum(map(succeeded, statuses.values())) >= FEWEST / 4
 
 

@@ -153,7 +153,7 @@ async def test_a_fork_takes_over_a_later_upstream_and_every_database_follows(
     assert "breaks clients" not in forks.resolve(fork)
     steps = await applied(mine)
     failed = fork.run("alembic", "upgrade", "head", APP_DATABASE_URL=mine)
-    assert 'relation "items" does not exist' in failed.errors
+    assert 'relation "items" does not exist' in failed.output
     assert await applied(mine) == steps
     forks.take_out(fork, "items")
     fork.commit("Merge Julienne 1")

@@ -40,7 +40,8 @@ async def check(items: Items, folder: Path) -> Waits:
     for system in SYSTEMS:
         async with (
             Tap(items.url).open() as tap,
-            serving(system, tap.url, folder / "log") as running,
+            # Jobs would look for work in between.
+            serving(system, tap.url, folder / "log", jobs="off") as running,
             httpx.AsyncClient(base_url=running.url, trust_env=False) as client,
         ):
             cursor = ""
