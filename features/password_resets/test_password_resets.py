@@ -16,9 +16,10 @@ RULES = {"create_password_reset": "open", "complete_password_reset": "open"}
 COSTS = {"create_password_reset": 9, "complete_password_reset": 6}
 NEW = "a new password"
 ROW = "SELECT password_hash FROM users WHERE email = 'alice@example.com'"
-ACCOUNT = text(
-    "INSERT INTO users (email, full_name, password_hash) VALUES (:email, 'x', 'none') RETURNING id"
-)
+ACCOUNT = text("""
+    INSERT INTO users (email, full_name, password_hash)
+    VALUES (:email, 'x', 'none') RETURNING id
+""")
 
 
 async def a_completion(caller, number):

@@ -322,7 +322,8 @@ def add_account_column(copy: Copy) -> None:
     copy.edit(joining, '"password": "correct horse battery"}', f"{PASSWORD}{GIVEN}}}")
     copy.edit(joining, '"role": "admin"}', f'"role": "admin", {GIVEN}}}')
     resets = "features/password_resets/test_password_resets.py"
-    copy.edit(resets, "(email, full_name, password_hash) VALUES (:email, 'x',", DEPARTED)
+    copy.edit(resets, "(email, full_name, password_hash)", DEPARTED)
+    copy.edit(resets, "VALUES (:email, 'x', 'none')", "VALUES (:email, 'x', 'x', 'none')")
     copy.works("ruff", "format", "--quiet", joining, resets)
     copy.write("conftest.py", f"{copy.read('conftest.py')}\n\n{ACCOUNTS}")
     copy.write("tests/test_departments.py", DEPARTMENTS)
@@ -332,7 +333,7 @@ FIELD = "    department: Line = Field(max_length=50)\n"
 PASSWORD = '"password": "correct horse battery", '
 GIVEN = '"department": "Kitchen"'
 SHOWN = f"        {GIVEN},\n"
-DEPARTED = "(email, department, full_name, password_hash) VALUES (:email, 'x', 'x',"
+DEPARTED = "(email, department, full_name, password_hash)"
 NO_DEFAULT = (
     '    op.alter_column("users", "department", server_default=None)\n',
     '    op.alter_column("users", "department", server_default="unknown")\n',
