@@ -119,4 +119,4 @@ def test_two_heads_are_told(tree):
 def test_an_untrue_outline_is_told(tree):
     models = tree / "features/users/models.py"
     models.write_text(models.read_text() + OUTLINE)
-    assert "OUTLINE names columns that users does not have" in said(tree, "outline")
+    assert "OUTLINE has columns that users does not have" in said(tree, "outline")
