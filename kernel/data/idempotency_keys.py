@@ -2,11 +2,11 @@
 
 from datetime import datetime
 
-from sqlalchemy import Interval, bindparam, delete, func, select
+from sqlalchemy import Interval, bindparam, func, select
 from sqlalchemy.dialects.postgresql import JSONB, insert
 from sqlmodel import Field, SQLModel, col
 
-SWEPT_AT_ONCE = 1000
+from kernel.data.sweeps import sweeping
 
 
 class IdempotencyKey(SQLModel, table=True):
@@ -36,11 +36,4 @@ TAKE = (
     )
     .returning(col(IdempotencyKey.digest))
 )
-SWEEP = delete(IdempotencyKey).where(
-    col(IdempotencyKey.digest).in_(
-        select(col(IdempotencyKey.digest))
-        .where(EXPIRED)
-        .limit(SWEPT_AT_ONCE)
-        .with_for_update(skip_locked=True)
-    )
-)
+SWEEP = sweeping(IdempotencyKey, col(IdempotencyKey.digest), EXPIRED)

@@ -9,7 +9,6 @@ from sqlalchemy import (
     and_,
     bindparam,
     case,
-    delete,
     func,
     literal,
     or_,
@@ -19,8 +18,9 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlmodel import Field, SQLModel, col
 
+from kernel.data.sweeps import sweeping
+
 SUBJECTS = ("first", "second", "third")
-SWEPT_AT_ONCE = 1000
 
 
 class PasswordAttempt(SQLModel, table=True):
@@ -82,11 +82,4 @@ SETTLE = (
     )
 )
 IS_FORGOTTEN = or_(succeeded_at.is_(None), succeeded_at < func.now() - KNOWN_FOR)
-SWEEP = delete(PasswordAttempt).where(
-    digest.in_(
-        select(digest)
-        .where(IS_OVER, IS_FORGOTTEN)
-        .limit(SWEPT_AT_ONCE)
-        .with_for_update(skip_locked=True)
-    )
-)
+SWEEP = sweeping(PasswordAttempt, digest, IS_OVER, IS_FORGOTTEN)

@@ -19,9 +19,9 @@ from sqlmodel import col
 from sqlmodel.ext.asyncio.session import AsyncSession
 
 from kernel.context import HEADER_NAMES, current_context
-from kernel.data.idempotency_keys import STORED, SWEEP, SWEPT_AT_ONCE, TAKE, IdempotencyKey
-from kernel.data.independent import open_session
+from kernel.data.idempotency_keys import STORED, SWEEP, TAKE, IdempotencyKey
 from kernel.data.resources import Resources, resources_of
+from kernel.data.sweeps import sweep
 from kernel.data.violations import TRY_AGAIN
 from kernel.errors import BadRequest, Conflict, Unprocessable
 from kernel.http.attempts import Replay
@@ -161,11 +161,7 @@ def may_be_repeated(response: Response, route: Operation) -> bool:
 @task(external=True, every="1m")
 async def sweep_idempotency_keys(resources: Resources) -> None:
     """Delete the keys that are older than the retention."""
-    retention, swept = timedelta(seconds=resources.settings.idempotency_retention), SWEPT_AT_ONCE
-    while swept == SWEPT_AT_ONCE:
-        async with open_session() as session:
-            connection = await session.connection()
-            swept = (await connection.execute(SWEEP, {"retention": retention})).rowcount
+    await sweep(SWEEP, retention=timedelta(seconds=resources.settings.idempotency_retention))
 
 
 async def keep(

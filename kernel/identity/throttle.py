@@ -16,8 +16,9 @@ from typing import Any
 
 from kernel.context import current_context, network_of
 from kernel.data.independent import open_session
-from kernel.data.password_attempts import ADMIT, SETTLE, SUBJECTS, SWEEP, SWEPT_AT_ONCE
+from kernel.data.password_attempts import ADMIT, SETTLE, SUBJECTS, SWEEP
 from kernel.data.resources import Resources
+from kernel.data.sweeps import sweep
 from kernel.errors import TooManyRequests
 from kernel.identity.events import security_event
 from kernel.jobs.tasks import task
@@ -134,8 +135,4 @@ async def _always_wrong() -> bool:
 @task(external=True, every="1m")
 async def sweep_password_attempts(resources: Resources) -> None:
     """Delete the counts whose window has ended."""
-    window, swept = timedelta(seconds=resources.settings.sign_in_window), SWEPT_AT_ONCE
-    while swept == SWEPT_AT_ONCE:
-        async with open_session() as session:
-            connection = await session.connection()
-            swept = (await connection.execute(SWEEP, {"window": window})).rowcount
+    await sweep(SWEEP, window=timedelta(seconds=resources.settings.sign_in_window))

@@ -1,0 +1,25 @@
+"""Rows that have expired: deleted a thousand at a time, but for those that others have locked."""
+
+from typing import Any
+
+from sqlalchemy import ColumnElement, Delete, delete, select
+from sqlalchemy.orm import Mapped
+
+from kernel.data.independent import open_session
+
+SWEPT_AT_ONCE = 1000
+
+
+def sweeping(table: Any, key: Mapped[Any], *is_expired: ColumnElement[bool]) -> Delete:
+    """The statement that deletes some of a table's rows that have expired, by their key."""
+    some = select(key).where(*is_expired).limit(SWEPT_AT_ONCE).with_for_update(skip_locked=True)
+    return delete(table).where(key.in_(some))
+
+
+async def sweep(statement: Delete, **values: Any) -> None:
+    """Run a `sweeping` statement until nothing is left for it, each time in its own transaction."""
+    swept = SWEPT_AT_ONCE
+    while swept == SWEPT_AT_ONCE:
+        async with open_session() as session:
+            connection = await session.connection()
+            swept = (await connection.execute(statement, values)).rowcount
