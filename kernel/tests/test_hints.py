@@ -90,6 +90,8 @@ def media_type(name: str) -> dict[int | str, dict[str, Any]]:
     return {200: {"content": {name: {}}}}
 
 
+# What is looked at is the document of these, and the clients that are generated from it: no test
+# calls one, and one that did would fail.
 @router.post("", status_code=201)
 async def create_peeled_receipt(
     data: PeeledReceiptCreate, _: CurrentUser, session: Session
