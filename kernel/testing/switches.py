@@ -75,7 +75,7 @@ class _RunRecorder:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         if report.when == "call" and report.passed:
             self.passed.add(report.nodeid)
-        elif report.when == "teardown" and report.nodeid in self.passed:
+        elif report.when == "teardown" and report.passed and report.nodeid in self.passed:
             self.reached[report.nodeid] = dict(report.user_properties)[RUNS]
 
     def pytest_sessionfinish(self) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from kernel.settings import ROOT
 from kernel.testing.suite import (  # noqa: F401  # fixtures, for these tests alone
     CreateApp,
     Migrate,
@@ -20,6 +21,13 @@ from kernel.testing.suite import (  # noqa: F401  # fixtures, for these tests al
 from kernel.testing.walking import Walk
 from kernel.tests import app
 from kernel.tests.ends import end_connections  # noqa: F401  # a fixture
+
+
+def pytest_configure() -> None:
+    # Of the copies of the tree whose types are checked, a worker's first one fills it (8 s); for
+    # the others, which differ in a few files, that leaves 1 s.
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    os.environ["MYPY_CACHE_DIR"] = str(ROOT / ".mypy_cache" / "copies" / worker)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
