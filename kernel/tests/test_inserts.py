@@ -176,4 +176,4 @@ async def test_a_column_is_meant_by_the_name_that_its_class_has_for_it(filled, s
 
 
 def test_what_a_plan_was_made_for_is_forgotten_at_last():
-    assert inserts._known_plan.cache_info().maxsize == 1024
+    assert inserts._cached_plan.cache_info().maxsize == 1024

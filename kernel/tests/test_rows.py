@@ -35,7 +35,7 @@ from kernel.data.models import Dto, Line
 from kernel.data.reader import ReadPool
 from kernel.fast import rows, statements
 from kernel.fast.records import Row, rows_of
-from kernel.fast.rows import _way, read
+from kernel.fast.rows import _shortcut, read
 from kernel.testing.switches import off
 from kernel.tests.articles.models import PeeledTag, PeeledTagPublic
 from kernel.tests.peelings.models import Peeling, PeelingPublic
@@ -49,8 +49,9 @@ def records(*found):
 
 
 def is_trusted(model, *found):
-    way = _way(model, tuple(found[0]))
-    return way is not None and way.trusts([*map(way.pick or tuple, records(*found))])
+    shortcut = _shortcut(model, tuple(found[0]))
+    pick = (shortcut and shortcut.pick) or tuple
+    return shortcut is not None and shortcut.is_valid([*map(pick, records(*found))])
 
 
 class Plain(SQLModel):
@@ -451,7 +452,10 @@ async def test_two_columns_of_one_name_are_refused(app, sql, alice, statement):
     await peel(sql, alice)
     for door in doors(app):
         for layers in (("statements", "rows"), (), ()):
-            with off(*layers), pytest.raises(TypeError, match=r"takes .*id.* label one of them"):
+            with (
+                off(*layers),
+                pytest.raises(TypeError, match=r"two columns called .*id.* label one"),
+            ):
                 await door(PeelingPublic, statement)
     assert app.state.resources.reader.in_use() == 0
 
