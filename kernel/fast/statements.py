@@ -208,6 +208,6 @@ def type_mistake(error: BaseException, values: Mapping[str, Any]) -> TypeError |
     if not place or not is_unsendable(error) or is_out_of_range(error):
         return None
     if not values:
-        return TypeError(f"${place[1]} cannot be of the type of its value")
+        return TypeError(f"${place[1]} has a value of the wrong type")
     name, value = [*values.items()][int(place[1]) - 1]
     return TypeError(f"parameter {name} cannot be of type {type(value).__name__}")

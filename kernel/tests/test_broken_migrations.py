@@ -80,7 +80,7 @@ def refused():
 )
 def test_what_has_stopped_a_step_is_a_line_with_its_place(source, told):
     error = raised(source, refused=refused, CommandError=CommandError)
-    place = f"migrations/versions/x.py, line 4: {told}: mend it, and start again"
+    place = f"migrations/versions/x.py, line 4: {told}: correct it, and start again"
     assert explain(error) == (place if told else "x")
 
 

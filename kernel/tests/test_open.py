@@ -471,4 +471,4 @@ async def test_a_router_of_fastapis_own_has_no_session(mount, log):
 
     async with mount(router) as client:
         assert (await client.post("/plain")).status_code == 500
-    assert "its router is no Router of the kernel's" in log.lines("ERROR")[0]["exception"]
+    assert "its router is not the kernel's Router" in log.lines("ERROR")[0]["exception"]

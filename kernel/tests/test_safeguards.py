@@ -55,7 +55,7 @@ def names(lines):
 def test_a_database_on_another_host_does_not_mean_dev(start, name):
     (line,) = start(**{name: DECIDED})
     assert line == (
-        "APP_ENV: should be said (dev, staging or prod) when a database is on another host"
+        "APP_ENV: should be set (dev, staging or prod) when a database is on another host"
     )
 
 
