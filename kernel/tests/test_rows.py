@@ -345,7 +345,7 @@ def test_a_column_that_is_no_field_is_left_out():
     assert vars(made) == ROW
 
 
-def test_all_that_an_instance_has_is_set():
+def test_every_slot_of_an_instance_is_set():
     """A further slot of pydantic's would mean the long way for every DTO."""
     assert is_trusted(Plain, ROW)
     (made,) = read(Plain, records(ROW))
@@ -353,7 +353,7 @@ def test_all_that_an_instance_has_is_set():
         assert getattr(made, slot) == getattr(Plain(**ROW), slot)
 
 
-def test_no_record_is_no_dto():
+def test_no_records_make_no_dtos():
     assert read(Plain, []) == []
 
 
@@ -370,7 +370,7 @@ def test_a_dto_with_rules_keeps_to_them():
         read(WithARuleForAll, records(ROW))
 
 
-def test_a_rule_of_the_deprecated_kind_is_one_too():
+def test_a_deprecated_validator_is_run_too():
     with pytest.warns(PydanticDeprecatedSince20):
 
         class Old(Plain):
@@ -392,7 +392,7 @@ def test_a_dto_with_a_private_attribute_has_it():
     assert made._seen == 1
 
 
-def test_what_is_no_type_of_a_column_is_made_one():
+def test_a_value_of_another_type_is_converted():
     (made,) = read(OfAnotherType, records({"id": Decimal("1.5"), "name": "a@b.org"}))
     assert (type(made.id), made.id) == (float, 1.5)
 
