@@ -338,7 +338,7 @@ async def test_a_layer_that_is_off_is_not_gone_through(ask, monkeypatch):
 
 def test_a_layer_that_is_not_there_cannot_be_turned_off(pytestconfig, monkeypatch):
     monkeypatch.setattr(pytestconfig.option, "without", "plan,plane")
-    with pytest.raises(pytest.UsageError, match="no plane"):
+    with pytest.raises(pytest.UsageError, match="not plane"):
         switches.pytest_configure(pytestconfig)
 
 
