@@ -10,8 +10,8 @@ from functools import lru_cache
 from ipaddress import ip_network
 from typing import Any
 
-# Keys of the kernel's own values in a request's ASGI scope. They have a prefix, because others are
-# in use: Starlette's SessionMiddleware, for one, has "session".
+# Keys of the kernel's values in a request's ASGI scope. They have a prefix, since others use this
+# scope, too: Starlette's SessionMiddleware has the key "session".
 HEADER_NAMES = "kernel.header_names"
 SESSION = "kernel.session"
 PRINCIPAL = "kernel.principal"

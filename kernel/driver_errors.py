@@ -1,4 +1,4 @@
-"""Facts about an error of the database driver; `kernel.data.sqlstate` judges whose fault it is."""
+"""What an error of the database driver tells; `kernel.data.sqlstate` decides whose fault it is."""
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError, StatementError
@@ -24,7 +24,7 @@ class ShareTimeout(PoolTimeout):
 
 
 def driver_error(error: BaseException) -> BaseException:
-    """asyncpg's error, out of SQLAlchemy's wrapping where it has one."""
+    """asyncpg's error, unwrapped if SQLAlchemy has wrapped it."""
     # Not `driver_exception`: it raises for the dialect's own InvalidCachedStatementError.
     wrapped = error.orig.__cause__ if isinstance(error, DBAPIError) and error.orig else None
     return wrapped or error
@@ -36,7 +36,7 @@ def claim_error(error: BaseException, statement: str) -> None:
 
 
 def statement_of(error: BaseException) -> str | None:
-    """The text of the statement that failed, without its values; None for other code's error."""
+    """The text of the statement that failed, without values; None if it was not the kernel's."""
     if isinstance(error, StatementError) and _is_conversion_overflow(error):
         return error.statement
     statement: str | None = getattr(driver_error(error), "kernel_statement", None)
@@ -49,12 +49,12 @@ def sqlstate(error: BaseException) -> str:
 
 
 def is_silent(error: BaseException) -> bool:
-    """Whether the server did not answer in time, although its own timeouts are shorter."""
+    """Whether the server did not answer in time, not even with its own, shorter timeouts."""
     return isinstance(driver_error(error), TimeoutError) and not isinstance(error, PoolTimeout)
 
 
 def is_unsendable(error: BaseException) -> bool:
-    """Whether a value could not be encoded: the statement was prepared at most, and not run."""
+    """Whether a value could not be encoded, so that the statement did not run."""
     is_encoding_error = isinstance(error, asyncpg.DataError) and error.__cause__ is not None
     return is_encoding_error or _is_conversion_overflow(error)
 

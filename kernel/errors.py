@@ -15,8 +15,8 @@ RENAMED = {
 }
 TITLES = {status.value: status.phrase for status in HTTPStatus} | RENAMED
 
-UNKNOWN = "the outcome is unknown; look before you try again"
-AT_ONCE = "too many of your requests are under way; try again when they are through"
+UNKNOWN = "the outcome is unknown; check it before you try again"
+AT_ONCE = "too many of your requests are under way; try again when they have ended"
 
 
 def title_of(status: int) -> str:
@@ -64,7 +64,8 @@ class BadRequest(ServiceError):
 
 
 class Unauthorized(ServiceError):
-    """A 401; unless it says so itself, it names the credential schemes that the service takes."""
+    """A 401. Without a `WWW-Authenticate` header of its own, it gets one with the service's
+    credential schemes."""
 
     status = 401
 
@@ -74,7 +75,7 @@ class Forbidden(ServiceError):
 
 
 class NotFound(ServiceError):
-    """A 404: "<what> <key> not found". Of a key, the message has 64 characters at most."""
+    """A 404: "<what> <key> not found". The message has at most 64 characters of the key."""
 
     status = 404
 
@@ -104,10 +105,10 @@ class TooManyRequests(ServiceError):
 
 
 class TooManyAtOnce(TooManyRequests):
-    """One caller has as many requests, or connections of a pool, in use as it may.
+    """A caller has its maximum of requests under way, or of a pool's connections.
 
-    It is no 503: for that, a load balancer takes the worker out of rotation, and one caller would
-    stop the service for everybody.
+    It is not a 503: load balancers take a worker that answers 503 out of rotation, so one caller
+    could stop the service for everybody.
     """
 
     default_headers = MappingProxyType({"Retry-After": "1"})

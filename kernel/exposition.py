@@ -1,4 +1,4 @@
-"""The metrics of all workers, slices' own included, in the formats that Prometheus reads."""
+"""Renders the metrics of all workers, with those of slices, in the formats of Prometheus."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -23,7 +23,7 @@ LIMITS = [*map(str, BUCKETS), "+Inf"]
 
 
 def render(accept: str) -> tuple[bytes, str]:
-    """All metrics in the form that a scraper asks for, and its media type."""
+    """All metrics in the format that a scraper accepts, and its media type."""
     encode, media_type = choose_encoder(accept)
     return encode(_registry()), media_type
 

@@ -1,4 +1,4 @@
-"""The settings of tokens and sign-ins, a part of the service's settings."""
+"""The settings of tokens and sign-ins."""
 
 from typing import Annotated
 
@@ -19,7 +19,7 @@ class IdentitySettings(BaseModel):
 
     @property
     def signing_secret(self) -> str | None:
-        """The key that signs access tokens, or None for one that dev makes and keeps."""
+        """The key that signs access tokens, or None: in dev, one is generated and kept."""
         return reveal(self.jwt_secret)
 
     @property

@@ -8,10 +8,10 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 from pydantic import AfterValidator, SecretStr, model_validator
 from pydantic_settings import BaseSettings
 
-from kernel.safeguards import is_here
+from kernel.safeguards import is_local
 
 FORM = "should be a URL like smtps://user:password@smtp.example.com:465, percent-encoded"
-OPTIONS = "has one option, for smtp://: ?starttls=off"
+OPTIONS = "may have one option, with smtp:// only: ?starttls=off"
 IN_THE_CLEAR = "should not send a password in the clear: leave out starttls=off"
 SENDER = "should be an address, like no-reply@example.com or Shop <no-reply@example.com>"
 BASE = "should be the address of the pages that links lead to, like https://app.example.com"
@@ -22,7 +22,7 @@ NAMED = re.compile(r"(?P<name>[^<>]*?)\s*<(?P<address>[^<>]+)>")
 
 
 class SmtpServer(NamedTuple):
-    """The mail server: with TLS from the beginning, by STARTTLS, or without."""
+    """The mail server, with implicit TLS, STARTTLS or no encryption."""
 
     host: str
     port: int
@@ -54,7 +54,7 @@ class SmtpServer(NamedTuple):
         if options and (is_tls or not is_off):
             raise ValueError(OPTIONS)
         host = parts.hostname or ""
-        if user is not None and is_off and not is_here(host):
+        if user is not None and is_off and not is_local(host):
             raise ValueError(IN_THE_CLEAR)
         return cls(
             host, port or (465 if is_tls else 587), user, secret, is_tls, not (is_tls or is_off)

@@ -1,9 +1,9 @@
 """The files in which the workers of one service count, so that each can serve the totals of all.
 
 A worker holds a lock on its file (flock(2)) while it lives; the system releases it however the
-worker ends. A dead worker's counters stay, its gauges are dropped, and the next new worker goes on
-in its file. uvicorn's workers find each other by the key that multiprocessing gives to a parent's
-children.
+worker ends. A dead worker's counters are kept, its gauges are dropped, and the next new worker
+continues in its file. uvicorn's workers find each other by the key that multiprocessing gives to a
+parent's children.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ from kernel.metrics import FAMILIES, STATE, Key, Values, WorkerMetrics
 
 VARIABLE = "PROMETHEUS_MULTIPROC_DIR"  # prometheus_client reads it, too
 PREFIX = "service-metrics-"
-IN_MEMORY = Path("/dev/shm")  # noqa: S108  # the folder made in it is this user's alone
+IN_MEMORY = Path("/dev/shm")  # noqa: S108  # the folder made in it is private to this user
 ALONE = (
     "the workers cannot share their metrics, so each one serves its own: {error}; set"
     f" {VARIABLE} to a folder that they can write"
@@ -60,7 +60,7 @@ class MetricFiles:
         return values
 
     def read_all(self) -> Iterator[WorkerMetrics]:
-        """What each worker has counted, and whether it lives."""
+        """The series and numbers of each worker, and whether it lives."""
         for path in self.folder.glob("*.values"):
             lines = _lines(path.with_suffix(".series"))
             series = {key: place for place, width, key in lines if _is_known(width, key)}
@@ -98,7 +98,7 @@ SHARING = Sharing()
 
 
 def share_metrics() -> None:
-    """Share what is counted with the other workers, if there are any.
+    """Share the metrics with the other workers, if there are any.
 
     Call it before a slice makes a metric: prometheus_client reads the variable once, on import.
     """

@@ -1,4 +1,4 @@
-"""The service's metrics: numbers by name and labels, to which all of its workers add.
+"""The service's metrics: numbers by name and labels, summed over its workers.
 
 prometheus_client renders them (`exposition`) but does not store them: where several workers share
 them, its values cost a request 4 µs, and these 0.5 µs. `metric_files` shares them.
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from mmap import mmap
 from typing import Literal, NamedTuple
 
-# Seconds: from what most operations take up to what ends every request.
+# Seconds: from the time of most operations to over the request timeout.
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
-# The label of paths that no route has, and the methods of RFC 9110 §9.3 and RFC 5789: a client can
-# send any word as either, and each would be a series that stays.
+# The label of paths without a route, and the methods of RFC 9110 §9.3 and RFC 5789. A client can
+# send any word as either, and each word would become a series that is never removed.
 UNMATCHED = "unmatched"
 METHODS = {"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
-# The most numbers, 512 KiB of them: those of 3,000 operations.
+# Enough for 3,000 operations, in 512 KiB.
 MOST_NUMBERS = 1 << 16
 # The first numbers are a header: the process's id, and one for all series beyond MOST_NUMBERS.
 HEADER, OVERFLOW, FIRST_NUMBERS = 32, 1, 512
@@ -86,12 +86,12 @@ class Family:
 
     @property
     def is_gauge(self) -> bool:
-        """Whether it is the present state of a worker, which a dead one has not."""
+        """Whether it is the current state of a worker, and so is not kept for a dead one."""
         return self.kind in {"gauge", "highest"}
 
     @property
     def width(self) -> int:
-        """How many numbers a series has: of a histogram, one for each bucket, and the sum."""
+        """How many numbers a series has: for a histogram, one for each bucket, and the sum."""
         return len(BUCKETS) + 2 if self.kind == "histogram" else 1
 
     def place(self, *labels: str) -> int:
@@ -126,7 +126,7 @@ STATE = State()
 FAMILIES: dict[str, Family] = {}
 OPERATION = ("method", "route")
 ANSWERS = Family(
-    "http_requests_total", "Requests that have ended, by their answer.", (*OPERATION, "status")
+    "http_requests_total", "Requests that have ended, by status.", (*OPERATION, "status")
 )
 DURATION = Family(
     "http_request_duration_seconds",
@@ -138,20 +138,18 @@ QUERIES = Family("http_request_queries_total", "Queries that requests have run."
 DATABASE_SECONDS = Family(
     "http_request_database_seconds_total", "Seconds that requests' queries took.", OPERATION
 )
-REFUSED = Family(
-    "http_requests_refused_total", "Requests that nobody began to work on.", ("cause",)
-)
+REFUSED = Family("http_requests_refused_total", "Requests refused before any work.", ("cause",))
 UNDER_WAY = Family("http_requests_in_flight", "Requests under way.", (), "gauge")
 REFUSALS = Family(
     "database_refusals_total",
     "Connections and statements that the database or a pool refused, by reason.",
     ("pool", "reason"),
 )
-OUTAGE = Family("database_outage", "Workers for which it is so now.", ("pool", "reason"), "gauge")
+OUTAGE = Family("database_outage", "Workers with such an outage.", ("pool", "reason"), "gauge")
 REPLICA_AWAY = Family(
     "database_replica_away", "Workers whose reads go to the primary instead.", (), "gauge"
 )
-RETRIES = Family("database_retries_total", "Reads and writes that began again.", ("kind", "cause"))
+RETRIES = Family("database_retries_total", "Retries of reads and writes.", ("kind", "cause"))
 
 
 def count_answer(method: str, route: str | None, status: int) -> None:

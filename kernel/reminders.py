@@ -1,4 +1,4 @@
-"""Repeated events are logged when they begin, and then every 30 seconds at most, with a count."""
+"""Limits log lines about a repeated event: one when it begins, then at most one every 30 s."""
 
 import time
 from collections.abc import Hashable
@@ -18,7 +18,7 @@ class _Incident:
 
 
 class Reminders:
-    """The incidents that go on, by their keys."""
+    """The incidents that are going on, by key."""
 
     def __init__(self) -> None:
         self._incidents: dict[Hashable, _Incident] = {}

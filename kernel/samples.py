@@ -17,5 +17,5 @@ class Sample:
 
     @property
     def body(self) -> Any:
-        """The JSON document or, of a form, the fields and files together."""
+        """The JSON document; for a form, its fields and files together."""
         return {**(self.data or {}), **self.files} if self.data or self.files else self.json

@@ -1,7 +1,7 @@
 """The mistakes in a `.env` file: a line for each, with the number of its line and never a value.
 
 python-dotenv skips a line that it cannot read, and pydantic-settings ignores names that it does not
-know: with a typing error, the default would be used without a word.
+know: a misspelt setting would silently have its default.
 """
 
 import logging

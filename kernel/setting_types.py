@@ -48,8 +48,8 @@ def _postgres_url(url: SecretStr) -> SecretStr:
 
 
 def _takes_writes(url: SecretStr) -> SecretStr:
-    """Accept a URL that leads to a primary. Of several hosts, "any" becomes "primary": a standby
-    may be behind, and still let in whoever may no longer sign in."""
+    """Accept a URL that leads to a primary. For several hosts, "any" becomes "primary": a standby
+    may lag, and accept callers whose sign-in has ended on the primary."""
     text = url.get_secret_value()
     target, has_several = target_of(text), len(split_hosts(text)) > 1
     if target in {"standby", "read-only"} or (has_several and target == "prefer-standby"):

@@ -18,7 +18,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from kernel.identity_settings import IdentitySettings
 from kernel.mail_settings import MailSettings
-from kernel.safeguards import open_ends
+from kernel.safeguards import insecure_values
 from kernel.setting_errors import mistakes_of
 from kernel.setting_files import EnvFile
 from kernel.setting_types import (
@@ -128,16 +128,16 @@ class Settings(IdentitySettings, MailSettings, SliceSettings, env_prefix="APP_")
 
     @property
     def drain_seconds(self) -> float:
-        """How long the service still answers after SIGTERM: by default 5 seconds, and 0 in dev."""
+        """Seconds in which the service still answers after SIGTERM: by default 5, and 0 in dev."""
         return (0.0 if self.env == "dev" else 5.0) if self.drain is None else self.drain
 
     @model_validator(mode="after")
-    def _require_what_dev_makes(self) -> Self:
+    def _require_outside_dev(self) -> Self:
         required = () if self.env == "dev" else ("database_url", "jwt_secret")
         missing = [name for name in required if getattr(self, name) is None]
         mistakes = [
             *(f"APP_{name.upper()} is required when APP_ENV={self.env}" for name in missing),
-            *open_ends(
+            *insecure_values(
                 self.env if "env" in self.model_fields_set else None,
                 self._texts("database_url", "read_database_url"),
                 self._texts("jwt_secret", "jwt_old_secret", "metrics_token"),

@@ -1,5 +1,5 @@
-"""An error as the log has it: its chain of causes, its tracebacks and its statement, but none of
-the values that it was about; those are shown in development alone."""
+"""The text of an error in the log: its chain of causes, with tracebacks, and its statement. The
+values that it was about are shown only in development."""
 
 import logging
 import re
@@ -13,20 +13,20 @@ from sqlalchemy.exc import InvalidRequestError, PendingRollbackError, StatementE
 from kernel.driver_errors import PoolTimeout, driver_error, is_unsendable, sqlstate, statement_of
 from kernel.errors import ServiceError
 
-# Their messages are about code. Those of other errors may hold values: a key, a row, a password.
+# Their messages are about code; those of other errors may hold values: a key, a row, a password.
 SAFE_TO_LOG = (
     ServiceError, AssertionError, AttributeError, ImportError, NameError, RuntimeError, TypeError,
     InvalidRequestError, PoolTimeout, ClientConfigurationError,
 )  # fmt: skip
-# So do the messages of these classes of SQLSTATE: connections, transactions, statements, limits,
-# and a division by zero.
+# The messages of these classes of SQLSTATE are about code, too: connections, transactions,
+# statements, limits, and a division by zero.
 SAFE_SQLSTATES = (
     *("08", "22012", "25", "26", "28", "34", "3D", "40", "42501", "42703", "42704", "42803"),
     *("42804", "42883", "42P", "53", "55", "57", "XX"),
 )
-# Of a statement; other syntax errors are those of a value, such as a tsquery.
+# So are those of a statement's syntax errors; others are about a value, such as a tsquery.
 SYNTAX_ERROR = "syntax error at "
-# DETAIL of these has the whole row.
+# The DETAIL of these has the whole row.
 ROW_SQLSTATES = ("23502", "23514")
 STATEMENT_MAX_CHARACTERS = 2000
 SUMMARY_MAX_CHARACTERS = 1000
@@ -36,42 +36,42 @@ FIRST_WORD = re.compile(r"^(?:Traceback \(most recent call last\):|[A-Za-z_][\w.
 
 
 def message_of(record: logging.LogRecord, *, full: bool) -> str:
-    """The record's message; if it is a traceback, as uvicorn logs a failed start, without its
-    values, unless it is to be `full`."""
+    """The record's message. If it has a traceback, as when uvicorn logs a failed start, the errors'
+    messages are left out, unless `full`."""
     message = record.getMessage()
     return without_values(message) if TRACEBACK in message and not full else message
 
 
 def without_values(text: str) -> str:
-    """A traceback that another program has formatted, without the messages of its errors."""
+    """A formatted traceback without the messages of its errors."""
     lines = text.splitlines()
     kept = [line for line in lines if line[:1] == " " or FIRST_WORD.match(line)]
     return "\n".join(line if line[0] == " " else FIRST_WORD.findall(line)[0] for line in kept)
 
 
 def describe(error: BaseException, *, full: bool = False) -> str:
-    """The chain of an error's causes with their tracebacks, and its statement; unless it is to be
-    `full`, without the values that it was about."""
+    """The chain of an error's causes with their tracebacks, and its statement. Values are left out,
+    unless `full`."""
     chain, seen = [], set[int]()
-    link: BaseException | None = error
+    cause: BaseException | None = error
     refused: object = None
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
         # The message about a value that SQLAlchemy could not process has the value in it.
-        is_safe = full or link is not refused or isinstance(link, InvalidRequestError)
-        summary = summarize(link, full=full) if is_safe else type(link).__qualname__
-        chain.append("".join(traceback.format_tb(link.__traceback__)) + summary)
-        refused = link.orig if isinstance(link, StatementError) else None
-        if isinstance(link, BaseExceptionGroup):
-            chain += [describe(part, full=full) for part in link.exceptions]
-        link = link.__cause__ or (None if link.__suppress_context__ else link.__context__)
+        is_safe = full or cause is not refused or isinstance(cause, InvalidRequestError)
+        summary = summarize(cause, full=full) if is_safe else type(cause).__qualname__
+        chain.append("".join(traceback.format_tb(cause.__traceback__)) + summary)
+        refused = cause.orig if isinstance(cause, StatementError) else None
+        if isinstance(cause, BaseExceptionGroup):
+            chain += [describe(part, full=full) for part in cause.exceptions]
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     if statement := statement_of(error):
         chain.insert(0, f"statement: {statement[:STATEMENT_MAX_CHARACTERS]}")
     return "\n".join(reversed(chain))
 
 
 def summarize(error: BaseException, *, full: bool = False) -> str:
-    """An error in one line: its type, and of its message what holds no values, unless `full`."""
+    """An error in one line: its type, and its message if that cannot hold values, or if `full`."""
     name, driver = type(error).__qualname__, driver_error(error)
     mistakes = getattr(error, "errors", None)
     if callable(mistakes) and type(error).__module__.startswith(("pydantic_core", "fastapi")):
@@ -96,17 +96,17 @@ def summarize(error: BaseException, *, full: bool = False) -> str:
 
 
 def summarize_with_place(error: BaseException) -> str:
-    """An error in one line that a table can hold, and where it was raised: in the service's own
-    code, if that is in its traceback."""
+    """An error in one line that a text column can store, with the place where it was raised: the
+    last frame in `features/`, if there is one."""
     frames = traceback.extract_tb(error.__traceback__)
-    frame = ([each for each in frames if "/features/" in each.filename] or frames)[-1]
+    frame = ([frame for frame in frames if "/features/" in frame.filename] or frames)[-1]
     place = f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
-    told = f"{summarize(error)[:SUMMARY_MAX_CHARACTERS]} at {place}"
-    return told.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
+    text = f"{summarize(error)[:SUMMARY_MAX_CHARACTERS]} at {place}"
+    return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 
 def _message_of(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as mistake:  # noqa: BLE001  # an error that cannot be told is told all the same
+    except Exception as mistake:  # noqa: BLE001  # its __str__ may raise anything
         return f"its message has failed with {type(mistake).__qualname__}"

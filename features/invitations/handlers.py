@@ -32,7 +32,7 @@ from kernel import (
 
 PURPOSE = "invitation"
 LIFETIME = timedelta(days=7)
-NOT_GOOD = "this invitation is not good, or not any more: ask for another one"
+NOT_GOOD = "this invitation is not valid, or no longer valid: ask for another one"
 digest, expires_at = col(Invitation.digest), col(Invitation.expires_at)
 ALL: Select[tuple[Invitation]] = select(Invitation)
 BY_ID = ALL.where(col(Invitation.id) == bindparam("id"))

@@ -38,7 +38,7 @@ def main() -> None:
         prog="python -m features.jobs", description=__doc__, formatter_class=raw
     )
     parser.add_argument("command", choices=["work"])
-    parser.add_argument("--app", default="service:app", help="as uvicorn names it")
+    parser.add_argument("--app", default="service:app", help="the app, in the form MODULE:NAME")
     os.environ["APP_JOBS"] = "only"
     sys.path.insert(0, "")
     app = resolve_name(parser.parse_args().app)

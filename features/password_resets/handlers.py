@@ -31,7 +31,7 @@ from kernel import (
 
 PURPOSE = "password_reset"
 LIFETIME = timedelta(minutes=30)
-NOT_GOOD = "this link is not good, or not any more: ask for another one"
+NOT_GOOD = "this link is not valid, or no longer valid: ask for another one"
 digest, expires_at = col(PasswordReset.digest), col(PasswordReset.expires_at)
 ACCOUNT = select(users.c.id, users.c.email, users.c.role, users.c.password_hash).where(
     users.c.email == bindparam("email"), users.c.is_active

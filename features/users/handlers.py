@@ -88,7 +88,7 @@ async def list_summaries(
     reader: ReadPool, pager: Pager, q: str | None, is_active: bool | None, order: Order
 ) -> Page[UserSummary]:
     if is_active is not None or order.endswith("email"):
-        raise Forbidden("is_active, and the order of addresses, are only for the role admin")
+        raise Forbidden("is_active, and order by email, are only for the role admin")
     pattern = {} if q is None else {"pattern": like(q)}
     users = _listed(False, q is not None, False)
     return await pager.fetch(reader, UserSummary, users, order, **pattern)
@@ -204,7 +204,7 @@ async def _find_to_end(session: WriteSession, user_id: int) -> User:
         raise NotFound("user", user_id)
     user = locked[user_id]
     if len(locked) == 1 and user.role == "admin" and user.is_active:
-        raise Conflict("the last active admin has to stay one")
+        raise Conflict("the last active admin has to stay an active admin")
     return user
 
 

@@ -105,7 +105,7 @@ def _condition(
 ) -> ColumnElement[bool]:
     if _is_null(name):
         if not isinstance(is_null, bool):
-            raise TypeError(f"{model.__name__}.{name} is no bool")
+            raise TypeError(f"{model.__name__}.{name} is not a bool")
         column = _column(statement, model, name.removesuffix(NULL))
         return column.is_(None) if is_null else column.is_not(None)
     suffix = next((end for end in COMPARISONS if name.endswith(end)), "")

@@ -15,7 +15,7 @@ UNKNOWN = (
     " that has it, or empty a database of development with `uv run python -m features reset`"
 )
 WAITED = "another process has been migrating the database for too long: look for what blocks it"
-FAILED = "{}: mend it, and start again"
+FAILED = "{}: correct it, and start again"
 ELSEWHERE = "the migrations cannot be run: {}"
 
 

@@ -34,7 +34,7 @@ from sqlmodel import Field, SQLModel
 from kernel.data.bounds import Bounds
 from kernel.data.lines import VISIBLE
 from kernel.data.trimming import Trimmed, trimming
-from kernel.fast.rows import BARE
+from kernel.fast.rows import BARE_NEW
 
 # Migrations name constraints, so the names must be the same everywhere. It has to be set before
 # the class of any table exists (Alembic manual, "The Importance of Naming Constraints").
@@ -106,7 +106,7 @@ class Dto(SQLModel):
         raise TypeError(GENERIC.format(name=cls.__name__))
 
 
-BARE.add(Dto.__new__)
+BARE_NEW.add(Dto.__new__)
 
 
 class Input(Dto):

@@ -117,7 +117,7 @@ def translate(error: Exception, inputs: frozenset[str] | None = None) -> Service
     if code in ANSWERS:
         return refusal(driver, code, inputs)
     if code == "21000" and getattr(driver, "server_source_function", None) in GIVEN_TWICE:
-        return Unprocessable("a row is given twice")
+        return Unprocessable("a row is there twice")
     return Unprocessable(OUT_OF_RANGE) if _is_about_a_value(driver, code) else None
 
 

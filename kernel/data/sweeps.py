@@ -1,4 +1,4 @@
-"""Rows that have expired: deleted a thousand at a time, but for those that others have locked."""
+"""Deletes expired rows, a thousand at a time, except those that are locked."""
 
 from typing import Any
 
@@ -11,13 +11,13 @@ SWEPT_AT_ONCE = 1000
 
 
 def sweeping(table: Any, key: Mapped[Any], *is_expired: ColumnElement[bool]) -> Delete:
-    """The statement that deletes some of a table's rows that have expired, by their key."""
+    """The statement that deletes some expired rows of a table, by their key."""
     some = select(key).where(*is_expired).limit(SWEPT_AT_ONCE).with_for_update(skip_locked=True)
     return delete(table).where(key.in_(some))
 
 
 async def sweep(statement: Delete, **values: Any) -> None:
-    """Run a `sweeping` statement until nothing is left for it, each time in its own transaction."""
+    """Run a `sweeping` statement until no row is left, each time in a transaction of its own."""
     swept = SWEPT_AT_ONCE
     while swept == SWEPT_AT_ONCE:
         async with open_session() as session:

@@ -1,8 +1,8 @@
-"""The transaction of a write: one manager for all who speak on its connection.
+"""The transaction of a write: one manager for the ORM, for SQLAlchemy's statements and asyncpg's.
 
-It is asyncpg's, so that asyncpg knows of it. SQLAlchemy's connection over the same one is made when
-the ORM is first used, has this transaction for its own, and ends with the unit of work, so that
-nobody who keeps it can get into somebody else's.
+It is asyncpg's transaction, so that asyncpg tracks it. SQLAlchemy's connection over asyncpg's is
+made when the ORM is first used. It shares this transaction and is closed with the unit of work, so
+code that keeps it cannot use a later transaction.
 """
 
 import asyncio
@@ -27,20 +27,20 @@ Callback = Callable[[], Any]
 
 
 class UnitOfWork:
-    """A connection from its first statement to COMMIT or ROLLBACK, and never after that."""
+    """Has a connection from its first statement to COMMIT or ROLLBACK, and never after that."""
 
     def __init__(
         self, pool: Pool[Link], outages: Outages, isolation: Isolation | None, *, is_owned: bool
     ) -> None:
         self._pool, self._outages, self._isolation = pool, outages, isolation
-        # Whether whoever has the session commits; of a request's, it is the boundary.
+        # Whether the session's user may commit; for a request's session, only the boundary may.
         self.is_owned = is_owned
         self.has_ended = self._is_taking = self._has_begun = False
         self._link: Link | None = None
         self._joined: SyncConnection | None = None
         self.outer: UnitOfWork | None = None
         self._watcher: BeforeStatement | None = None
-        # What is to be called after the commit, with the savepoint that it belongs to.
+        # Callbacks to call after the commit, each with the savepoint in which it was added.
         self.pending: list[tuple[Callback, SessionTransaction | None]] = []
         self.committed: list[Callback] = []
 
@@ -50,7 +50,7 @@ class UnitOfWork:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a transaction."""
+        """Whether a transaction has begun and not ended."""
         return self._link is not None and self._link.raw.outermost is not None
 
     @property
@@ -59,18 +59,18 @@ class UnitOfWork:
         return self._link is not None and self._link.raw.is_commit_sent
 
     def watch(self, watcher: BeforeStatement | None) -> None:
-        """Let nobody or somebody know of each statement before it is sent."""
+        """Set the function that is called before each statement, or None."""
         self._watcher = watcher
         if self._link is not None:
             self._link.raw.watcher = watcher
 
     async def begin(self) -> Connection:
-        """The connection, in the transaction; both are had when they are first asked for.
+        """The connection, in the transaction. The first call takes the one and begins the other.
 
         Raises:
             RuntimeError: the unit of work has ended, or another task uses it now.
             PoolTimeout: no connection came free within the pool's timeout.
-            Unavailable: none can be had.
+            Unavailable: a new connection could not be made.
         """
         if self.has_ended:
             raise RuntimeError(ENDED)
@@ -90,7 +90,7 @@ class UnitOfWork:
             link = self._link
             if self._has_begun or attempts == 1 or link is None or not is_disconnect(error):
                 raise
-            # It has died while it lay idle, and nothing is lost with it.
+            # The connection was closed while it was idle; nothing was done on it, so take another.
             self._link = None
             drop_link(self._pool, link)
             self._pool.expire()
@@ -99,7 +99,7 @@ class UnitOfWork:
         return raw
 
     async def join(self) -> SyncConnection:
-        """SQLAlchemy's connection, in the transaction, which begins if it has not."""
+        """SQLAlchemy's connection, in the transaction, which is begun if necessary."""
         raw = await self.begin()
         if self._joined is None:
             self._joined = (self._link or await self._take()).connect()
@@ -110,7 +110,7 @@ class UnitOfWork:
         return self._joined
 
     async def commit(self) -> None:
-        """Commit the transaction, if there is one, for whoever may."""
+        """Commit the transaction, if there is one."""
         if self._link is None:
             return
         raw = self._link.raw
@@ -120,21 +120,21 @@ class UnitOfWork:
             await raw.outermost.commit()
 
     def let_commit(self, is_owned: bool) -> bool:
-        """Let commits pass or not, as a request's boundary does at its end; what was before."""
+        """Allow or refuse commits (the boundary allows its own); return what held before."""
         was_owned, self.is_owned = self.is_owned, is_owned
         if self._link is not None:
             self._link.raw.may_commit = is_owned
         return was_owned
 
     async def rollback(self) -> None:
-        """Undo the transaction, if there is one."""
+        """Roll the transaction back, if there is one."""
         if self._joined is not None and self._joined.in_transaction():
             await greenlet_spawn(self._joined.rollback)
         elif self._link is not None and self._link.raw.outermost is not None:
             await self._link.raw.outermost.rollback()
 
     async def end(self, session: Session) -> None:
-        """End SQLAlchemy's part, and give the connection back as it was, or drop it."""
+        """Close SQLAlchemy's connection, and give asyncpg's back to the pool clean, or drop it."""
         link, self._link, self.has_ended = self._link, None, True
         if link is None:
             return
@@ -148,11 +148,11 @@ class UnitOfWork:
 
     async def _clean(self, link: Link, session: Session) -> None:
         raw, is_clean = link.raw, False
-        with suppress(Exception):  # it is lost, or in a state that nobody knows
+        with suppress(Exception):  # it is lost, or in an unknown state: it is dropped
             if raw.outermost is None:
-                self._leave(session)
+                self._close(session)
             else:
-                await greenlet_spawn(self._leave, session)
+                await greenlet_spawn(self._close, session)
                 if raw.outermost is not None:
                     await raw.outermost.rollback()
             await raw.clean()
@@ -164,11 +164,11 @@ class UnitOfWork:
 
     def _drop(self, link: Link) -> None:
         if self._joined is not None and not self._joined.closed and not self._joined.invalidated:
-            self._joined.detach()  # its pool has nothing to clean up
+            self._joined.detach()  # else its SQLAlchemy pool would reset the connection
         drop_link(self._pool, link)
 
-    def _leave(self, session: Session) -> None:
-        Session.close(session)  # not its own, which is the handler's
+    def _close(self, session: Session) -> None:
+        Session.close(session)  # `session.close` is the handler's, and is refused
         if self._joined is not None:
             self._joined.close()
 

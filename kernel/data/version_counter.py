@@ -1,8 +1,8 @@
 """The database counts the versions of rows, whatever changes them.
 
-A trigger does it, so that bulk UPDATEs and raw SQL count as well. SQLAlchemy's counter sends the
-same number. Migrations make the trigger (`kernel.dev.version_triggers` writes it into them), and so
-does `create_all`, for the tables of tests.
+A trigger increments `version`, so bulk UPDATEs and raw SQL count as well. SQLAlchemy's version
+counter sends the same number. Migrations create the trigger (`kernel.dev.version_triggers` writes
+it into them), and so does `create_all`, for the tables of tests.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ $$ BEGIN NEW.version = OLD.version + 1; RETURN NEW; END $$"""
 
 
 def make_trigger(table: str) -> str:
-    """The statement that makes the trigger of a table, whose name is quoted if need be."""
+    """The statement that creates the trigger of a table; `table` is its name in SQL, quoted."""
     return (
         f"CREATE TRIGGER {TRIGGER} BEFORE UPDATE ON {table}"
         f" FOR EACH ROW EXECUTE FUNCTION {TRIGGER}()"
@@ -28,14 +28,14 @@ def make_trigger(table: str) -> str:
 
 
 def drop_trigger(table: str) -> str:
-    """The statement that drops it, if it is there."""
+    """The statement that drops the trigger, if there is one."""
     return f"DROP TRIGGER IF EXISTS {TRIGGER} ON {table}"
 
 
 def _count_versions(
     _: MetaData, connection: Connection, tables: Iterable[Table], **__: Any
 ) -> None:
-    """Let the database count the versions of tables that were made without a migration."""
+    """Create the triggers of tables that are created without a migration."""
     connection.execute(text(MAKE_FUNCTION))
     for table in tables:
         if "version" in table.c:
@@ -48,8 +48,9 @@ event.listen(SQLModel.metadata, "after_create", _count_versions)
 
 @cache
 def counting_up(table: type[SQLModel]) -> Update:
-    """What counts a change of the row with the `key`, and gives the key if there is one."""
+    """The UPDATE that increments the version of the row with the parameter `key`, returning the key
+    if there is such a row."""
     columns: Any = table.__table__.c  # type: ignore[attr-defined]
     key = key_of(table.__table__)  # type: ignore[attr-defined]
-    counted = {"version": columns.version + 1, "updated_at": func.now()}
-    return update(table).where(key == bindparam("key")).values(counted).returning(key)
+    values = {"version": columns.version + 1, "updated_at": func.now()}
+    return update(table).where(key == bindparam("key")).values(values).returning(key)

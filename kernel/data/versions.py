@@ -1,8 +1,8 @@
 """The versions that rows had before a unit of work changed them, for a request with `If-Match`.
 
 The row that the URL names is read and locked right before the first statement that may change
-something, or else at the end. Which row it is says the table in front of the key, or else the rows
-that the handler has come upon.
+something, or else at the end. The path segment before the key names the row's table; if it does
+not, the row is one of those that the handler has read or changed.
 """
 
 import re
@@ -28,13 +28,14 @@ CHANGED = re.compile(
     r'\s*(?:INSERT\s+INTO|UPDATE|DELETE\s+FROM)\s+(?:ONLY\s+)?(?:(?:\w+|"[^"]+")\s*\.\s*)?"?(\w+)',
     re.IGNORECASE,
 )
-# These change no rows; behind a savepoint, a lock would end with it.
+# These change no rows. The row is locked before them all the same: PostgreSQL releases a lock that
+# was taken behind a savepoint when it rolls back to that.
 CONTROL = re.compile(r"\s*(?:SAVEPOINT|RELEASE|ROLLBACK|SET|LOCK)\b", re.IGNORECASE)
-MOST = 100  # rows of one UPDATE that are looked at beforehand
+MAX_ROWS = 100  # rows of one UPDATE that are read beforehand
 
 
 class SeenVersions:
-    """Watches a session until `end`."""
+    """Notes the rows that a session reads and changes, with their versions, until `end`."""
 
     def __init__(self, session: Session, unit: UnitOfWork, named: NamedRow) -> None:
         self._session, self._unit, self._named = session, unit, named
@@ -56,11 +57,11 @@ class SeenVersions:
             event.remove(self._session, name, listener)
 
     def note_records(self, statement: Any, records: Sequence[Any]) -> None:
-        """Note the rows that a query gave."""
+        """Note the rows that a query returned."""
         self._rows.note_records(statement, records)
 
     async def looking_away(self, work: Awaitable[T]) -> T:
-        """Do what comes upon rows that the request is not about, such as the caller's account."""
+        """Await work that reads rows which the request is not about: the caller's account, say."""
         self._rows.is_away = True
         try:
             return await work
@@ -68,14 +69,14 @@ class SeenVersions:
             self._rows.is_away = False
 
     async def of_named_row(
-        self, answered: Mapping[str, Any] | None, *, is_action: bool
+        self, response_row: Mapping[str, Any] | None, *, is_action: bool
     ) -> set[int] | None:
-        """The versions that the row had which the URL names: none if it is not there, and None if
-        nobody can tell which one it is. `answered` is the row that the answer is about; an action
-        changes others as well, so that what it has changed need not be what it is about."""
+        """The versions that the row had which the URL names: an empty set if there is no such row,
+        None if it cannot be determined. `response_row` is the row in the response. An action may
+        change other rows, so the row that it has changed is not taken for the named one."""
         raw = await self._unit.begin()
         await self._lock(raw)
-        row = self._row or self._rows.by_key() or self._rows.by_answer(answered or {})
+        row = self._row or self._rows.by_key() or self._rows.by_answer(response_row or {})
         if row is None and not is_action:
             row = self._rows.first_changed()
         if row is None:
@@ -85,7 +86,7 @@ class SeenVersions:
         return row.versions
 
     def known_versions(self) -> set[int]:
-        """Those of the row that the URL names, as far as they are known by now."""
+        """The versions of the row that the URL names, as far as they are known yet."""
         row = self._row or self._rows.by_key()
         return row.versions if row else set()
 
@@ -93,7 +94,7 @@ class SeenVersions:
         self._rows.note_instance(instance)
 
     def _note_flushed(self, session: Session, *_: Any) -> None:
-        changed = [each for each in session.dirty if session.is_modified(each)]
+        changed = [row for row in session.dirty if session.is_modified(row)]
         for instance in (*changed, *session.deleted):
             if row := self._rows.note_instance(instance):
                 row.is_changed = True
@@ -102,21 +103,19 @@ class SeenVersions:
         values = state.parameters if isinstance(state.parameters, dict) else {}
         await_(self.before_change(state.statement, values))
 
-    # Before something is changed.
-
     async def before_change(self, statement: Any, values: Mapping[str, Any]) -> None:
-        """Look at the rows that an UPDATE or DELETE is about to change, if no key tells them."""
+        """Read and lock the rows that an UPDATE or DELETE will change, if the URL has no key."""
         table = statement.table if isinstance(statement, Update | Delete) else None
         if not isinstance(table, Table) or not has_version(table) or self._named.places():
             return
-        rows = select(*table.primary_key, table.c.version).limit(MOST)
+        rows = select(*table.primary_key, table.c.version).limit(MAX_ROWS)
         if statement.whereclause is not None:
             rows = rows.where(statement.whereclause)
         rows = rows.with_for_update(key_share=True, of=table)
         needed = {name: values[name] for name in rows.compile().params.keys() & values.keys()}
         connection = await self._unit.join()
-        for found in (await greenlet_spawn(connection.execute, rows, needed)).mappings():
-            if row := self._rows.note(table, dict(found), found["version"]):
+        for record in (await greenlet_spawn(connection.execute, rows, needed)).mappings():
+            if row := self._rows.note(table, dict(record), record["version"]):
                 row.is_changed = True
 
     async def _before_statement(self, raw: Connection, sql: str) -> None:
@@ -124,14 +123,14 @@ class SeenVersions:
             return
         await self._lock(raw)
         if not CONTROL.match(sql):
-            found = CHANGED.match(sql)
-            self._rows.write(found[1] if found else ANY)
+            match = CHANGED.match(sql)
+            self._rows.write(match[1] if match else ANY)
 
     async def _lock(self, raw: Connection) -> None:
-        """Lock the row that the URL names, if that is known by now, until the transaction ends."""
+        """Lock the row that the URL names, if it is known yet, until the transaction ends."""
         if self._locked_in is raw.outermost:
             return
-        if self._locked_in is not None:  # another transaction, which was taken back
+        if self._locked_in is not None:  # another transaction, which was rolled back
             self._rows.forget_changes()
         self._locked_in, self._row = raw.outermost, None
         seen = self._rows.by_key()
@@ -148,9 +147,9 @@ class SeenVersions:
         table: Any = column.table
         name, quote = key_of(table).name, POSTGRES.identifier_preparer.quote
         names = f"{quote(name)}, version FROM {POSTGRES.identifier_preparer.format_table(table)}"
-        sql = f"SELECT {names} WHERE {quote(column.name)} = $1 FOR NO KEY UPDATE"  # names of ours
-        for found in await raw.run(sql, value):
-            row = self._rows.add((table.name, found[name]), SeenRow(table, dict(found)), None)
-            row.versions.add(found["version"])
+        sql = f"SELECT {names} WHERE {quote(column.name)} = $1 FOR NO KEY UPDATE"  # our own names
+        for record in await raw.run(sql, value):
+            row = self._rows.add((table.name, record[name]), SeenRow(table, dict(record)), None)
+            row.versions.add(record["version"])
             return row
         return None

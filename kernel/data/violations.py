@@ -1,4 +1,4 @@
-"""A constraint that refused a row, as an answer: whose mistake it is, and in which fields."""
+"""Turns the violation of a constraint into an error response, which names the fields."""
 
 import re
 from itertools import chain
@@ -13,7 +13,7 @@ from kernel.errors import Conflict, ServiceError, Unprocessable
 OUT_OF_RANGE = "a value is out of range"
 TRY_AGAIN = "somebody else changed the same data; try again"
 
-# By code (PostgreSQL manual, appendix A).
+# By SQLSTATE (PostgreSQL manual, appendix A).
 ANSWERS: dict[str, tuple[type[ServiceError], str]] = {
     "23505": (Conflict, "{fields} is already taken"),
     "23503": (Conflict, "{fields} refers to a row that is missing, or is still referred to"),
@@ -25,12 +25,12 @@ ANSWERS: dict[str, tuple[type[ServiceError], str]] = {
     "40P01": (Conflict, TRY_AGAIN),
     "55P03": (Conflict, TRY_AGAIN),
 }
-# With serialization failure and deadlock.
+# Serialization failure, deadlock, lock not available: the same request may succeed later.
 CONTENTION = {"40001", "40P01", "55P03"}
 NOT_NULL_VIOLATION, UNIQUE_VIOLATION, CHECK_VIOLATION = "23502", "23505", "23514"
 FOREIGN_KEY_VIOLATION = "23503"
 INSERTED_COLUMNS = re.compile(r"\s*insert\s+into\s+[^()]+\(([^)]*)\)", re.IGNORECASE)
-# What a statement does, and to which table.
+# The operation of a statement, and its table.
 CHANGE = re.compile(
     r'\s*(insert\s+into|update|delete\s+from)\s+(?:only\s+)?(?:"?\w+"?\.)?"?(\w+)', re.IGNORECASE
 )
@@ -38,8 +38,8 @@ WORD = re.compile(r"\w+")
 
 
 def refusal(error: BaseException, code: str, inputs: frozenset[str] | None) -> ServiceError | None:
-    """The answer for one of these codes, or None where it is the code's mistake; `inputs` are the
-    fields that the client may send, if that is known."""
+    """The error response for a SQLSTATE in ANSWERS, or None if it is the code's mistake. `inputs`
+    are the fields that the client may send, None if they are unknown."""
     kind, message = ANSWERS[code]
     table = SQLModel.metadata.tables.get(getattr(error, "table_name", None) or "")
     fields = _fields(error, table)
@@ -47,22 +47,21 @@ def refusal(error: BaseException, code: str, inputs: frozenset[str] | None) -> S
     if code == NOT_NULL_VIOLATION and not is_sent:
         return None
     if code == CHECK_VIOLATION and not inputs and inputs is not None:
-        return None  # nothing was sent that it could be about
-    if code == UNIQUE_VIOLATION and table is not None and _is_made(table, fields, error):
+        return None  # the client can send nothing that the constraint could be about
+    if code == UNIQUE_VIOLATION and table is not None and _is_generated_key(table, fields, error):
         return None
-    words = message
     if code == FOREIGN_KEY_VIOLATION:
-        words = _side_of_reference(error) or words
+        message = _side_of_reference(error) or message
     headers = {"Retry-After": "1"} if code in CONTENTION else None
-    told: dict[str, Any] = {"fields": fields} if fields else {}
+    extras: dict[str, Any] = {"fields": fields} if fields else {}
     if code == CHECK_VIOLATION:
-        told["constraint"] = getattr(error, "constraint_name", None)
-    return kind(words.format(fields=" and ".join(fields) or "a value"), headers=headers, **told)
+        extras["constraint"] = getattr(error, "constraint_name", None)
+    return kind(message.format(fields=" and ".join(fields) or "a value"), headers=headers, **extras)
 
 
 def _side_of_reference(error: BaseException) -> str | None:
-    """Which side of a reference was changed, if the statement tells: PostgreSQL names the table
-    that refers either way."""
+    """The message for the side of a foreign key that was changed, if the statement shows it. For
+    either side, PostgreSQL's error names only the referring table."""
     changed = CHANGE.match(statement_of(error) or "")
     referring = getattr(error, "table_name", None)
     if changed is None:
@@ -73,16 +72,16 @@ def _side_of_reference(error: BaseException) -> str | None:
     return f"rows of {referring} still refer to it"
 
 
-def _is_made(table: Table, fields: list[str], error: BaseException) -> bool:
-    """Whether the fields are the row's key, which the statement leaves to the database: then its
-    sequence is behind the table."""
+def _is_generated_key(table: Table, fields: list[str], error: BaseException) -> bool:
+    """Whether the fields are the row's key and the statement lets the database generate it. Then
+    the sequence is behind the table, which is no mistake of the client's."""
     inserted = INSERTED_COLUMNS.match(statement_of(error) or "")
     is_key = fields == [column.name for column in table.primary_key]
     return is_key and inserted is not None and not set(fields) & set(WORD.findall(inserted[1]))
 
 
 def _fields(error: BaseException, table: Table | None) -> list[str]:
-    """The columns that the violated constraint is about, in the table's order."""
+    """The columns of the violated constraint, in its order."""
     if column := getattr(error, "column_name", None):
         return [column]
     if table is None:

@@ -1,4 +1,4 @@
-"""The connections of writes."""
+"""The connection pools of writes."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -15,7 +15,7 @@ from kernel.data.turns import Load
 from kernel.data.unit_of_work import UnitOfWork
 from kernel.settings import Settings
 
-# Connections for sessions within a session, and for those within these.
+# The sizes of the pools for sessions within a session, and for those within these.
 NESTED = (4, 2)
 innermost_unit: ContextVar[UnitOfWork | None] = ContextVar("innermost_unit", default=None)
 
@@ -23,8 +23,8 @@ innermost_unit: ContextVar[UnitOfWork | None] = ContextVar("innermost_unit", def
 class Writer:
     """The service's connections for writes.
 
-    A session within another one that holds a connection takes its own from another pool, or those
-    who wait for a second connection while they hold the first could wait for each other.
+    A session that is opened within another one takes its connection from another pool. From the
+    same pool it could deadlock: every connection held by a session that waits for a second one.
     """
 
     def __init__(
@@ -36,11 +36,11 @@ class Writer:
         self.connect, self._pools, self._outages = connect, pools, outages
 
     def unit_of_work(self, isolation: Isolation | None = None) -> UnitOfWork:
-        """A request's, which its boundary commits."""
+        """The unit of work of a request, which the boundary commits."""
         return UnitOfWork(self._pools[0], self._outages, isolation, is_owned=False)
 
     def independent_unit(self, isolation: Isolation | None = None) -> UnitOfWork:
-        """One that whoever opens it commits."""
+        """A unit of work that is committed by the code that opens it."""
         context = current_context()
         outer: UnitOfWork | None = innermost_unit.get() or (context.unit if context else None)
         depth, unit = 0, outer
@@ -53,11 +53,11 @@ class Writer:
         return inner
 
     def in_use(self) -> int:
-        """How many connections somebody has taken."""
+        """The number of connections in use."""
         return sum(pool.in_use() for pool in self._pools)
 
     def loads(self) -> Iterator[tuple[str, Load]]:
-        """Of each pool, by its name."""
+        """The name and the load of each pool."""
         for depth, pool in enumerate(self._pools):
             yield f"writer_nested_{depth}" if depth else "writer", pool.load()
 
@@ -69,7 +69,7 @@ class Writer:
 
 @asynccontextmanager
 async def open_writer(url: str, settings: Settings, name: str) -> AsyncIterator[Writer]:
-    """The connections, each made when it is first needed."""
+    """Open the pools; each connection is made when it is first needed."""
     outages = Outages("writer", url)
 
     async def open_connection() -> Connection:

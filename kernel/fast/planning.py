@@ -1,9 +1,9 @@
-"""The steps of an operation, out of what FastAPI found in its signature.
+"""Makes the steps of an operation's plan from FastAPI's analysis of its signature.
 
 There is no list of what a plan cannot do. Each part of FastAPI's analysis has to equal that of the
-plainest operation, attribute by attribute, but for the attributes named here: those that a plan
-follows as FastAPI does, and those that only the document shows. So an option that is not known
-here, of a later FastAPI too, sends its operation FastAPI's own way.
+plainest operation, attribute by attribute. The only exceptions are the attributes named here: a
+plan follows them as FastAPI does, or only OpenAPI shows them. So an operation with an option that
+is not named here, such as one of a later FastAPI, is run by FastAPI.
 """
 
 from collections.abc import Awaitable, Callable, Iterator
@@ -36,7 +36,7 @@ OPERATION = {
     *("original_route", "app", "path", "path_regex", "path_format", "param_convertors", "methods"),
     *("endpoint", "dependant", "dependencies", "dependency_overrides_provider", "body_field"),
     *("response_model", "response_field", "status_code"),
-    "strict_content_type",  # a plan reads a body that is declared to be JSON, and no other one
+    "strict_content_type",  # a plan reads only bodies that are declared as JSON
     *("name", "summary", "description", "response_description", "responses", "response_fields"),
     *("tags", "deprecated", "operation_id", "unique_id", "generate_unique_id_function"),
     *("include_in_schema", "callbacks", "openapi_extra"),
@@ -44,7 +44,7 @@ OPERATION = {
 DEPENDANT = {
     *("path_params", "query_params", "body_params", "dependencies", "name", "call", "path"),
     *("request_param_name", "http_connection_param_name"),
-    "parent_oauth_scopes",  # which somebody's `own_oauth_scopes` are
+    "parent_oauth_scopes",  # those of a dependant itself are in `own_oauth_scopes`
 }
 FIELD = {"name", "field_info", "_type_adapter"}
 FIELD_INFO = {
@@ -62,7 +62,7 @@ async def _nothing() -> None: ...
 
 class _PlainModel(SQLModel):
     bare: str = ""
-    told: str = Field("")
+    declared: str = Field("")
 
 
 async def _plainest(
@@ -89,13 +89,16 @@ PLAIN_MODEL_FIELDS = {type(field): field for field in _PlainModel.model_fields.v
 
 
 class NeedsFastAPI(Exception):
-    """The operation asks for more than a plan is known to give."""
+    """The operation uses what a plan does not support, so FastAPI has to run it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A dependency or, last, the endpoint; `parts` are the steps whose results it takes, and
-    `request_names` the parameters that are the request itself."""
+    """A call of a dependency or, in the last step, of the endpoint.
+
+    `parts` are its dependencies: the name of the parameter that gets the result (None for none),
+    and the index of the step. `request_names` are the parameters that get the request.
+    """
 
     call: Callable[..., Awaitable[Any]]
     parameters: list[Parameter | QueryModel]
@@ -104,53 +107,53 @@ class Step:
 
 
 def steps_of(context: RouteContext) -> list[Step]:
-    """The operation's dependencies in the order in which FastAPI calls them, and its endpoint.
+    """The operation's dependencies in the order in which FastAPI calls them, then its endpoint.
 
     Raises:
-        NeedsFastAPI: something about it is not as in the plainest operation, and not known.
+        NeedsFastAPI: it differs from the plainest operation in an attribute not named here.
     """
     if context._route_context is None:
-        raise NeedsFastAPI("it is no router's")
+        raise NeedsFastAPI("its route is not of a router")
     _require_likeness(context._route_context, PLAINEST._route_context, OPERATION)
     if context.response_field is not None:
         _require_likeness(context.response_field, PLAINEST.response_field, FIELD)
     elif context.status_code != 204:
-        raise NeedsFastAPI("its answer has no model")
+        raise NeedsFastAPI("its response has no model")
     steps: list[Step] = []
     bodies = [] if context.body_field is None else [context.body_field]
     _add(context.dependant, PLAIN_ENDPOINT, steps, {}, bodies)
     return steps
 
 
-def _require_likeness(thing: object, plain: object, known: set[str]) -> None:
-    ours, plains = _attributes(thing), _attributes(plain)
-    names = ours.keys() | plains.keys()
-    own = {
+def _require_likeness(part: object, plain: object, supported: set[str]) -> None:
+    actual, expected = _attributes(part), _attributes(plain)
+    different = {
         name
-        for name in names
-        if ours.get(name, PydanticUndefined) != plains.get(name, PydanticUndefined)
-    } - known
-    if type(thing) is not type(plain) or own:
-        raise NeedsFastAPI(f"{type(thing).__name__}: {', '.join(sorted(own))}")
+        for name in actual.keys() | expected.keys()
+        if actual.get(name, PydanticUndefined) != expected.get(name, PydanticUndefined)
+    } - supported
+    if type(part) is not type(plain) or different:
+        raise NeedsFastAPI(f"{type(part).__name__}: {', '.join(sorted(different))}")
 
 
-def _attributes(thing: object) -> dict[str, Any]:
-    slots = [name for cls in type(thing).__mro__ for name in getattr(cls, "__slots__", ())]
-    in_slots = {name: getattr(thing, name) for name in slots if hasattr(thing, name)}
-    return in_slots | getattr(thing, "__dict__", {})
+def _attributes(part: object) -> dict[str, Any]:
+    slots = [name for cls in type(part).__mro__ for name in getattr(cls, "__slots__", ())]
+    in_slots = {name: getattr(part, name) for name in slots if hasattr(part, name)}
+    return in_slots | getattr(part, "__dict__", {})
 
 
 def _add(
     part: Dependant, plain: Dependant, steps: list[Step], places: dict[Any, int], bodies: list[Any]
 ) -> int:
-    """Add the steps of a part, and say at which place its result is."""
+    """Add the steps of a dependant; return the index of its own step in `steps`."""
     _require_likeness(part, plain, DEPENDANT)
     call: Any = part.call
     is_generator = _is_gen_callable(call) or _is_async_gen_callable(call)
     if is_generator or not _is_coroutine_callable(call) or part.body_params != bodies:
-        raise NeedsFastAPI("a thread, a generator, or a body beside the endpoint's own")
+        raise NeedsFastAPI("it calls a sync or generator function, or a dependency has a body")
     parts = [
-        (each.name, _add(each, PLAIN_DEPENDENCY, steps, places, [])) for each in part.dependencies
+        (child.name, _add(child, PLAIN_DEPENDENCY, steps, places, []))
+        for child in part.dependencies
     ]
     if call not in places:
         names = (part.http_connection_param_name, part.request_param_name)
@@ -170,7 +173,7 @@ def _parameter(field: Any, info: Any, source: int) -> Parameter | QueryModel:
     _require_likeness(info, PLAIN_FIELDS[source].field_info, FIELD_INFO)
     location: tuple[str, ...] = ("body",)
     if info.validation_alias not in {None, field.alias}:
-        raise NeedsFastAPI("a parameter of several names")
+        raise NeedsFastAPI("a parameter has another validation alias")
     validate = field._type_adapter.validator.validate_python
     if source == QUERY and is_model(info.annotation):
         names = _names_of(info)
@@ -178,7 +181,7 @@ def _parameter(field: Any, info: Any, source: int) -> Parameter | QueryModel:
     if source != BODY:
         location = (info.in_.value, field.alias)
         if not is_scalar(info) or _is_mutable(info.default):
-            raise NeedsFastAPI("a parameter that is no single text, or has a mutable default")
+            raise NeedsFastAPI("a parameter is not scalar, or has a mutable default")
     return Parameter(field, field.name, field.alias, source, location, validate, info.default)
 
 
@@ -187,12 +190,12 @@ def _is_mutable(default: object) -> bool:
 
 
 def _names_of(info: Any) -> tuple[str, ...]:
-    """The fields of a model of query parameters."""
+    """The names of the fields of a model of query parameters."""
     for field in info.annotation.model_fields.values():
         _require_likeness(field, PLAIN_MODEL_FIELDS.get(type(field)), FIELD_INFO)
         has_other_name = field.alias or field.validation_alias
         if has_other_name or not (is_scalar(field) or is_list(field)):
-            raise NeedsFastAPI("a query parameter of another name, or that is no list of texts")
+            raise NeedsFastAPI("a query parameter has an alias, or is neither scalar nor a list")
     if any(type(rule) is not ReadsNumbers for rule in info.metadata):
-        raise NeedsFastAPI("a model of query parameters with rules of its own")
+        raise NeedsFastAPI("a model of query parameters has validators")
     return tuple(info.annotation.model_fields)

@@ -1,4 +1,4 @@
-"""Rows as `fetch` gives them: asyncpg's records, or rows of SQLAlchemy's in the same form."""
+"""The rows that `fetch` returns: asyncpg's records, or SQLAlchemy's rows with the same methods."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Protocol, overload
@@ -7,8 +7,8 @@ import asyncpg
 
 
 class Record(Protocol):
-    """A row by name and by position; an iteration gives its values (asyncpg's manual, "Record
-    Objects"). What SQLAlchemy had to read is a `Row`, and anything else asyncpg's own."""
+    """A row, whose values are read by name or by position; it iterates over its values (asyncpg's
+    manual, "Record Objects"). If SQLAlchemy ran the query it is a `Row`, else asyncpg's own."""
 
     __slots__ = ()
 
@@ -31,7 +31,7 @@ class Record(Protocol):
 
 
 class Row(Record):
-    """A row that SQLAlchemy has read, in the form of asyncpg's records."""
+    """A row that SQLAlchemy has read, with the methods of asyncpg's records."""
 
     __slots__ = ("_names", "_places", "_values")
 
@@ -78,8 +78,8 @@ class Row(Record):
 
 
 def rows_of(names: Iterable[str], rows: Iterable[Iterable[Any]]) -> list[Row]:
-    """The rows, each of whose values are in the order of the names."""
+    """Make rows of these values, which are in the order of the names."""
     names = tuple(names)
-    # Of two columns with one name, a record's is the last one's.
+    # Of two columns with one name the last counts, as in asyncpg's records.
     places = {name: place for place, name in enumerate(names)}
     return [Row(names, places, tuple(row)) for row in rows]

@@ -1,4 +1,4 @@
-"""The parameters of a request: where their values are, and how they are read as FastAPI does it."""
+"""The parameters of an operation, read from a request as FastAPI reads them."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,8 +21,8 @@ from kernel.fast.ids import plain_int
 
 
 class Sources(NamedTuple):
-    """Where the values are: those of the path, of the query, and the body by its name, one for
-    each name; and all pairs of the query."""
+    """The values in a request. `single` has one value per name: of the path, of the query (the
+    last), and the body under its parameter's name. `pairs` has all pairs of the query."""
 
     single: tuple[Mapping[str, Any], Mapping[str, Any], Mapping[str, Any]]
     pairs: Sequence[tuple[str, str]]
@@ -30,10 +30,10 @@ class Sources(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A part of the path or the query, or the body: FastAPI's field, and where its value is.
+    """A parameter of the path or the query, or the body, with FastAPI's field for it.
 
-    `validate` gives the argument or raises ValidationError; a required one's default is
-    `PydanticUndefined`.
+    `source` is the index of its values in `Sources.single`; `validate` returns the argument or
+    raises ValidationError; the default of a required parameter is `PydanticUndefined`.
     """
 
     field: Any
@@ -45,7 +45,7 @@ class Parameter:
     default: Any
 
     def parse(self, sources: Sources, errors: list[Any]) -> Any:
-        """The argument. What FastAPI says of a value that is not valid is added to the errors."""
+        """Return the argument; add FastAPI's errors about an invalid value to `errors`."""
         value = sources.single[self.source].get(self.alias, PydanticUndefined)
         if value is not PydanticUndefined:
             try:
@@ -60,8 +60,8 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class QueryModel:
-    """A parameter with FastAPI's field for it; `lists` are the model's fields of all values that
-    are sent under a name, its other ones are of the last."""
+    """A model of query parameters, with FastAPI's field for it. Fields in `lists` get all values
+    that were sent under their name, other fields the last one."""
 
     field: Any
     name: str
@@ -70,7 +70,7 @@ class QueryModel:
     validate: Callable[..., Any]
 
     def parse(self, sources: Sources, errors: list[Any]) -> Any:
-        """The argument. What FastAPI says of values that are not valid is added to the errors."""
+        """Return the argument; add FastAPI's errors about invalid values to `errors`."""
         values = self._values(sources.pairs) if sources.pairs else {}
         try:
             return self.validate(values, from_attributes=True)
@@ -79,23 +79,23 @@ class QueryModel:
         return None
 
     def _values(self, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
-        """What the model is made of: its own fields first, and then all others."""
+        """The input of the model: its own fields first, then the names that it does not have."""
         sent: dict[str, list[str]] = {}
         for name, value in pairs:
             sent.setdefault(name, []).append(value)
-        own = {
+        data = {
             name: sent.pop(name) if name in self.lists else sent.pop(name)[-1]
             for name in self.names
             if name in sent
         }
         for name, values in sent.items():
-            own[name] = values[0] if len(values) == 1 else values
-        return own
+            data[name] = values[0] if len(values) == 1 else values
+        return data
 
 
 @dataclass(frozen=True)
 class ReadsNumbers:
-    """Marks a model of parameters, whose fields of these names are whole numbers."""
+    """Marks a model of parameters: its fields of these names read integers from text."""
 
     names: frozenset[str]
 
@@ -104,35 +104,35 @@ class ReadsNumbers:
     ) -> CoreSchema:
         return core_schema.no_info_before_validator_function(self._read, handler(source))
 
-    def _read(self, given: Any) -> Any:
-        if not isinstance(given, dict):
-            return given
-        return {k: _number(v) if k in self.names else v for k, v in given.items()}
+    def _read(self, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {k: _number(v) if k in self.names else v for k, v in data.items()}
 
 
-def _number(sent: Any) -> Any:
-    """The number of a text; what is none stays text, which the field's own type refuses."""
-    if isinstance(sent, list):
-        return [*map(_number, sent)]
+def _number(value: Any) -> Any:
+    """The integer in a text. Any other text stays as it is, and the field's type refuses it."""
+    if isinstance(value, list):
+        return [*map(_number, value)]
     try:
-        return int(plain_int(sent)) if isinstance(sent, str) else sent
+        return int(plain_int(value)) if isinstance(value, str) else value
     except ValueError:
-        return sent
+        return value
 
 
 def models_in(annotation: object) -> list[type[BaseModel]]:
-    """The model whose fields are parameters, if the annotation is one, or one or None."""
-    return [each for each in (annotation, *get_args(annotation)) if is_model(each)]
+    """The models in an annotation such as `Model` or `Model | None`."""
+    return [part for part in (annotation, *get_args(annotation)) if is_model(part)]
 
 
 @cache
 def request_names(model: type[BaseModel]) -> frozenset[str]:
-    """What clients may call the fields of the model."""
-    return frozenset().union(*[names_of(*each) for each in model.model_fields.items()])
+    """The names under which clients may send the fields of the model."""
+    return frozenset().union(*[names_of(*item) for item in model.model_fields.items()])
 
 
 def names_of(name: str, field: FieldInfo) -> frozenset[str]:
-    """What clients may call a field."""
+    """The names under which clients may send a field."""
     alias = field.validation_alias or field.alias or name
     choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
     return frozenset(choice for choice in choices if isinstance(choice, str))
@@ -146,7 +146,7 @@ def is_model(annotation: object) -> TypeGuard[type[BaseModel]]:
 
 
 def lists_of(model: type[BaseModel]) -> frozenset[str]:
-    """The fields of a model that take all values of their name."""
+    """The names of a model's list fields, which get all values that were sent under their name."""
     return frozenset(name for name, field in model.model_fields.items() if is_list(field))
 
 
@@ -155,7 +155,7 @@ def is_scalar(field: FieldInfo) -> bool:
 
 
 def is_list(field: FieldInfo) -> bool:
-    """Whether it is of a list, which may be missing."""
+    """Whether the field is a list, or a list or None."""
     parts = [part for part in get_args(field.annotation) if part is not type(None)]
     is_optional = len(parts) == 1 and get_origin(parts[0]) is list
     is_json = any(type(rule) is Json for rule in field.metadata)

@@ -1,4 +1,4 @@
-"""The way from a path to its operation, which does not grow longer with each slice."""
+"""Finds the operation of a path, in a time that does not grow with the number of slices."""
 
 import logging
 import re
@@ -21,25 +21,25 @@ from kernel.fast.planning import NeedsFastAPI
 from kernel.fast.switches import OFF
 
 logger = logging.getLogger(__name__)
-# Each `matches` that depends on nothing but the scope, and leaves it as it is.
+# The `matches` methods that depend only on the scope and do not change it.
 KNOWN_MATCHES = {
-    each.matches for each in (APIRoute, APIWebSocketRoute, Host, Mount, Route, WebSocketRoute)
+    cls.matches for cls in (APIRoute, APIWebSocketRoute, Host, Mount, Route, WebSocketRoute)
 }
-# Of these, a path's parameter is its text.
-TEXTS = {IdConvertor, PathConvertor, StringConvertor}
+# The convertors that return the text of the path as it is.
+TEXT_CONVERTORS = {IdConvertor, PathConvertor, StringConvertor}
 
 
 class _Candidate:
-    """A route that a request may be for."""
+    """A route that may match a request."""
 
     def __init__(self, context: RouteContext) -> None:
         self.context, self.route, self.endpoint = context, context.original_route, context.endpoint
         self.is_api = isinstance(self.route, APIRoute)
         matches = self.route.matches if self.is_api else context.matches
         self.is_known = _is_known(matches)
-        convertors = {type(each) for each in getattr(context, "param_convertors", {}).values()}
-        # Without methods, it takes any.
-        is_plain = self.is_known and self.is_api and convertors <= TEXTS
+        convertors = {type(item) for item in getattr(context, "param_convertors", {}).values()}
+        # A route without methods matches every method.
+        is_plain = self.is_known and self.is_api and convertors <= TEXT_CONVERTORS
         self.is_plain = is_plain and bool(context.methods)
         if self.is_plain:
             self.pattern: re.Pattern[str] = context.path_regex
@@ -52,28 +52,28 @@ class _Candidate:
 
     @cached_property
     def app(self) -> ASGIApp | None:
-        """The short way if there is one, made when it is first gone."""
+        """The operation's short way if it has one, made when it is first needed."""
         make: Callable[[RouteContext], ASGIApp] | None = getattr(self.route, "short_way", None)
         try:
             return make(self.context) if make else None
         except NeedsFastAPI:
             return None
         except Exception:
-            logger.warning("%s goes FastAPI's own way", self.context.path, exc_info=True)
+            logger.warning("no short way for %s: FastAPI runs it", self.context.path, exc_info=True)
             return None
 
 
 class Switchboard:
-    """Finds an operation by its path's first segment; leaves all else to FastAPI's own router.
+    """Dispatches a request to its operation by the path's first segment, or to FastAPI's router.
 
-    FastAPI asks each mounted router in turn, and each of its routes, twice. Here the routes stand
-    in the same order, and a route without a short way ends the search if the request may be for it,
-    as any request may be for one that chooses its requests in a way of its own.
+    FastAPI asks each mounted router in turn, and matches each of its routes twice. Here the routes
+    keep that order. The search ends with FastAPI's router at a route without a short way that may
+    match; a route with a `matches` method of its own may match any request.
     """
 
     def __init__(self, app: FastAPI) -> None:
         self._router, self._long_way = app.router, app.router.middleware_stack
-        # Whether nothing stands before the routes that would be passed by, like a limit of bodies.
+        # Off if the router has a middleware, such as a body limit, which would be bypassed.
         is_first = self._long_way == self._router.app
         self._is_on = is_first and type(self._router) is APIRouter
         self._routes: list[BaseRoute] = []
@@ -89,11 +89,11 @@ class Switchboard:
         await (app or self._long_way)(scope, receive, send)
 
     def _find(self, scope: Scope) -> ASGIApp | None:
-        """The short way, or None; what FastAPI tells the operation is then in the scope."""
+        """The operation's short way, or None. Sets what FastAPI's router sets in the scope."""
         path = get_route_path(scope) if scope.get("root_path") else scope["path"]
         telemetry, method = scope.get("fastapi.telemetry"), scope["method"]
-        # A pattern's `$` also stands before a last line break, which belongs to no segment here;
-        # and FastAPI's own steps make spans of themselves.
+        # A pattern's `$` also matches before a final line break, unlike the segments here. With a
+        # tracer, FastAPI makes a span of each of its steps.
         if path.endswith("\n") or getattr(telemetry, "tracer", None):
             return None
         if self._is_outdated():
@@ -103,10 +103,10 @@ class Switchboard:
             if not candidate.is_plain:
                 if candidate.may_match(scope):
                     return None
-            elif method in candidate.methods and (found := candidate.pattern.match(path)):
+            elif method in candidate.methods and (match := candidate.pattern.match(path)):
                 if app := candidate.app:
                     scope.setdefault("router", self._router)
-                    scope["path_params"] = {**scope.get("path_params", {}), **found.groupdict()}
+                    scope["path_params"] = {**scope.get("path_params", {}), **match.groupdict()}
                     scope["route"], scope["endpoint"] = candidate.route, candidate.endpoint
                     if request := current_context():
                         request.route = candidate.path
@@ -118,19 +118,20 @@ class Switchboard:
     def _is_outdated(self) -> bool:
         routes = self._router.routes
         is_same = len(routes) == len(self._routes) and all(map(is_, routes, self._routes))
-        # FastAPI itself sees a change within a mounted router by its version.
-        return not is_same or self._versions != [each._routes_version for each in self._routers]
+        # As FastAPI does, notice a change within a mounted router by its version.
+        return not is_same or self._versions != [item._routes_version for item in self._routers]
 
     def _rebuild(self) -> None:
         self._routes = [*self._router.routes]
         self._routers = [*_routers_in(self._routes)]
-        self._versions = [each._routes_version for each in self._routers]
+        self._versions = [item._routes_version for item in self._routers]
         self._parts = [_Part(route) for route in self._routes]
         self._segments = {segment for part in self._parts for segment in part.segments}
         self._by_segment = {}
 
     def _candidates(self, segment: str) -> list[_Candidate]:
-        """Those for a path that begins so; of all that no route names, they are the same."""
+        """The routes that may match a path with this first segment. All segments that no route
+        names have the same candidates, cached under None."""
         key = segment if segment in self._segments else None
         if key not in self._by_segment:
             parts = [part for part in self._parts if not part.segments.isdisjoint((key, None))]
@@ -144,8 +145,8 @@ class Switchboard:
 
 
 class _Part:
-    """A mounted route or router. FastAPI analyses each route of a mounted router anew, so its
-    candidates are made when the first path comes that may be one of theirs."""
+    """A mounted route or router. FastAPI analyses each route of a mounted router anew, so the
+    candidates are made when the first path comes that one of them may match."""
 
     def __init__(self, route: BaseRoute) -> None:
         self._route, self.segments = route, {*_segments_of(route, "")}
@@ -156,13 +157,13 @@ class _Part:
 
 
 def _segments_of(route: BaseRoute, prefix: str) -> Iterator[str | None]:
-    """The first segments of its paths, behind a prefix; None is any."""
+    """The first segments of the route's paths, with the prefix; None stands for any."""
     mounted: Any = route
     router = getattr(mounted, "original_router", None)
     if router is not None and _is_known_router(router):
         prefix += mounted.include_context.prefix
-        for each in router.routes:
-            yield from _segments_of(each, prefix)
+        for child in router.routes:
+            yield from _segments_of(child, prefix)
     elif isinstance(route, APIRoute) and _is_known(route.matches):
         yield _first_segment(prefix + route.path)
     else:
@@ -179,7 +180,8 @@ def _is_known(matches: object) -> bool:
 
 
 def _contexts_of(route: BaseRoute) -> Iterator[RouteContext]:
-    """Its routes in order, with the routers around them; a router with ways of its own is one."""
+    """The routes in it, in order, with the options of the routers around them. A router with
+    `matches` or `handle` of its own counts as one route."""
     if all(map(_is_known_router, _routers_in([route]))):
         yield from iter_route_contexts([route])
     else:

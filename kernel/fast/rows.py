@@ -1,8 +1,8 @@
-"""Rows of the database as DTOs, as pydantic would validate them.
+"""Makes DTOs of rows, with the same result as pydantic's validation.
 
-Without validation only if that would change nothing: each field has a column, its schema is that of
-a plain type, and each value is of exactly that class. So what a column was declared to be, an outer
-join or a function that gives another number has no say in it.
+Validation is skipped only where it would change nothing: each field has a column, its schema is
+that of a plain type, and each value is of exactly that class. The values themselves decide, not the
+column's declaration, so an outer join or a function that returns another type is safe.
 """
 
 import uuid
@@ -22,70 +22,75 @@ from kernel.fast.switches import OFF
 
 M = TypeVar("M", bound=BaseModel)
 _new = object.__new__
-# What every instance of a model has, to be set without a look for its name.
-_parts = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
-_set_values, _set_known, _set_extra, _set_private = (vars(BaseModel)[e].__set__ for e in _parts)
-# Whatever a value of one of these classes is, pydantic gives it back.
+# The slots of every instance of a model; their descriptors set them without a lookup by name.
+_slots = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
+_set_values, _set_fields_set, _set_extra, _set_private = (
+    vars(BaseModel)[slot].__set__ for slot in _slots
+)
+# pydantic returns every value of one of these classes unchanged.
 PLAIN = (int, str, bool, bytes, float, date, datetime, time, timedelta, uuid.UUID)
-SCHEMAS: list[tuple[Any, type]] = [(TypeAdapter[Any](of).core_schema, of) for of in PLAIN]
-# What of a schema may be there, for it does nothing to a value that is given.
-BESIDE = {"metadata", "ref", "serialization"}
-OF_MODEL = BESIDE | {"type", "cls", "schema", "config", "custom_init", "root_model"}
-OF_FIELDS = BESIDE | {"type", "fields", "model_name", "computed_fields"}
-OF_FIELD = BESIDE | {"type", "schema", "frozen", "serialization_alias", "serialization_exclude"}
-OF_DEFAULT = BESIDE | {"type", "schema", "default", "default_factory", "copy_default"}
-OF_NULLABLE = BESIDE | {"type", "schema"}
+SCHEMAS: list[tuple[Any, type]] = [(TypeAdapter[Any](cls).core_schema, cls) for cls in PLAIN]
+# The members of a core schema that do not change the validation of a value.
+NEUTRAL = {"metadata", "ref", "serialization"}
+OF_MODEL = NEUTRAL | {"type", "cls", "schema", "config", "custom_init", "root_model"}
+OF_FIELDS = NEUTRAL | {"type", "fields", "model_name", "computed_fields"}
+OF_FIELD = NEUTRAL | {"type", "schema", "frozen", "serialization_alias", "serialization_exclude"}
+OF_DEFAULT = NEUTRAL | {"type", "schema", "default", "default_factory", "copy_default"}
+OF_NULLABLE = NEUTRAL | {"type", "schema"}
 OF_CONFIG = {"title", "from_attributes"}
-# What makes an instance and does nothing else with it; a base class may add its own.
-BARE: set[object] = {object.__new__, SQLModel.__new__}
-VALIDATE = {of.model_validate.__func__ for of in (BaseModel, SQLModel)}  # type: ignore[attr-defined]  # class methods
+# The `__new__` methods that only make an instance; a base class may add its own.
+BARE_NEW: set[object] = {object.__new__, SQLModel.__new__}
+VALIDATE = {cls.model_validate.__func__ for cls in (BaseModel, SQLModel)}  # type: ignore[attr-defined]  # class methods
 
 
-class Way(NamedTuple):
-    """How a record with certain columns becomes a DTO: the fields, their values in a record (None
-    if these are the record's own, in its order), and the classes that each may have."""
+class Shortcut(NamedTuple):
+    """How a record with certain columns becomes a DTO without validation.
+
+    `pick` takes the values of the fields from a record (None: the record's values are just these,
+    in order); `classes` are those that each field's value may have.
+    """
 
     fields: list[str]
     pick: Callable[[Record], tuple[Any, ...]] | None
     classes: list[set[type]]
 
-    def trusts(self, rows: Iterable[Iterable[Any]]) -> bool:
-        """Whether validation would change nothing of these values."""
+    def is_valid(self, rows: Iterable[Iterable[Any]]) -> bool:
+        """Whether validation would return all of these values unchanged."""
         for classes, column in zip(self.classes, zip(*rows, strict=True), strict=True):
-            # asyncpg's UUID is a class of its own; pydantic takes each for what it is.
-            found = {*map(type, column)} - classes
-            if found and not (uuid.UUID in classes and _are_uuids(found)):
+            # asyncpg has a subclass of UUID; pydantic keeps its values as they are.
+            others = {*map(type, column)} - classes
+            if others and not (uuid.UUID in classes and _are_uuids(others)):
                 return False
         return True
 
 
 def _are_uuids(classes: Iterable[type]) -> bool:
-    return all(issubclass(of, uuid.UUID) for of in classes)
+    return all(issubclass(cls, uuid.UUID) for cls in classes)
 
 
 def read(model: type[M], records: Sequence[Record]) -> list[M]:
-    """The records as DTOs.
+    """Make DTOs of the records.
 
     Raises:
-        TypeError: two columns have a name that the DTO takes.
+        TypeError: two columns have the name of one field of the DTO.
     """
     if not records:
         return []
-    way = _way(model, tuple(records[0].keys()))
-    if way is not None and "rows" not in OFF:
-        rows = [*map(way.pick, records)] if way.pick else records
-        if way.trusts(rows):
-            return _make(model, way.fields, rows)
+    shortcut = _shortcut(model, tuple(records[0].keys()))
+    if shortcut is not None and "rows" not in OFF:
+        rows = [*map(shortcut.pick, records)] if shortcut.pick else records
+        if shortcut.is_valid(rows):
+            return _make(model, shortcut.fields, rows)
     return [model.model_validate(dict(record)) for record in records]
 
 
 def _make(model: type[M], fields: list[str], rows: Iterable[Iterable[Any]]) -> list[M]:
-    # All of them share one set: with every name in it, nothing can be added.
-    known, made = set(fields), []
+    # They share one set: every name is in it, so an assignment to a field adds nothing to it.
+    fields_set, made = set(fields), []
     for values in rows:
         row: M = _new(model)
-        _set_values(row, dict(zip(fields, values)))  # noqa: B905  # `trusts` has looked
-        _set_known(row, known)
+        _set_values(row, dict(zip(fields, values)))  # noqa: B905  # `is_valid` has checked the lengths
+        _set_fields_set(row, fields_set)
         _set_extra(row, None)
         _set_private(row, None)
         made.append(row)
@@ -93,8 +98,8 @@ def _make(model: type[M], fields: list[str], rows: Iterable[Iterable[Any]]) -> l
 
 
 @lru_cache(maxsize=1024)
-def _way(model: type[BaseModel], names: tuple[str, ...]) -> Way | None:
-    """The short way from these columns to the DTO, if there is one."""
+def _shortcut(model: type[BaseModel], names: tuple[str, ...]) -> Shortcut | None:
+    """How these columns become the DTO without validation, or None if it may be needed."""
     if len({*names}) < len(names):
         refuse_repeated(model, [name for name in names if names.count(name) > 1])
     fields = [*model.model_fields]
@@ -103,26 +108,25 @@ def _way(model: type[BaseModel], names: tuple[str, ...]) -> Way | None:
         return None
     places = [names.index(name) for name in fields]
     pick = None if places == [*range(len(names))] else itemgetter(*places)
-    return Way(fields, pick, classes)
+    return Shortcut(fields, pick, classes)
 
 
 def _classes_of_model(model: type[BaseModel]) -> list[set[type]] | None:
-    """The classes that each field's values may have to be taken as they are."""
+    """The classes of values that need no validation, by field; None if one always needs it."""
     schema: Any = model.__pydantic_core_schema__
-    if set(BaseModel.__slots__) != set(_parts) or not _has(schema, "model", OF_MODEL):
-        return None  # an instance has more to it than is set here, or the model has rules
-    of: Any = model
-    is_own = of.__init__ is SQLModel.__init__ or not schema.get("custom_init")
+    if set(BaseModel.__slots__) != set(_slots) or not _has(schema, "model", OF_MODEL):
+        return None  # instances have further slots, or the model has validators of its own
+    cls: Any = model
+    is_plain_init = cls.__init__ is SQLModel.__init__ or not schema.get("custom_init")
+    validate = getattr(cls.model_validate, "__func__", None)
     fields, config = schema["schema"], schema.get("config", {})
-    is_known = (
-        is_own and of.__new__ in BARE and getattr(of.model_validate, "__func__", None) in VALIDATE
-    )
+    is_known = is_plain_init and cls.__new__ in BARE_NEW and validate in VALIDATE
     if not is_known or schema.get("root_model") or not config.keys() <= OF_CONFIG:
         return None
     if not _has(fields, "model-fields", OF_FIELDS) or [*fields["fields"]] != [*model.model_fields]:
         return None
     classes = [_classes_of_field(field) for field in fields["fields"].values()]
-    return None if None in classes else [each for each in classes if each]
+    return None if None in classes else [item for item in classes if item]
 
 
 def _classes_of_field(field: Mapping[str, Any]) -> set[type] | None:
@@ -133,9 +137,9 @@ def _classes_of_field(field: Mapping[str, Any]) -> set[type] | None:
         schema = schema["schema"]
     if _has(schema, "nullable", OF_NULLABLE):
         schema, none = schema["schema"], {NoneType}
-    plain = {key: value for key, value in schema.items() if key not in BESIDE}
-    return next(({of, *none} for known, of in SCHEMAS if plain == known), None)
+    plain = {key: value for key, value in schema.items() if key not in NEUTRAL}
+    return next(({cls, *none} for known, cls in SCHEMAS if plain == known), None)
 
 
-def _has(schema: Mapping[str, Any], kind: str, parts: set[str]) -> bool:
-    return schema["type"] == kind and schema.keys() <= parts
+def _has(schema: Mapping[str, Any], kind: str, members: set[str]) -> bool:
+    return schema["type"] == kind and schema.keys() <= members

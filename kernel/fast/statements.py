@@ -1,9 +1,9 @@
-"""Statements on plain asyncpg, where that is known to be equal to SQLAlchemy's own execution.
+"""Runs statements on plain asyncpg where the result is known to equal SQLAlchemy's execution.
 
-Such a statement is compiled once to SQL, with each value in its parameter's place. It has to be a
-query whose parameters and columns are all of plain types, and it is when it is met for the second
-time: what a request builds for itself is SQLAlchemy's, whose cache goes by the statement's form
-(from 195 µs for such a one to 165, and nothing is kept of it).
+Such a statement is compiled to SQL once, at its second use. It has to be a query whose parameters
+and columns are all of plain types. A statement that a request builds for itself is used once only,
+so SQLAlchemy executes it, whose cache goes by the statement's structure (165 µs each instead of
+195, and nothing is kept of it).
 """
 
 import logging
@@ -51,9 +51,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class Plan:
-    """SQL with `$1, $2, …`; its parameters in that order, with the values that the statement brings
-    itself, or REQUIRED, and the class that a value is to have; the names of its columns; which
-    parameters and which columns are moments in UTC; the classes of the elements of arrays."""
+    """A statement as SQL with `$1, $2, …`, and what is known of its parameters and columns.
+
+    `parameters` are in the order of the SQL, each with the statement's own value for it, or
+    REQUIRED; `classes` are the classes that their values have to have. `utc_parameters` and
+    `utc_columns` are the indexes of times in UTC; `arrays` are the indexes of array parameters,
+    each with the class of its elements.
+    """
 
     sql: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
@@ -62,29 +66,29 @@ class Plan:
     utc_parameters: tuple[int, ...] = ()
     utc_columns: tuple[int, ...] = ()
     arrays: tuple[tuple[int, type], ...] = ()
-    is_named: bool | None = None  # so by the database, too
+    is_named: bool | None = None  # whether the records have these names, too
 
     def arguments(self, values: Mapping[str, Any]) -> list[Any] | None:
-        """What to send, or None if SQLAlchemy has to process one of the values.
+        """The values to send, or None if SQLAlchemy has to process one of them.
 
         Raises:
-            TypeError: one is missing, or is for no parameter.
+            TypeError: one is missing, or the statement has no such parameter.
         """
         arguments = bind_values(self.parameters, values)
-        for of, argument in zip(self.classes, arguments):  # noqa: B905  # of one length
-            if type(argument) is not of and argument is not None:
+        for cls, argument in zip(self.classes, arguments):  # noqa: B905  # of one length
+            if type(argument) is not cls and argument is not None:
                 return None
         for place in self.utc_parameters:
             if (moment := arguments[place]) is not None and moment.tzinfo is not UTC:
                 return None
-        for place, of in self.arrays:
-            if any(type(element) is not of for element in arguments[place] or ()):
+        for place, cls in self.arrays:
+            if any(type(element) is not cls for element in arguments[place] or ()):
                 return None
         return arguments
 
     def results(self, records: Sequence[Record]) -> Sequence[Record]:
-        """The records, with SQLAlchemy's names, and a zone at an infinite moment, which asyncpg
-        gives without one."""
+        """The records with SQLAlchemy's column names. Infinite times, which asyncpg returns naive,
+        get the time zone UTC."""
         if not records:
             return records
         if self.is_named is None:
@@ -104,43 +108,43 @@ class Plan:
 
 @lru_cache(maxsize=4096)
 def is_search(sql: str) -> bool:
-    """Whether the best plan depends on the pattern that is looked for.
+    """Whether the best query plan depends on the pattern that is searched for.
 
-    The server plans a prepared statement anew for the first five times. Then it may keep one plan
-    for all values, if it takes that for no dearer (PostgreSQL manual, PREPARE): a few dear searches
-    turned everybody's, from 1 ms to 200. So a search is prepared for each time.
+    PostgreSQL plans a prepared statement anew for its first five executions. Then it may keep one
+    plan for all values, if it estimates that to cost no more (manual, PREPARE): after a few
+    expensive searches, every search took 200 ms instead of 1. So each search is prepared anew.
     """
     return SEARCH.search(sql) is not None
 
 
 def bind(plan: Plan | None, values: Mapping[str, Any]) -> tuple[Plan, list[Any]] | None:
-    """The plan and what to send, or None if SQLAlchemy has to execute the statement."""
+    """The plan and the values to send, or None if SQLAlchemy has to execute the statement."""
     if plan is None or (arguments := plan.arguments(values)) is None:
         return None
     return plan, arguments
 
 
-NEW, MET = Plan(), Plan()
-# By the statement, and no longer than it lives; None is one that SQLAlchemy has to execute.
+UNUSED, USED_ONCE = Plan(), Plan()
+# By statement, as long as that lives; None: SQLAlchemy has to execute it.
 _plans: WeakKeyDictionary[ClauseElement, Plan | None] = WeakKeyDictionary()
 
 
 def plan_of(statement: ClauseElement) -> Plan | None:
     """How to run the statement on asyncpg, or None if SQLAlchemy has to execute it."""
-    plan = None if "statements" in OFF else _plans.get(statement, NEW)
-    if plan is NEW:
-        plan, _plans[statement] = None, MET
-    elif plan is MET:
+    plan = None if "statements" in OFF else _plans.get(statement, UNUSED)
+    if plan is UNUSED:
+        plan, _plans[statement] = None, USED_ONCE
+    elif plan is USED_ONCE:
         plan = _plans[statement] = or_none(_plan, statement)
     return plan
 
 
 def or_none(prepare: Callable[..., Plan | None], *args: Any) -> Plan | None:
-    """The plan; what goes wrong while it is prepared means that SQLAlchemy has to execute it."""
+    """The plan, or None if its preparation fails: SQLAlchemy then executes the statement."""
     try:
         return prepare(*args)
     except Exception:
-        logger.warning("a statement has no short way", exc_info=True)
+        logger.warning("no short way for a statement: SQLAlchemy executes it", exc_info=True)
         return None
 
 
@@ -157,9 +161,9 @@ def _plan(statement: ClauseElement) -> Plan | None:
 
 
 def _is_known(part: object) -> bool:
-    if isinstance(part, BindParameter):  # of two with one name, the compiler tells only one
+    if isinstance(part, BindParameter):  # the compiler keeps only one of two with the same name
         return argument_class(part.type) is not None
-    # A CTE may write, with defaults of Python's; a piece of text may be any number of columns.
+    # A CTE may write, with Python's defaults; a text() may stand for any number of columns.
     return not isinstance(part, UpdateBase | TextClause)
 
 
@@ -171,7 +175,7 @@ def _is_plain(kind: TypeEngine[Any], parts: Iterable[object], is_select: bool) -
 
 
 def plan_of_compiled(compiled: Any) -> Plan | None:
-    """The plan of a statement whose columns are of plain types, if its parameters are."""
+    """The plan of a statement with columns of plain types; None if a parameter is of another."""
     binds = compiled.binds.values()
     late = (bind.expanding or bind.literal_execute or bind.callable for bind in binds)
     bound = [compiled.binds[name] for name in compiled.positiontup or ()]
@@ -186,7 +190,7 @@ def plan_of_compiled(compiled: Any) -> Plan | None:
         tuple(name for name, *_ in compiled._result_columns),
         _in_utc(bind.type for bind in bound),
         _in_utc(kind for *_, kind in compiled._result_columns),
-        tuple((place, of) for place, of in enumerate(elements) if of),
+        tuple((place, cls) for place, cls in enumerate(elements) if cls),
     )
 
 
@@ -195,15 +199,15 @@ def _in_utc(kinds: Iterable[object]) -> tuple[int, ...]:
 
 
 def type_mistake(error: BaseException, values: Mapping[str, Any]) -> TypeError | None:
-    """Which parameter's value is of the wrong type; asyncpg's message has the value in it. `values`
-    are those of all parameters in their order, if they are known.
+    """The error to raise for a value of the wrong type: it names the parameter and not the value,
+    which asyncpg's message has. `values` are those of all parameters in order, if known.
 
-    None for a number or a text that is out of its type's range: that may be the client's.
+    None for a number or text out of its type's range, which may be the client's mistake.
     """
     place = UNSENT.match(str(error))
     if not place or not is_unsendable(error) or is_out_of_range(error):
         return None
     if not values:
-        return TypeError(f"${place[1]} cannot be of the type of its value")
+        return TypeError(f"${place[1]} has a value of the wrong type")
     name, value = [*values.items()][int(place[1]) - 1]
     return TypeError(f"parameter {name} cannot be of type {type(value).__name__}")

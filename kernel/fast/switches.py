@@ -1,8 +1,8 @@
-"""Which short ways are off: in tests alone, that ask whether each is equal to the long one."""
+"""Which short ways are off. Only tests turn one off, to compare it with the library's way."""
 
 
 class Switches(set[str]):
-    """Names out of `plan` (and the switchboard that leads there), `statements`, `rows`."""
+    """Some of the names `plan` (with the switchboard), `statements` and `rows`."""
 
 
 OFF = Switches()

@@ -21,7 +21,7 @@ T = TypeVar("T")
 READS = {"GET", "HEAD"}
 NO_SESSION = "a GET has no session: it reads through Reader and cannot write"
 NO_UNIT_OF_WORK = "a WebSocket has no session: it opens one for each change, with open_session()"
-NO_BOUNDARY = "this operation has no session: its router is no Router of the kernel's"
+NO_BOUNDARY = "this operation has no session: its router is not the kernel's Router"
 
 
 # PLAIN_INT comes last, or OpenAPI would not show the bounds as minimum and maximum.

@@ -33,7 +33,7 @@ from kernel.identity.callers import has_credential
 from kernel.identity.principal import Principal
 from kernel.jobs.tasks import task
 
-NOT_KEPT = "this was done before; its answer held a secret or a cookie, or was a stream: not kept"
+NOT_KEPT = "this was done before; its response is not kept: it had a secret, a cookie or a stream"
 # Headers that a replayed response gets anew.
 PER_REQUEST = {b"date", b"server-timing", b"x-request-id"}
 

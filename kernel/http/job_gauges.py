@@ -21,7 +21,7 @@ TASK = ("task",)
 WAITING = Family("jobs_waiting", "Jobs that wait.", TASK, "highest")
 OLDEST = Family("jobs_oldest_seconds", "For how long the oldest job has been due.", TASK, "highest")
 FAILED = Family("jobs_failed", "Jobs that have failed for good.", TASK, "highest")
-UNKNOWN = Family("jobs_unknown", "Jobs that wait for a task that this code has not.", (), "highest")
+UNKNOWN = Family("jobs_unknown", "Jobs of tasks that this version does not have.", (), "highest")
 NOBODYS = "jobs wait for a task that this code does not have: a later version may"
 logger = logging.getLogger(__name__)
 

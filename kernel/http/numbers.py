@@ -1,5 +1,5 @@
-"""Whole numbers in what is text all the same: parameters of the path, the query, headers, cookies
-and forms. JSON has numbers, so in a body these types take no text."""
+"""Lets parameters of the path, query, headers, cookies and forms, which are text, be integers. JSON
+has numbers, so in a body the same types refuse text."""
 
 from functools import reduce
 from inspect import Parameter
@@ -20,33 +20,33 @@ SEVERAL = {list, set, frozenset, tuple}
 
 
 def reading_numbers(parameter: Parameter) -> Any:
-    """The annotation of an operation's parameter, whose numbers are texts if the parameter is."""
+    """The annotation of a parameter; if the parameter is text, its integers are read from that."""
     annotation = parameter.annotation
-    marks = (*getattr(annotation, "__metadata__", ()), parameter.default)
-    told = [mark for mark in marks if isinstance(mark, params.Param | params.Body)]
-    is_text = all(isinstance(mark, params.Param | params.Form) for mark in told)
-    of = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
-    if told and is_text and (names := _names(of)):
+    metadata = (*getattr(annotation, "__metadata__", ()), parameter.default)
+    sources = [item for item in metadata if isinstance(item, params.Param | params.Body)]
+    is_text = all(isinstance(source, params.Param | params.Form) for source in sources)
+    kind = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    if sources and is_text and (names := _names(kind)):
         return Annotated[annotation, ReadsNumbers(names)]
     read = _read(annotation)
-    # Without a word, FastAPI takes what is no scalar from the body.
-    if read is annotation or not (is_text and (told or is_scalar(FieldInfo.from_annotation(of)))):
+    if read is annotation or not is_text:
         return annotation
-    return read
+    # Without `Query()` or the like, FastAPI reads a parameter from the body unless it is scalar.
+    return read if sources or is_scalar(FieldInfo.from_annotation(kind)) else annotation
 
 
 def _read(annotation: Any) -> Any:
-    """The type, whose whole numbers are texts; or the type itself, if it has none."""
+    """The type with integers that read text; the type itself if it has no integers."""
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        inner, *marks = parts
-        new = [PLAIN_INT if mark == NUMBER else mark for mark in marks]
+        inner, *metadata = parts
+        new = [PLAIN_INT if item == NUMBER else item for item in metadata]
         read = _read(inner)
-        if read is inner and new == marks:
+        if read is inner and new == metadata:
             return annotation
-        # The parameter's own bounds first, which those of its type narrow, and all before the check
-        # of the text, or OpenAPI would not show them.
-        new.sort(key=lambda mark: not isinstance(mark, FieldInfo))
+        # The parameter's own bounds come first, which those of its type narrow, and all of them
+        # before the check of the text, or OpenAPI would not show them.
+        new.sort(key=lambda item: not isinstance(item, FieldInfo))
         return Annotated[(read, *new)]
     if origin not in {Union, UnionType, *SEVERAL}:
         return annotation
@@ -57,7 +57,7 @@ def _read(annotation: Any) -> Any:
 
 
 def _names(annotation: Any) -> frozenset[str]:
-    """What a request may call the whole numbers of a model of parameters."""
+    """The names under which a request may send the integers of a model of parameters."""
     models = [model for model in models_in(annotation) if not issubclass(model, Filter)]
     return frozenset().union(*[_numbers_of(model) for model in models])
 

@@ -176,7 +176,7 @@ async def test_a_key_without_a_caller_is_not_looked_at(
         answer = await sampler.send(await sampler.prepare(operation), Idempotency_Key=key)
         assert answer.is_success, f"{operation.title} gave {answer.status_code} for a key"
         assert "idempotent-replayed" not in answer.headers, operation.title
-    assert await sql.fetchval(COUNT_KEYS) == 0, f"{operation.title} has kept a key that is nobody's"
+    assert await sql.fetchval(COUNT_KEYS) == 0, f"{operation.title} has kept a key without a caller"
 
 
 @every(can_be_wrong)

@@ -26,7 +26,7 @@ def pytest_configure(config: pytest.Config) -> None:
     option = config.getoption("--without")
     layers = set(LAYERS if option == "all" else filter(None, option.split(",")))
     if unknown := layers - {*LAYERS}:
-        raise pytest.UsageError(f"--without knows {', '.join(LAYERS)}: no {', '.join(unknown)}")
+        raise pytest.UsageError(f"--without takes {', '.join(LAYERS)}, not {', '.join(unknown)}")
     OFF.update(layers)
     Switches.__contains__ = _is_off  # type: ignore[method-assign]
     if not hasattr(config, "workerinput"):

@@ -78,7 +78,7 @@ async def test_a_stale_tag_changes_nothing(
         answer = await sampler.send(request, If_Match=tags)
         is_stale = answer.status_code == 412
         assert is_stale, mismatch(request, answer, "412", f"If-Match: {tags}")
-    assert await rows() == before, f"{operation.title} has changed rows behind a stale tag"
+    assert await rows() == before, f"{operation.title} has changed rows despite a stale tag"
 
 
 @every(names_row)

@@ -260,7 +260,7 @@ def test_the_vocabulary_has_70_names_at_most_and_each_is_there():
         ("import service", {"uvicorn", "kernel.dev", "prometheus_client"}),
     ],
 )
-def test_who_wants_little_imports_little(code, absent):
+def test_an_import_loads_only_what_it_needs(code, absent):
     """A command that wants the settings alone should not wait for the web framework."""
     tell = f"{code}\nimport sys\nprint(*sys.modules)"
     done = run([sys.executable, "-c", tell], cwd=ROOT, capture_output=True, text=True, check=True)

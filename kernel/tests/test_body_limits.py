@@ -178,7 +178,7 @@ async def test_what_is_mounted_has_its_own_limit_or_its_routers(mount):
 
 
 @pytest.mark.parametrize("size", [-1, 1.5, "50 MB", True])
-def test_a_limit_that_is_none_is_refused(size):
+def test_an_invalid_body_limit_is_refused(size):
     with pytest.raises(ValueError, match="max_body_size must be"):
         Router(max_body_size=size)
 

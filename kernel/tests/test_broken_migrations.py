@@ -80,12 +80,12 @@ def refused():
 )
 def test_what_has_stopped_a_step_is_a_line_with_its_place(source, told):
     error = raised(source, refused=refused, CommandError=CommandError)
-    place = f"migrations/versions/x.py, line 4: {told}: mend it, and start again"
+    place = f"migrations/versions/x.py, line 4: {told}: correct it, and start again"
     assert explain(error) == (place if told else "x")
 
 
 def test_an_errors_message_is_told_where_it_may_be():
-    assert "ValueError: canary: mend" in explain(raised("raise ValueError('canary')"), full=True)
+    assert "ValueError: canary: correct" in explain(raised("raise ValueError('canary')"), full=True)
 
 
 def test_a_revision_that_only_the_database_knows_is_told_as_that():

@@ -63,7 +63,7 @@ async def test_a_page_reads_every_answer_and_the_headers_that_a_client_needs(bro
         assert {"ETag", "Idempotent-Replayed", "Link", "Location", "X-Request-ID"} <= {*exposed}
 
 
-async def test_another_page_reads_nothing(settings):
+async def test_a_page_of_another_origin_reads_nothing(settings):
     asked = {"Access-Control-Request-Method": "POST"}
     async with browser_at("https://other.example", settings, PAGE) as client:
         assert (await client.options("/peeled_jars", headers=asked)).status_code == 400
@@ -71,7 +71,7 @@ async def test_another_page_reads_nothing(settings):
             assert "access-control-allow-origin" not in answer.headers
 
 
-async def test_without_the_setting_no_page_may(settings):
+async def test_without_the_setting_no_origin_is_allowed(settings):
     async with browser_at(PAGE, settings) as client:
         answer = await client.get("/peeled_jars")
     assert "access-control-allow-origin" not in answer.headers

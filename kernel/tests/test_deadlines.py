@@ -172,7 +172,7 @@ async def test_who_is_cut_off_after_the_commit_is_not_told_to_try_again(ask, sql
 
     answer, took = await ask(writes, "POST")
     assert is_late(answer, took, "timeout", again=None)
-    assert answer.json()["message"] == "the outcome is unknown; look before you try again"
+    assert answer.json()["message"] == "the outcome is unknown; check it before you try again"
     assert await sql.fetchval("SELECT count(*) FROM peelings WHERE title = 'done'") == 1
 
 

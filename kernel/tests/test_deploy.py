@@ -90,7 +90,7 @@ def test_the_balancer_sends_nothing_twice_that_may_have_been_done():
     } <= lines
 
 
-def test_its_settings_are_taken(monkeypatch):
+def test_the_settings_in_compose_are_valid(monkeypatch):
     for name, value in ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     assert Settings(_env_file=None).env == "prod"

@@ -527,7 +527,7 @@ def test_another_majors_cluster_is_refused_in_one_line(folder: Path) -> None:
     with pytest.raises(RuntimeError) as caught, server(folder):
         pass
     version.write_text("18\n")
-    assert str(caught.value) == f"{folder}/data is PostgreSQL 17's, not 18's: dump or delete it"
+    assert str(caught.value) == f"{folder}/data is of PostgreSQL 17, not of 18: dump or delete it"
 
 
 def test_a_server_that_does_not_start_says_why(folder: Path) -> None:

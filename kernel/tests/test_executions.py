@@ -93,7 +93,7 @@ async def test_a_read_whose_server_dies_is_run_again(app, end_connections):
     await until(is_idle(app), 3)
 
 
-async def test_many_reads_at_once_are_each_others_business_in_nothing(app):
+async def test_concurrent_reads_do_not_affect_each_other(app):
     async def read(number):
         [row] = await by_the_reader(app, text("SELECT CAST(:n AS int) AS number"), n=number)
         return row["number"]
@@ -126,7 +126,7 @@ async def test_two_tasks_at_once_are_refused_in_a_session(app):
     await until(is_idle(app), 3)
 
 
-async def test_it_takes_part_in_the_transaction_and_its_savepoints(app, sql, alice):
+async def test_a_fetch_takes_part_in_the_transaction_and_its_savepoints(app, sql, alice):
     async def titles():
         return [row[0] for row in await sql.fetch("SELECT title FROM peelings ORDER BY id")]
 
@@ -240,7 +240,7 @@ def searches(statement):
 
 @pytest.mark.parametrize("statement", UNSENDABLE.values(), ids=UNSENDABLE)
 @pytest.mark.parametrize("method", ["GET", "POST"])
-async def test_a_value_that_cannot_be_sent_costs_nobody_his_answer(mount, method, statement):
+async def test_a_value_that_cannot_be_sent_fails_no_other_request(mount, method, statement):
     """The server's limit of time goes on for what was prepared, and would strike who comes next."""
     async with mount(searches(statement), statement_timeout=0.2, read_pool_size=1) as client:
         for _ in range(2):
@@ -292,6 +292,6 @@ def test_a_search_is_what_looks_for_a_pattern(statement, expected):
 
 
 @needs("statements")
-def test_what_is_met_once_is_nothing_to_prepare():
+def test_a_statement_that_is_used_once_is_not_prepared():
     fresh = select(Peeling.id).where(Peeling.id == 8)
     assert (plan_of(fresh), plan_of(fresh).parameters) == (None, {"id_1": 8})

@@ -507,7 +507,7 @@ def test_a_question_about_nulls_is_a_bool():
     class TextFilter(Filter):
         due_is_null: str | None = None
 
-    with pytest.raises(TypeError, match=r"TextFilter\.due_is_null is no bool"):
+    with pytest.raises(TypeError, match=r"TextFilter\.due_is_null is not a bool"):
         TextFilter(due_is_null="no").apply(ALL)
 
 

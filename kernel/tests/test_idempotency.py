@@ -724,7 +724,7 @@ async def test_a_cookie_and_a_stream_are_given_once(serve_routes, alice, sql):
             assert (first.status_code, bool(first.content), again.status_code) == (200, True, 409)
             assert ("set-cookie" in again.headers, await peelings(sql)) == (False, number + 1)
     assert again.json()["message"] == (
-        "this was done before; its answer held a secret or a cookie, or was a stream: not kept"
+        "this was done before; its response is not kept: it had a secret, a cookie or a stream"
     )
     assert CANARY not in str(await kept(sql))
 

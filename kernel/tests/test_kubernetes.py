@@ -40,7 +40,7 @@ PRODUCTION = Settings(
 )
 
 
-def test_there_is_one_of_each_kind():
+def test_there_is_one_manifest_of_each_kind():
     assert sorted(KINDS) == [
         *("ConfigMap", "Deployment", "Job", "PodDisruptionBudget", "Service"),
     ]
@@ -89,7 +89,7 @@ def test_whose_forwarded_addresses_are_believed_is_said_and_is_not_everybody(mon
     assert SERVICE["envFrom"] == [{"configMapRef": {"name": "julienne"}}]
 
 
-def test_probes_ask_what_they_are_for():
+def test_each_probe_asks_its_own_endpoint():
     asked = {
         name: SERVICE[f"{name}Probe"]["httpGet"] for name in ("startup", "liveness", "readiness")
     }

@@ -118,7 +118,7 @@ def test_a_duration_is_in_the_bucket_of_its_upper_limit():
     assert counts == [*range(1, len(BUCKETS) + 2)]
 
 
-async def test_a_crash_counts_as_what_was_answered(mount):
+async def test_a_crash_counts_as_a_500(mount):
     router = Router()
 
     @router.get("/crash")
@@ -130,7 +130,7 @@ async def test_a_crash_counts_as_what_was_answered(mount):
     assert answers() == {("GET", "/crash", "500"): 1}
 
 
-async def test_what_is_refused_at_the_door_counts(client):
+async def test_requests_that_are_refused_unhandled_are_counted(client):
     refused = await client.post("/peelings", content=b"x" * 2_000_000)
     assert refused.status_code == 413
     assert answers() == {("POST", "unmatched", "413"): 1}

@@ -117,7 +117,7 @@ def whoami():
     return router
 
 
-async def test_a_viewer_is_nobody_or_somebody_and_never_a_bad_credential(mount, alice):
+async def test_a_viewer_is_optional_and_an_invalid_credential_is_a_401(mount, alice):
     async with mount(whoami()) as client:
         assert (await client.get("/who")).json()["id"] is None
         client.headers.update(alice.headers)
@@ -351,7 +351,7 @@ def test_a_resource_is_found_by_the_class_that_it_was_put_under(settings):
 
 
 @pytest.mark.parametrize("code", [99, 200, 204, 304, 600])
-def test_an_error_is_no_success(code):
+def test_the_status_of_an_error_is_from_400_to_599(code):
     with pytest.raises(TypeError, match="from 400 to 599"):
         type("Odd", (ServiceError,), {"status": code})
 
@@ -471,4 +471,4 @@ async def test_a_router_of_fastapis_own_has_no_session(mount, log):
 
     async with mount(router) as client:
         assert (await client.post("/plain")).status_code == 500
-    assert "its router is no Router of the kernel's" in log.lines("ERROR")[0]["exception"]
+    assert "its router is not the kernel's Router" in log.lines("ERROR")[0]["exception"]

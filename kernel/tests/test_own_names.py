@@ -30,14 +30,14 @@ def test_tables_have_a_name_of_the_tests_own():
     assert unlike(names) == []
 
 
-def test_columns_that_refer_to_them_do_too():
+def test_columns_that_refer_to_those_tables_have_names_of_the_tests_own():
     tables = [SQLModel.metadata.tables[name] for name in OWN_TABLES]
     keys = [key for table in tables for key in table.foreign_keys]
     ours = [key.parent.name for key in keys if key.column.table.name in OWN_TABLES]
     assert (len(ours), unlike(ours)) == (3, [])
 
 
-def test_operations_paths_and_schemas_do_too():
+def test_operations_paths_and_schemas_have_names_of_the_tests_own():
     names = [name for each in WALK.operations for name in (each.name, each.path.split("/")[1])]
     names += [each for path in WALK.operations for each in re.findall(r"{(\w+)", path.path)]
     names += [tag for each in WALK.operations for tag in each.spec["tags"]]

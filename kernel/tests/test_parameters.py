@@ -177,7 +177,7 @@ PLACES += ["model?as=", "strict?row=", "filter?row=", "filter?rows=1&rows="]
 
 
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=range(len(NO_NUMBERS)))
-async def test_what_int_alone_takes_for_a_number_is_none(client, value):
+async def test_text_that_only_pythons_int_accepts_is_a_422(client, value):
     for place in PLACES:
         answer = await client.get(f"/peels/{place}{value}", headers=HEADERS)
         assert answer.status_code == 422, (place, answer.text)
@@ -212,7 +212,7 @@ async def test_in_a_body_a_number_is_no_text(client):
     assert (await client.post("/peels/form", data={"row": "1_0"})).status_code == 422
 
 
-async def test_a_socket_reads_one_too(client):
+async def test_a_number_in_a_parameter_of_a_socket_is_read(client):
     async with client.socket("/peels/socket?row=7") as live:
         assert await live.receive() == "8"
     async with client.socket("/peels/socket?row=1_0") as live:

@@ -103,7 +103,9 @@ async def test_the_short_way_answers_as_fastapis_own(sampler, both, operation):
         ("PATCH /peelings/7", '{"title": "x"}'),
     ],
 )
-async def test_what_fails_fails_alike(sampler, client, both, request_line, content):
+async def test_an_invalid_request_gets_the_same_errors_on_each_way(
+    sampler, client, both, request_line, content
+):
     method, url = request_line.split()
     for caller, kind in product((sampler.caller, client), ("application/json", "text/plain")):
         sent = {"content": content, "headers": {"Content-Type": kind}} if content else {}
@@ -139,7 +141,7 @@ async def secured(_: Annotated[None, Security(nothing, scopes=["x"])]) -> None: 
         *(of_the_function, secured, at_a_time, of_two_names, made_anew, by_few),
     ],
 )
-def test_what_asks_for_more_goes_fastapis_way(endpoint):
+def test_fastapi_runs_an_operation_that_a_plan_does_not_support(endpoint):
     router = Router()
     router.post("/plain", status_code=204)(nothing)
     router.post("/x", status_code=204)(endpoint)
@@ -166,7 +168,7 @@ def test_what_asks_for_more_goes_fastapis_way(endpoint):
     ],
     ids=str,
 )
-def test_an_answer_in_a_form_of_its_own_goes_fastapis_way(options):
+def test_fastapi_runs_an_operation_with_options_for_its_response(options):
     router = Router()
     router.get("/plain")(gives_a_name)
     router.get("/own", **options)(gives_a_name)
@@ -190,7 +192,7 @@ NOVELTIES = {
 
 
 @pytest.mark.parametrize("part_of", NOVELTIES.values(), ids=NOVELTIES)
-def test_what_a_later_fastapi_adds_goes_fastapis_way_where_it_is_used(monkeypatch, part_of):
+def test_fastapi_runs_an_operation_that_uses_an_option_of_a_later_release(monkeypatch, part_of):
     """It has an attribute more, which is the same for all operations but one."""
     plain, own = part_of(planning.PLAINEST), None
     router = Router()
@@ -272,7 +274,7 @@ async def test_an_error_handler_may_read_the_body(asked, monkeypatch, retries, w
         assert (answer.status_code, answer.content) == (418, b'{"name":"x"}')
 
 
-async def test_a_body_of_no_declared_type_is_fastapis(asked):
+async def test_fastapi_reads_a_body_without_a_content_type(asked):
     """Over HTTP/2, there may be a body without a length. It is no JSON that nothing says it is."""
     router = Router(tags=["bodies"])
     router.post("/bodies")(takes_a_name)
@@ -296,7 +298,7 @@ async def takes_a_name(data: Named) -> Named:
     return data
 
 
-async def test_overridden_dependencies_are_fastapis(asked):
+async def test_fastapi_calls_overridden_dependencies(asked):
     router = Router(tags=["overridden"])
     router.get("/overridden")(gives_what_it_depends_on)
     asked.include_router(router)
@@ -338,7 +340,7 @@ class LoudHandle(BoundaryRoute):
 
 
 @pytest.mark.parametrize("route_class", [Loud, LoudBoundary, LoudHandle])
-async def test_a_route_class_of_ones_own_is_asked(asked, route_class):
+async def test_a_route_class_of_a_teams_own_is_used(asked, route_class):
     router = Router(tags=["loud"], route_class=route_class)
     router.post("/loud")(takes_a_name)
     asked.include_router(router)
@@ -350,7 +352,7 @@ async def test_a_route_class_of_ones_own_is_asked(asked, route_class):
     assert issubclass(type(router.routes[0]), BoundaryRoute)
 
 
-def test_a_route_that_was_changed_goes_fastapis_way():
+def test_fastapi_runs_a_route_that_was_changed():
     router = Router()
     router.get("/plain")(gives_a_name)
     router.get("/own")(gives_a_name)

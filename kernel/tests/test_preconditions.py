@@ -544,7 +544,7 @@ async def test_who_wants_to_make_a_row_changes_none(caller, mount, sql):
 @pytest.mark.parametrize(
     "tag", ["2", '"2', '2"', "W/2", '"02"', '"2-"2', '"-2"', "''", "", '"2-xyz"', '"two"']
 )
-async def test_what_is_no_tag_of_a_version_is_not_the_rows(caller, tag):
+async def test_a_malformed_tag_in_if_match_is_a_412(caller, tag):
     answer = await caller.post("/ways/by_orm/peelings/1", headers={"If-Match": tag})
     assert answer.status_code == 412
 
@@ -574,7 +574,7 @@ async def test_a_parent_that_is_touched_has_another_tag_and_another_version(call
 
 
 @pytest.mark.parametrize(("kind", "versions"), [("row", 2), ("known", 1), ("key", 2)])
-async def test_a_touch_counts(caller, sql, kind, versions):
+async def test_a_touch_increments_the_version(caller, sql, kind, versions):
     before = await sql.fetchrow("SELECT * FROM peelings WHERE id = 1")
     answer = await caller.post(f"/ways/peelings/1/touch/{kind}", headers={"If-Match": '"1"'})
     assert answer.status_code == 412

@@ -297,7 +297,7 @@ SYMBOLS = [
         ),
         ("kernel/fast/rows.py",),
         "a record becomes a DTO without validation",
-        ("test_rows.py::test_all_that_an_instance_has_is_set",),
+        ("test_rows.py::test_every_slot_of_an_instance_is_set",),
     ),
     Row(
         "pydantic.BaseModel.__pydantic_core_schema__",
@@ -478,7 +478,7 @@ def words(tree: ast.AST) -> Iterator[str]:
                 yield word
 
 
-def test_there_are_22_at_most():
+def test_the_table_has_22_rows_at_most():
     assert len({row.symbol for row in SYMBOLS}) == len(SYMBOLS) <= 22
 
 
@@ -500,7 +500,7 @@ def test_what_a_class_uses_of_a_librarys_private_attributes_is_in_the_table():
 
 
 @pytest.mark.parametrize("row", SYMBOLS, ids=lambda row: row.symbol)
-def test_a_row_is_true(row):
+def test_a_row_names_symbols_files_and_tests_that_are_there(row):
     """Each name is used in a file, each file uses one of the names, each test is there."""
     texts = {file: "\n".join(words(parsed(ROOT / file))) for file in row.files}
     assert [name for name in row.names if not any(name in text for text in texts.values())] == []

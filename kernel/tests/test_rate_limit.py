@@ -72,7 +72,7 @@ async def service(request, mount, monkeypatch):
         yield Asking(client.app)
 
 
-async def test_a_stranger_has_so_many_requests_and_then_a_429_that_tells_when(service):
+async def test_a_caller_over_the_limit_gets_a_429_with_retry_after(service):
     for left in range(MOST - 1, -1, -1):
         answer = await service.ask()
         assert answer.status_code == 200
@@ -88,7 +88,7 @@ async def test_a_stranger_has_so_many_requests_and_then_a_429_that_tells_when(se
     assert len(handled) == MOST
 
 
-async def test_a_stranger_is_its_address(service):
+async def test_a_caller_without_a_credential_is_counted_by_address(service):
     assert await service.statuses(MOST + 1) == [200] * MOST + [429]
     assert await service.statuses(1, address=OFFICE) == [200]
     assert await service.statuses(MOST, address="2001:db8::1") == [200] * MOST
@@ -99,7 +99,7 @@ async def test_a_stranger_is_its_address(service):
     ("method", "path"),
     [("GET", "/peels/known"), ("POST", "/peels/written"), ("GET", "/peels/viewed")],
 )
-async def test_an_account_is_one_caller_from_wherever_and_its_neighbours_are_others(
+async def test_an_account_is_one_caller_from_every_address_and_apart_from_others(
     service, alice, bob, method, path
 ):
     await service.statuses(MOST + 1)  # the address has no more
@@ -125,9 +125,7 @@ async def test_who_is_over_the_limit_costs_no_query(service, alice, log):
     assert '"0 queries"' in answer.headers["server-timing"]
 
 
-async def test_credentials_that_are_nobodys_are_limited_by_address_and_lock_out_nobody_known(
-    service, alice
-):
+async def test_invalid_credentials_are_limited_by_address_and_lock_out_no_account(service, alice):
     await service.ask("/peels/known", alice)
     made_up = [
         (await service.ask("/peels/known", x_api_key=f"no{n}")).status_code for n in range(7)
@@ -146,7 +144,7 @@ async def test_a_made_up_credential_does_not_get_around_the_limit_of_what_is_ope
     assert answers == [200] * MOST + [429] * 2
 
 
-async def test_a_credential_that_has_ended_is_its_accounts_no_more(service, alice):
+async def test_an_ended_credential_does_not_count_for_its_account(service, alice):
     key = (await alice.post("/keys", json={"name": "x"})).json()
     assert await service.statuses(1, "/peels/known", x_api_key=key["key"]) == [200]
     await alice.delete(f"/keys/{key['id']}")
@@ -155,7 +153,7 @@ async def test_a_credential_that_has_ended_is_its_accounts_no_more(service, alic
     assert await service.statuses(1, "/peels/known", alice) == [429]
 
 
-async def test_refusals_do_not_make_it_longer(service):
+async def test_refused_requests_do_not_extend_the_wait(service):
     await service.statuses(MOST)
     waits = [int((await service.ask()).headers["retry-after"]) for _ in range(3 * MOST)]
     assert max(waits) == waits[0]
@@ -168,7 +166,7 @@ async def test_probes_are_not_counted(service, path):
     assert await service.statuses(MOST) == [200] * MOST
 
 
-async def test_what_is_nowhere_is_counted_as_well(service):
+async def test_requests_for_unknown_paths_are_counted(service):
     assert await service.statuses(MOST + 1, "/nowhere") == [404] * MOST + [429]
 
 
@@ -229,7 +227,7 @@ async def test_after_the_wait_that_is_told_one_more_may_pass_and_not_before():
         assert (await memory.count("a", 0)).may_pass
 
 
-async def test_to_look_counts_nothing():
+async def test_reading_a_window_counts_nothing():
     memory = MemoryWindows(Rate(1, 60))
     for _ in range(3):
         assert (await memory.count("a", 0)).may_pass
@@ -252,7 +250,7 @@ async def test_callers_who_are_gone_are_forgotten(monkeypatch):
     assert "a" not in {*memory._windows, *memory._older}
 
 
-async def test_who_is_there_is_not_forgotten():
+async def test_a_caller_with_an_open_window_is_not_forgotten():
     clock = Clock()
     memory = MemoryWindows(Rate(10, 60), clock)
     clock.now += 119

@@ -90,7 +90,7 @@ async def test_a_write_reads_on_the_primary(client, method):
     assert (await client.request(method, "/peels/here")).json() == {"is_primary": True}
 
 
-async def test_a_read_does_not(client):
+async def test_a_get_reads_on_the_replica(client):
     assert (await client.get("/peels/here")).json() == {"is_primary": False}
 
 
@@ -111,7 +111,7 @@ async def test_what_a_replica_does_not_know_yet_is_read_on_the_primary(client, p
 
 
 @pytest.mark.parametrize("path", ["/peels/mistake", "/peels/zero"])
-async def test_a_mistake_is_one_on_each(client, peeled_table, log, path):
+async def test_a_wrong_query_is_a_500_on_the_replica_too(client, peeled_table, log, path):
     assert (await client.get(path)).status_code == 500
     [line] = log.lines("ERROR")
     assert "peeled_table" in str(line) or "22012" in str(line)

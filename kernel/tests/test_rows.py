@@ -35,7 +35,7 @@ from kernel.data.models import Dto, Line
 from kernel.data.reader import ReadPool
 from kernel.fast import rows, statements
 from kernel.fast.records import Row, rows_of
-from kernel.fast.rows import _way, read
+from kernel.fast.rows import _shortcut, read
 from kernel.testing.switches import off
 from kernel.tests.articles.models import PeeledTag, PeeledTagPublic
 from kernel.tests.peelings.models import Peeling, PeelingPublic
@@ -49,8 +49,9 @@ def records(*found):
 
 
 def is_trusted(model, *found):
-    way = _way(model, tuple(found[0]))
-    return way is not None and way.trusts([*map(way.pick or tuple, records(*found))])
+    shortcut = _shortcut(model, tuple(found[0]))
+    pick = (shortcut and shortcut.pick) or tuple
+    return shortcut is not None and shortcut.is_valid([*map(pick, records(*found))])
 
 
 class Plain(SQLModel):
@@ -344,7 +345,7 @@ def test_a_column_that_is_no_field_is_left_out():
     assert vars(made) == ROW
 
 
-def test_all_that_an_instance_has_is_set():
+def test_every_slot_of_an_instance_is_set():
     """A further slot of pydantic's would mean the long way for every DTO."""
     assert is_trusted(Plain, ROW)
     (made,) = read(Plain, records(ROW))
@@ -352,7 +353,7 @@ def test_all_that_an_instance_has_is_set():
         assert getattr(made, slot) == getattr(Plain(**ROW), slot)
 
 
-def test_no_record_is_no_dto():
+def test_no_records_make_no_dtos():
     assert read(Plain, []) == []
 
 
@@ -369,7 +370,7 @@ def test_a_dto_with_rules_keeps_to_them():
         read(WithARuleForAll, records(ROW))
 
 
-def test_a_rule_of_the_deprecated_kind_is_one_too():
+def test_a_deprecated_validator_is_run_too():
     with pytest.warns(PydanticDeprecatedSince20):
 
         class Old(Plain):
@@ -391,7 +392,7 @@ def test_a_dto_with_a_private_attribute_has_it():
     assert made._seen == 1
 
 
-def test_what_is_no_type_of_a_column_is_made_one():
+def test_a_value_of_another_type_is_converted():
     (made,) = read(OfAnotherType, records({"id": Decimal("1.5"), "name": "a@b.org"}))
     assert (type(made.id), made.id) == (float, 1.5)
 
@@ -451,7 +452,10 @@ async def test_two_columns_of_one_name_are_refused(app, sql, alice, statement):
     await peel(sql, alice)
     for door in doors(app):
         for layers in (("statements", "rows"), (), ()):
-            with off(*layers), pytest.raises(TypeError, match=r"takes .*id.* label one of them"):
+            with (
+                off(*layers),
+                pytest.raises(TypeError, match=r"two columns called .*id.* label one"),
+            ):
                 await door(PeelingPublic, statement)
     assert app.state.resources.reader.in_use() == 0
 

@@ -230,7 +230,7 @@ def plain_walk():
     return Walk(lambda _: app, PEELINGS)
 
 
-def test_nothing_is_an_answer_that_needs_no_description():
+def test_an_endpoint_that_returns_none_needs_no_description():
     assert [*without_answer(plain_walk().app)] == ["post /orders"]
 
 

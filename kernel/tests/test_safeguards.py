@@ -55,12 +55,12 @@ def names(lines):
 def test_a_database_on_another_host_does_not_mean_dev(start, name):
     (line,) = start(**{name: DECIDED})
     assert line == (
-        "APP_ENV: should be said (dev, staging or prod) when a database is on another host"
+        "APP_ENV: should be set (dev, staging or prod) when a database is on another host"
     )
 
 
 @pytest.mark.parametrize("env", ["dev", "staging", "prod"])
-def test_a_stage_that_is_said_is_believed(start, env):
+def test_a_stage_that_is_set_is_used(start, env):
     assert start(ENV=env, DATABASE_URL=DECIDED, JWT_SECRET=SECRET) == []
 
 

@@ -203,7 +203,7 @@ LONG = "a" * 39
     ],
 )
 @pytest.mark.slow
-def test_what_cannot_be_is_refused_in_a_line(arguments, reason):
+def test_an_invalid_command_is_refused_in_one_line(arguments, reason):
     before = contents(ROOT)
     with pytest.raises(Refusal) as refusal:
         run([*arguments.split(), "--dry-run"])
@@ -247,7 +247,7 @@ def test_features_are_mounted_in_the_order_of_their_names():
     assert mounted == ["beets", "keys", "leeks", "turnips"]
 
 
-def test_what_git_leaves_of_a_slice_is_none(tree):
+def test_a_folder_that_git_has_emptied_is_no_slice(tree):
     (tree / "features/turnips/__pycache__").mkdir(parents=True)
     check_slice("turnips", survey(tree), set())
     with pytest.raises(Refusal, match="no slice"):

@@ -56,14 +56,14 @@ async def test_slices_make_their_rows_in_the_order_of_references_and_once(slices
     assert await sql.fetchval(NAMES) == "Seeded"
 
 
-async def test_what_has_no_table_comes_last(slices):
+async def test_the_seed_of_a_slice_without_a_table_runs_last(slices):
     async def nothing(session): ...
 
     told = await seeds.seed(slices(aaa=nothing, peelings=nothing, users=nothing))
     assert told == "seeded users\nseeded peelings\nseeded aaa\n"
 
 
-async def test_where_one_fails_nothing_is_made(slices, sql, alice):
+async def test_if_one_seed_fails_nothing_is_stored(slices, sql, alice):
     async def fails(session):
         raise ZeroDivisionError
 
@@ -78,7 +78,7 @@ async def test_a_file_without_its_function_is_told(slices, function):
         await seeds.seed(slices(users=function))
 
 
-async def test_where_there_is_none_it_is_told_how_to_write_one(slices, tmp_path):
+async def test_without_a_seed_the_command_says_how_to_write_one(slices, tmp_path):
     with pytest.raises(CannotStart, match=r"no slice has a seed\.py"):
         await seeds.seed(tmp_path)
 

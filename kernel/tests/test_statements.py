@@ -459,7 +459,8 @@ async def test_what_goes_wrong_while_a_plan_is_prepared_is_told_and_sqlalchemys(
     with off():
         for _ in range(3):
             assert [row["name"] for row in await reader.fetch(statement)] == ["Corner", "Market"]
-    assert [line["message"] for line in log.lines("WARNING")] == ["a statement has no short way"]
+    warning = "no short way for a statement: SQLAlchemy executes it"
+    assert [line["message"] for line in log.lines("WARNING")] == [warning]
 
 
 class NickPublic(Dto):
@@ -483,7 +484,7 @@ OTHER_NAMES = [
 async def test_a_column_of_another_name_is_no_default_of_the_dto(filled, statement):
     for fetch in (filled.state.resources.reader.all, filled.state.resources.reader.first):
         for _ in range(3):
-            with pytest.raises(TypeError, match="takes nick, which the database calls nickname"):
+            with pytest.raises(TypeError, match="field nick, whose column is called nickname"):
                 await fetch(NickPublic, statement)
 
 
@@ -503,6 +504,6 @@ async def test_what_is_returned_has_no_default_for_another_name_either(filled):
     changed = update(T).values(nick="x")
     async with open_session(filled) as session:
         for returning in (changed.returning(T), changed.returning(T.id, T.nick)):
-            with pytest.raises(TypeError, match="takes nick, which the database calls nickname"):
+            with pytest.raises(TypeError, match="field nick, whose column is called nickname"):
                 await session.all(NickPublic, returning)
         assert await session.all(NickPublic, changed.where(T.id == -1).returning(T.id)) == []

@@ -253,7 +253,9 @@ async def looks(session: Session) -> Answer:
         "SELECT 1 AS id INTO pg_temp.leavings",
     ],
 )
-async def test_nothing_is_left_by_another_way(mount, alice, way, statement):
+async def test_no_statement_leaves_a_setting_or_a_lock_however_it_is_sent(
+    mount, alice, way, statement
+):
     router = router_with(looks)
     router.post("/leave")(leaves(way, statement))
     async with mount(router, **ONE) as client:

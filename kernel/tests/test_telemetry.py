@@ -49,7 +49,7 @@ def test_without_a_variable_there_are_no_traces(environment, caplog):
     assert caplog.records == []
 
 
-def test_an_endpoint_is_all_that_they_need(environment, caplog):
+def test_an_endpoint_is_the_only_variable_that_traces_need(environment, caplog):
     environment.setenv(ENDPOINT, "http://127.0.0.1:4318")
     told: TelemetryConfig = {"operation_spans": False, "logs": False, "auto_configure": False}
     assert telemetry_config() == told
@@ -81,7 +81,7 @@ async def test_a_variable_that_cannot_be_read_keeps_nobody_from_starting(environ
 
 
 @pytest.mark.parametrize("name", ["OTEL_SDK_DISABLED", "OTEL_TRACES_EXPORTER"])
-def test_who_wants_none_has_none_sent(environment, name):
+def test_traces_that_are_turned_off_are_not_sent(environment, name):
     environment.setenv(ENDPOINT, "http://127.0.0.1:4318")
     environment.setenv(name, {"OTEL_SDK_DISABLED": "true"}.get(name, "none"))
     assert not telemetry._is_ours()
@@ -203,7 +203,7 @@ def traced(monkeypatch, url, endpoint, **variables):
 @pytest.mark.slow(seconds=12)
 @pytest.mark.house
 @pytest.mark.parametrize("way", ["down", "silent"])
-async def test_a_dead_collector_is_in_nobodys_way(database, monkeypatch, way):
+async def test_a_dead_collector_delays_no_request(database, monkeypatch, way):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         if way == "down":

@@ -86,7 +86,7 @@ def test_what_ends_with_its_transaction_is_let_through(sql):
         ),
     ],
 )
-def test_what_may_stay_is_found(sql, trace):
+def test_a_statement_that_may_leave_state_is_recognised(sql, trace):
     assert trace_of(sql) is trace
 
 

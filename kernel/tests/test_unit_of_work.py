@@ -129,7 +129,7 @@ async def test_a_refusal_for_good_is_not_tried_again(alice, sql, fail_first):
     assert await sql.fetchval("SELECT last_value FROM tries") == 1
 
 
-async def test_a_deadlock_is_nobodys_problem(alice, sql, other):
+async def test_a_deadlock_is_retried_and_fails_no_request(alice, sql, other):
     for title in ("one", "two"):
         await alice.post("/peelings", json={"title": title})
     for _ in range(5):

@@ -367,7 +367,7 @@ async def test_a_path_of_no_socket_is_not_found(service):
             assert (socket.status, socket.json()["error"]) == (404, "not_found")
 
 
-async def test_a_closed_door_is_a_403_with_its_reason(service):
+async def test_a_refused_handshake_is_a_403_with_its_reason(service):
     async with service.socket("/peeled_live/refuse") as socket:
         body = socket.json()
     assert (socket.status, body["error"], body["message"]) == (403, "forbidden", "not here")
@@ -448,7 +448,7 @@ async def server(mount):
         await task
 
 
-async def test_uvicorn_does_it_all_as_well(server, alice, log):
+async def test_sockets_work_the_same_in_uvicorn(server, alice, log):
     headers = {"Authorization": alice.headers["authorization"]}
     async with websockets.connect(f"{server}/me", additional_headers=headers) as socket:
         assert await socket.recv() == f"{alice.user_id} member"

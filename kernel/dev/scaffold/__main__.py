@@ -31,7 +31,7 @@ NOTHING = {
     "contract": "openapi.json says so already\n",
     "merge": "nothing to do: the migrations have one head, and openapi.json is up to date\n",
 }
-SURE = "All rows of the development database go. Sure? [y/N] "
+SURE = "This deletes all rows of the development database. Continue? [y/N] "
 FIELDS = (
     "name:type, name:type? (optional), name:type! (unique), 'name:choice(a,b)', owner, ref:TABLE"
 )
@@ -48,10 +48,10 @@ def parser() -> Parser:
     command = commands.add_parser("new", help="write a slice, mount it, and write its migration")
     command.add_argument("name", help="the folder, the table and the path: a plural")
     command.add_argument("fields", nargs="*", metavar="field", help=FIELDS)
-    command.add_argument("--singular", help="what one of them is called")
-    other = commands.add_parser("remove", help="take a slice out, and drop its tables")
+    command.add_argument("--singular", help="the name of one row")
+    other = commands.add_parser("remove", help="remove a slice, and drop its tables")
     other.add_argument("name")
-    other.add_argument("--force", action="store_true", help="even what is not committed")
+    other.add_argument("--force", action="store_true", help="even if it has uncommitted changes")
     third = commands.add_parser("contract", help="accept what the API is now, in openapi.json")
     fourth = commands.add_parser(
         "merge", help="after a git merge: both sides' features, one head, a new openapi.json"

@@ -139,7 +139,7 @@ def _check_clashes(name: str, one: str, rooms: Iterable[str], existing: Survey) 
     ]
     defined = {one, *classes}
     if twice := [cls for cls in classes if classes.count(cls) > 1]:
-        raise Refusal(f"{twice[0]!r} is taken: call the choice something else")
+        raise Refusal(f"{twice[0]!r} is taken: give the choice another name")
     imported = {
         alias.name
         for node in nodes
@@ -148,7 +148,7 @@ def _check_clashes(name: str, one: str, rooms: Iterable[str], existing: Survey) 
     }
     taken_names = PARAMETERS | imported | existing.classes
     if clash := defined & taken_names or functions & existing.operations:
-        raise Refusal(f"{min(clash)!r} is taken: say with --singular what else one of {name} is")
+        raise Refusal(f"{min(clash)!r} is taken: name one of {name} with --singular")
 
 
 def _ruff(draft: Path, *arguments: str | Path) -> None:

@@ -132,7 +132,7 @@ def _reference(name: str, table: str, existing: Survey) -> Field:
     target = existing.tables.get(table)
     if target is None or not target.path:
         tables = ", ".join(other.name for other in existing.tables.values() if other.path)
-        raise Refusal(f"{table!r} is no table to refer to: there are {tables}")
+        raise Refusal(f"{table!r} is not a table to refer to: there are {tables}")
     column = f"{name.removesuffix('_id') or target.singular}_id"
     options = f'foreign_key="{table}.id", sa_type=BigInteger'
     return Field(_free(column), replace(REFERENCE, column=options), False, target=target)

@@ -89,7 +89,9 @@ def choice_of(text: str) -> Kind:
     """
     words = tuple(word.strip() for word in text.split(","))
     if bad := [word for word in words if not WORD.fullmatch(word) or len(word) > LONGEST]:
-        raise Refusal(f"{bad[0]!r} is no choice: write small letters, digits, single underscores")
+        raise Refusal(
+            f"{bad[0]!r} is no choice: write lower-case letters, digits and single underscores"
+        )
     if len(words) < 2 or len({*words}) < len(words):
         raise Refusal(f"choice({text}) is no choice: write two different words at least")
     first, *_, last = (f'"{word}"' for word in words)

@@ -30,7 +30,9 @@ def check_name(name: str) -> str:
         Refusal: it is no lower-case identifier, is a keyword or a builtin, or is too long.
     """
     if not NAME.fullmatch(name):
-        raise Refusal(f"{name!r} is no name: write small letters, digits, single underscores")
+        raise Refusal(
+            f"{name!r} is no name: write lower-case letters, digits and single underscores"
+        )
     if keyword.iskeyword(name) or keyword.issoftkeyword(name) or hasattr(builtins, name):
         raise Refusal(f"{name!r} is a word of Python's: choose another")
     if len(name) > LONGEST:
@@ -68,4 +70,4 @@ def singular(name: str) -> str:
     for ending, one in ENDINGS.items():
         if re.search(f"{ending}$", name):
             return re.sub(f"{ending}$", one, name)
-    raise Refusal(f"what is one of {name!r} called? Say it with --singular")
+    raise Refusal(f"{name!r} has no known singular: name one of them with --singular")

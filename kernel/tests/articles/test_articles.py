@@ -152,7 +152,7 @@ async def test_a_slug_names_a_row_as_its_id_does(alice, sql):
     assert (await alice.post(publish, headers={"If-Match": tag})).status_code == 200
 
 
-async def test_a_key_of_text_is_a_key(admin):
+async def test_a_row_with_a_text_key_is_read_changed_and_deleted(admin):
     made = await admin.post("/peeled_countries", json={"id": "DE", "name": "Germany"})
     tag = made.headers["etag"]
     assert (await admin.get("/peeled_countries/DE")).headers["etag"] == tag
