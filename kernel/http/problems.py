@@ -31,6 +31,20 @@ FORM_HEADERS = {"content-type", "content-length"}
 logger = logging.getLogger(__name__)
 
 
+# What a docs page shows of all errors: the whole form, as that of an invalid request is.
+EXAMPLE: dict[str, Any] = {
+    "error": "unprocessable_content",
+    "message": "the request is not valid",
+    "status": 422,
+    "title": "Unprocessable Content",
+    "detail": "the request is not valid",
+    "request_id": "0c41248c2b1f0ce9bcc7301f981741c6",
+    "errors": [
+        {"loc": ["body", "name"], "type": "missing", "msg": "Field required"},
+    ],
+}
+
+
 class Mistake(BaseModel):
     """One thing wrong with the request: where (`loc`), which rule (`type`), in words (`msg`)."""
 
@@ -42,7 +56,7 @@ class Mistake(BaseModel):
 class Problem(BaseModel):
     """The body of every answer that is not a success (RFC 9457)."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [EXAMPLE]})
 
     error: str
     message: str
