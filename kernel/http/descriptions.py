@@ -44,7 +44,8 @@ def _example(name: str, field: dict[str, Any]) -> str | int | None:
         if choice.get("format") == "decimal":
             return "12.50"
         if choice.get("type") == "integer" and choice.get("minimum", 0) < 0:
-            return min(1, choice.get("maximum", 1), choice.get("exclusiveMaximum", 2) - 1)
+            number: int = min(1, choice.get("maximum", 1), choice.get("exclusiveMaximum", 2) - 1)
+            return number
     return None
 
 

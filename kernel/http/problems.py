@@ -31,17 +31,15 @@ FORM_HEADERS = {"content-type", "content-length"}
 logger = logging.getLogger(__name__)
 
 
-# What a docs page shows of all errors: the whole form, as that of an invalid request is.
+# What a docs page shows of every error, whatever its status: one document for each would make the
+# contract a quarter longer.
 EXAMPLE: dict[str, Any] = {
-    "error": "unprocessable_content",
-    "message": "the request is not valid",
-    "status": 422,
-    "title": "Unprocessable Content",
-    "detail": "the request is not valid",
+    "error": "not_found",
+    "message": "item 7 not found",
+    "status": 404,
+    "title": "Not Found",
+    "detail": "item 7 not found",
     "request_id": "0c41248c2b1f0ce9bcc7301f981741c6",
-    "errors": [
-        {"loc": ["body", "name"], "type": "missing", "msg": "Field required"},
-    ],
 }
 
 

@@ -10,7 +10,7 @@ from sqlmodel import Field
 from kernel import Amount, CurrentUser, Input, Line, Router, Session, Text, Whole
 from kernel.http.descriptions import add_examples
 from kernel.http.openapi import GENERAL
-from kernel.http.problems import Problem
+from kernel.http.problems import PROBLEM_DETAILS, Failure
 
 router = Router(prefix="/peeled_jars", tags=["peeled_jars"])
 
@@ -71,11 +71,12 @@ def test_an_example_fits_its_field_and_is_not_made_up_for_a_pattern_of_ones_own(
     assert Jar.model_validate({name: each[0] for name, each in shown.items()} | NEEDED)
 
 
-def test_an_error_is_shown_whole(document):
+def test_an_error_is_shown_as_the_service_sends_it(document):
     problem = document["components"]["schemas"]["Problem"]
     [example] = problem["examples"]
-    assert example.keys() == problem["properties"].keys()
-    assert Problem.model_validate(example).errors
+    failure = Failure(404, example["message"], example["request_id"], {})
+    assert example == PROBLEM_DETAILS.make(failure)
+    assert example.keys() == {*problem["required"]}
 
 
 def test_a_tag_is_described_by_the_docstring_of_its_module(document):
