@@ -119,7 +119,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         open_mail(app)
         if settings.env == "dev":
             lead_to_docs(app)
-            logger.info(welcome(resources))
+            for line in welcome(resources):
+                logger.info(line)
         await stack.enter_async_context(sampled(resources))
         # What lives as long as the process is left out of each garbage collection.
         gc.freeze()

@@ -19,6 +19,7 @@ from kernel.identity.passwords import PasswordVault
 
 T = TypeVar("T")
 READS = {"GET", "HEAD"}
+CURSOR = "The `next_cursor` of the page before; none is the first page."
 NO_SESSION = "a GET has no session: it reads through Reader and cannot write"
 NO_UNIT_OF_WORK = "a WebSocket has no session: it opens one for each change, with open_session()"
 NO_BOUNDARY = "this operation has no session: its router is not the kernel's Router"
@@ -78,7 +79,7 @@ async def get_resources(connection: HTTPConnection) -> Resources:
 async def _pager(
     connection: HTTPConnection,
     limit: Annotated[int, Field(ge=1, le=100), PLAIN_INT, Query(description="Rows, at most.")] = 50,
-    cursor: Annotated[str | None, Query(max_length=4096, description="`next_cursor`.")] = None,
+    cursor: Annotated[str | None, Query(max_length=4096, description=CURSOR)] = None,
 ) -> Pager:
     return Pager(limit, cursor, resources_of(connection.app).mac_keys, connection.scope)
 

@@ -1,6 +1,7 @@
 """Additions to the OpenAPI document for readers: examples, and descriptions of tags."""
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from fastapi import FastAPI
@@ -26,17 +27,30 @@ def describe_tags(app: FastAPI) -> list[dict[str, str]]:
 
 
 def add_examples(schemas: dict[str, Any]) -> None:
-    """Give fields of free text their own names as examples, such as "Full name"."""
+    """Give fields of free text their own names as examples, such as "Full name", and numbers some
+    that people would type: a docs page would make up letters that fit, or take the lowest bound."""
     for schema in schemas.values():
         for name, field in schema.get("properties", {}).items():
-            is_shown = {"examples", "example", "format"} & field.keys() or field.get("default")
-            if not is_shown and (example := _example(name, field)):
+            is_shown = {"examples", "example"} & field.keys() or field.get("default")
+            if not is_shown and (example := _example(name, field)) is not None:
                 field["examples"] = [example]
 
 
-def _example(name: str, field: dict[str, Any]) -> str | None:
-    for choice in (field, *field.get("anyOf", ())):
-        if choice.get("pattern") in FREE_TEXT_PATTERNS:
-            example = name.replace("_", " ").capitalize()[: choice.get("maxLength")]
-            return example if len(example) >= choice.get("minLength", 0) else None
+def _example(name: str, field: dict[str, Any]) -> str | int | None:
+    for choice in _choices(field):
+        if choice.get("pattern") in FREE_TEXT_PATTERNS and "format" not in choice:
+            text = name.replace("_", " ").capitalize()[: choice.get("maxLength")]
+            return text if len(text) >= choice.get("minLength", 0) else None
+        if choice.get("format") == "decimal":
+            return "12.50"
+        if choice.get("type") == "integer" and choice.get("minimum", 0) < 0:
+            number: int = min(1, choice.get("maximum", 1), choice.get("exclusiveMaximum", 2) - 1)
+            return number
     return None
+
+
+def _choices(field: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The field's schema and its alternatives; those of null and of an amount may be nested."""
+    yield field
+    for choice in field.get("anyOf", ()):
+        yield from _choices(choice)

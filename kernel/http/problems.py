@@ -31,6 +31,18 @@ FORM_HEADERS = {"content-type", "content-length"}
 logger = logging.getLogger(__name__)
 
 
+# What a docs page shows of every error, whatever its status: one document for each would make the
+# contract a quarter longer.
+EXAMPLE: dict[str, Any] = {
+    "error": "not_found",
+    "message": "item 7 not found",
+    "status": 404,
+    "title": "Not Found",
+    "detail": "item 7 not found",
+    "request_id": "0c41248c2b1f0ce9bcc7301f981741c6",
+}
+
+
 class Mistake(BaseModel):
     """One thing wrong with the request: where (`loc`), which rule (`type`), in words (`msg`)."""
 
@@ -42,7 +54,7 @@ class Mistake(BaseModel):
 class Problem(BaseModel):
     """The body of every answer that is not a success (RFC 9457)."""
 
-    model_config = ConfigDict(extra="allow")
+    model_config = ConfigDict(extra="allow", json_schema_extra={"examples": [EXAMPLE]})
 
     error: str
     message: str

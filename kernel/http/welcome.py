@@ -1,20 +1,22 @@
-"""The log line for a developer at the start: the docs' address, and the database."""
+"""The log lines for a developer at the start: the docs' address, and the database."""
 
 from urllib.parse import urlsplit
 
 from kernel.data.resources import Resources
 from kernel.http.drain import Drain
 
-WELCOME = "docs: {docs}, database: {database}, its prompt: uv run python -m features psql"
-EMBEDDED = "the embedded PostgreSQL in .postgres/"
+# Two lines that each fit into the 80 columns of a terminal, behind time and level.
+DOCS, DATABASE = "docs: {docs}", "database: {database} (uv run python -m features psql)"
+EMBEDDED = ".postgres/"
 # Addresses that mean all interfaces, and what a browser can open instead.
 ANY = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}  # noqa: S104  # only shown
 
 
-def welcome(resources: Resources) -> str:
-    """The line, without the password in the database's URL."""
+def welcome(resources: Resources) -> list[str]:
+    """The lines, without the password in the database's URL."""
     docs = f"{_address(resources.get(Drain))}/docs"
-    return WELCOME.format(docs=docs, database=_database(resources.settings.primary_url))
+    database = _database(resources.settings.primary_url)
+    return [DOCS.format(docs=docs), DATABASE.format(database=database)]
 
 
 def _address(drain: Drain) -> str:

@@ -28,8 +28,10 @@ class Hooks:
         return hook
 
     def advise(self, name: str, key: str, value: str) -> str:
-        """What to write into which file: one entry of a hook."""
-        return f"{self.file} can say {name} = {{{json.dumps(key)}: {value}}}"
+        """What to write into which file: one entry of a hook, as a line that can be pasted. What a
+        comment in the value says comes behind it."""
+        entry, mark, comment = value.partition("  # ")
+        return f"{self.file} can say {name} = {{{json.dumps(key)}: {entry}}}{mark}{comment}"
 
 
 def hooks_of(endpoint_module: str) -> Hooks:

@@ -7,11 +7,15 @@ from itertools import chain
 import pytest
 from sqlmodel import Field
 
-from kernel import CurrentUser, Input, Line, Router, Session, Text
+from kernel import Amount, CurrentUser, Input, Line, Router, Session, Text, Whole
 from kernel.http.descriptions import add_examples
 from kernel.http.openapi import GENERAL
+from kernel.http.problems import PROBLEM_DETAILS, Failure
 
 router = Router(prefix="/peeled_jars", tags=["peeled_jars"])
+
+
+NEEDED = {"code": "long enough", "country": "DE"}
 
 
 class Jar(Input):
@@ -20,6 +24,10 @@ class Jar(Input):
     code: Text = Field(min_length=9)
     country: str = Field(regex="^[A-Z]{2}$")
     size: Line = Field(default="small", max_length=9)
+    weight: Whole
+    degrees: Whole = Field(lt=0)
+    price: Amount = Field(max_digits=12, decimal_places=2)
+    deposit: Amount | None = None
 
 
 @router.post("", responses={413: {"description": "Our own."}})
@@ -52,7 +60,23 @@ def test_an_example_fits_its_field_and_is_not_made_up_for_a_pattern_of_ones_own(
     add_examples(schemas)
     fields = schemas["Jar"]["properties"]
     shown = {name: each["examples"] for name, each in fields.items() if "examples" in each}
-    assert shown == {"name": ["Nam"], "full_label": ["Full label"]}
+    assert shown == {
+        "name": ["Nam"],
+        "full_label": ["Full label"],
+        "weight": [1],
+        "degrees": [-1],
+        "price": ["12.50"],
+        "deposit": ["12.50"],
+    }
+    assert Jar.model_validate({name: each[0] for name, each in shown.items()} | NEEDED)
+
+
+def test_an_error_is_shown_as_the_service_sends_it(document):
+    problem = document["components"]["schemas"]["Problem"]
+    [example] = problem["examples"]
+    failure = Failure(404, example["message"], example["request_id"], {})
+    assert example == PROBLEM_DETAILS.make(failure)
+    assert example.keys() == {*problem["required"]}
 
 
 def test_a_tag_is_described_by_the_docstring_of_its_module(document):

@@ -199,13 +199,13 @@ def test_a_start_tells_where_the_docs_are(settings, monkeypatch, changes, docs):
         monkeypatch.setattr(Config, name, value)
     resources = create_app(settings).state.resources
     monkeypatch.setattr(resources.get(Drain), "_handlers", {15: Server().handle})
-    assert welcome(resources).startswith(f"docs: {docs}, database: ")
+    assert welcome(resources)[0] == f"docs: {docs}"
 
 
 @pytest.mark.parametrize(
     ("url", "name"),
     [
-        (None, "the embedded PostgreSQL in .postgres/"),
+        (None, ".postgres/"),
         ("postgresql://me:canary@db:5432/shop?sslmode=require", "shop at db:5432"),
         ("postgresql:///shop?host=/run", "shop at a socket"),
     ],
@@ -213,7 +213,7 @@ def test_a_start_tells_where_the_docs_are(settings, monkeypatch, changes, docs):
 def test_a_start_tells_which_database_it_has(settings, url, name):
     changed = settings.model_copy(update={"database_url": url and SecretStr(url)})
     told = welcome(create_app(changed).state.resources)
-    assert told == (f"docs: /docs, database: {name}, its prompt: uv run python -m features psql")
+    assert told[1] == f"database: {name} (uv run python -m features psql)"
 
 
 def test_outside_of_a_request_a_line_has_no_id():
