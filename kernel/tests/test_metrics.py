@@ -3,13 +3,15 @@
 import asyncio
 import fcntl
 import os
+import resource
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import prometheus_client
 import pytest
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI
 from prometheus_client.parser import text_string_to_metric_families
 
 from kernel import metric_files, metrics
@@ -91,6 +93,28 @@ async def test_a_router_that_is_mounted_twice_has_two_routes(mount, layers, monk
     routes = {"/odd/{number}": 1, "/even/{of}/{number}": 2}
     assert answers() == {("GET", route, "200"): number for route, number in routes.items()}
     assert {line["route"] for line in log.lines() if "route" in line} == {*routes}
+
+
+@pytest.mark.parametrize("root_path", ["", "/api"])
+async def test_the_route_of_a_mounted_app_begins_where_that_is_mounted(mount, log, root_path):
+    inner, within, router = FastAPI(), FastAPI(), APIRouter()
+    for app in (inner, within):
+        app.get("/{number}")(lambda number: number)
+    inner.mount("/within", within)
+    router.mount("/{tenant}/beside", inner)
+    async with mount(Router()) as client:
+        client.app.mount("/inner", inner)
+        client.app.include_router(router, prefix="/v1")
+        transport = httpx.ASGITransport(client.app, root_path=root_path)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as asking:
+            for path in ("/inner/1", "/inner/2", "/inner/within/3", "/v1/a/beside/4", "/inner/5/6"):
+                await asking.get(root_path + path)
+    assert answers() == {
+        ("GET", "/inner/{number}", "200"): 2,
+        ("GET", "/inner/within/{number}", "200"): 1,
+        ("GET", "/v1/{tenant}/beside/{number}", "200"): 1,
+        ("GET", "unmatched", "404"): 1,
+    }
 
 
 async def test_what_a_request_took_counts_for_its_route(alice):
@@ -490,3 +514,51 @@ async def test_who_has_too_much_in_flight_is_counted_when_his_account_is_known(a
     )
     assert (await alice.get("/peelings")).status_code == 429
     assert told()["http_requests_refused_total", "in_flight"] == 1
+
+
+@contextmanager
+def files_of_at_most(size):
+    """As on a disk that is nearly full, a file takes a part of what is written, and then none."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+LONG = Family("test_long_total", "A counter.", ("of",))
+WIDE = Family("test_wide", "A histogram.", ("of",), "histogram")
+
+
+@pytest.mark.parametrize("family", [LONG, WIDE], ids=["series", "numbers"])
+def test_what_there_is_no_room_for_is_told_of_and_harms_nothing(folder, log, family):
+    worker = Worker(folder)
+    worker.works()
+    with files_of_at_most(3 * 4096):
+        for number in range(300):
+            family.add(1, f"{number:060}")
+    assert [line["level"] for line in log.lines()] == ["WARNING"]
+    assert 50 < len(worker.values.series) < 300
+    worker.dies()
+    successor = Worker(folder)
+    successor.works()
+    assert successor.values.series == worker.values.series
+    family.add(1, "new")
+    (every,) = successor.files.read_all()
+    assert every[1][every[0][family.name, "new"]] == 1
+
+
+def test_a_line_that_a_killed_worker_was_writing_is_no_part_of_the_next(folder):
+    dead = Worker(folder)
+    dead.works()
+    COUNTER.add(3, "x")
+    os.write(dead.values._series_file, b'[48, 1, "test_cou')
+    dead.dies()
+    successor = Worker(folder)
+    successor.works()
+    COUNTER.add(4, "y")
+    assert {key[1:]: value for key, value in told().items() if key[0].startswith("test_")} == {
+        ("x",): 3,
+        ("y",): 4,
+    }
