@@ -5,6 +5,7 @@ import fcntl
 import os
 import resource
 import sys
+import time
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import prometheus_client
 import pytest
 from fastapi import APIRouter, FastAPI
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 
 from kernel import metric_files, metrics
 from kernel.data.outages import Outages
@@ -23,7 +25,7 @@ from kernel.data.sqlstate import UNREACHABLE, unavailable
 from kernel.driver_errors import ShareTimeout
 from kernel.exposition import render
 from kernel.http.dependencies import Id, Passwords
-from kernel.http.gauges import sample
+from kernel.http.gauges import sample, sampled
 from kernel.http.router import Router
 from kernel.identity.in_flight import InFlight
 from kernel.identity.passwords import PasswordVault
@@ -229,6 +231,26 @@ async def test_what_is_run_again_counts_by_its_cause(alice, fail_first, sqlstate
     made = await alice.post("/peelings", json={"title": "Soup"})
     assert made.status_code == 201
     assert told()["database_retries_total", cause, "write"] == 2
+
+
+async def test_a_worker_that_lets_requests_pass_uncounted_is_told_of(mount, free_tcp_port):
+    nowhere = SecretStr(f"redis://127.0.0.1:{free_tcp_port}")
+    async with mount(Router(), rate_limit="1/minute", redis_url=nowhere) as client:
+        sample(resources_of(client.app))
+        assert ("rate_limit_away",) not in told()
+        assert [(await client.get("/nowhere")).status_code for _ in range(2)] == [404, 404]
+        sample(resources_of(client.app))
+        assert told()["rate_limit_away",] == 1
+
+
+async def test_an_event_loop_that_is_held_up_is_told_of(app, monkeypatch):
+    monkeypatch.setattr("kernel.http.gauges.SAMPLE_SECONDS", 0.05)
+    async with sampled(resources_of(app)):
+        await asyncio.sleep(0)
+        time.sleep(0.15)  # noqa: ASYNC251  # which holds it up
+        for _ in range(3):
+            await asyncio.sleep(0)
+    assert 0.08 < told()["event_loop_lag_seconds",] < 10
 
 
 async def test_hashes_that_wait_count(mount):
