@@ -18,7 +18,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from kernel.metric_files import IN_MEMORY, PREFIX
 from kernel.settings import ROOT
 from kernel.tests.processes import PATIENCE, checkout_in, serve, until
-from kernel.tests.watching import OBSERVABILITY, PROTOCOL, TOKEN, panels, program, prometheus
+from kernel.tests.watching import (
+    OBSERVABILITY,
+    PROTOCOL,
+    TOKEN,
+    dashboard,
+    panels,
+    program,
+    prometheus,
+    sent,
+)
 
 # They are about Julienne's own `deploy/`, and its slice that shows the metrics.
 pytestmark = [
@@ -310,6 +319,8 @@ async def test_each_query_of_the_dashboard_and_the_alerts_has_an_answer(tmp_path
             if not await watching.query(expression)
         ]
         assert missing == []
+        (releases,) = dashboard()["annotations"]["list"]
+        assert await watching.query(sent(releases["expr"].replace("offset 2m", "offset 1h")))
         (group,) = (await watching.ask("rules"))["groups"]
         health = {each["name"]: each["health"] for each in group["rules"]}
         assert health == dict.fromkeys(rules(), "ok")

@@ -57,19 +57,20 @@ def test_each_symptom_of_the_runbook_is_made_by_a_test_or_a_drill():
 METRICS = DOCUMENT.partition("\n## Metrics\n")[2].partition("\n## ")[0]
 OBSERVABILITY = ROOT / "deploy/observability"
 (GROUP,) = yaml.safe_load((OBSERVABILITY / "alerts.yaml").read_text())["groups"]
+DASHBOARD = json.loads((OBSERVABILITY / "dashboard.json").read_text())
 EXPRESSIONS = [
     *(rule["expr"] for rule in GROUP["rules"]),
     *(
-        target["expr"].replace("[$__rate_interval]", "").replace('job="$job"', 'job=""')
-        for panel in json.loads((OBSERVABILITY / "dashboard.json").read_text())["panels"]
-        for target in panel["targets"]
+        each["expr"].replace("[$__rate_interval]", "").replace('job="$job"', 'job=""')
+        for place in (*DASHBOARD["panels"], {"targets": DASHBOARD["annotations"]["list"]})
+        for each in place["targets"]
     ),
 ]
 # Prometheus itself adds the first two, and `le` is a histogram's.
 ADDED_LABELS = {"job", "instance", "le"}
 SELECTOR = re.compile(r"([a-z_]\w*)\{([^}]*)\}")
 WORD = re.compile(r"\b[a-z]\w*\b(?!\s*\()")
-KEYWORDS = {"by", "and", *ADDED_LABELS}
+KEYWORDS = {"by", "and", "unless", "offset", *ADDED_LABELS}
 
 
 def described():
