@@ -557,7 +557,7 @@ WIDE = Family("test_wide", "A histogram.", ("of",), "histogram")
 def test_what_there_is_no_room_for_is_told_of_and_harms_nothing(folder, log, family):
     worker = Worker(folder)
     worker.works()
-    with files_of_at_most(3 * 4096):
+    with files_of_at_most(3 * 4096 - 3):
         for number in range(300):
             family.add(1, f"{number:060}")
     assert [line["level"] for line in log.lines()] == ["WARNING"]
