@@ -237,6 +237,6 @@ async def _refusal(checkout: Path, way: str, dropped: str) -> Row:
         lines = [line for line in service.lines() if "UnfitConnection" in str(line.get("error"))]
     # The probe's pool, and by then perhaps the writer's, from which jobs are taken.
     told = Counter(line["pool"] for line in lines if dropped in line["error"])
-    figure = f"`/readyz` {statuses}, a line for each of {len(told)} pools"
+    figure = f"`/readyz` {statuses}, lines for each pool: {dict(told)}"
     holds = statuses == {503} and {*told.values()} == {1}
     return Row(f"without `{dropped}` it is refused, in a line that names it", figure, holds)
