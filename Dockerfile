@@ -1,7 +1,7 @@
 FROM python:3.13-slim@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b AS build
 # `--build-arg LOCK=requirements-optional.lock` adds what is optional: traces, and Redis.
 ARG LOCK=requirements.lock
-COPY requirements*.lock .
+COPY requirements*.lock ./
 # With what the base image has: nothing is installed whose hash is not in the lock.
 RUN python -m venv --without-pip /venv \
     && pip --python /venv/bin/python install --no-cache-dir --require-hashes -r "$LOCK"

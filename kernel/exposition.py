@@ -24,7 +24,10 @@ LIMITS = [*map(str, BUCKETS), "+Inf"]
 
 def render(accept: str) -> tuple[bytes, str]:
     """All metrics in the format that a scraper accepts, and its media type."""
-    encode, media_type = choose_encoder(accept)
+    try:
+        encode, media_type = choose_encoder(accept)
+    except TypeError:  # the library compares the parts of a version, be they numbers or not
+        encode, media_type = choose_encoder("")
     return encode(_registry()), media_type
 
 

@@ -6,10 +6,11 @@ import json
 import logging
 import os
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import from_json, to_json
 
 from kernel.context import current_context
 from kernel.terminal import ConsoleFormatter, shows_colours
@@ -20,12 +21,22 @@ WEBSOCKET_MESSAGES = ('"WebSocket %s"', "without completing handshake")
 
 
 def _encode(line: dict[str, object]) -> str:
-    """The line as JSON of ASCII only: U+2028 in a text can neither break nor forge a line."""
+    """The line as JSON of ASCII only: U+2028 in a text can neither break nor forge a line. What
+    JSON has not becomes text: NaN (RFC 8259 §6), and members that cannot be encoded."""
     try:
-        text = to_json(line, fallback=str)
-    except PydanticSerializationError:  # a lone surrogate
-        text = b"\xff"
-    return text.decode() if text.isascii() else json.dumps(line, default=str)
+        text = to_json(line, fallback=str, inf_nan_mode="strings")
+        return text.decode() if text.isascii() else json.dumps(from_json(text))
+    except Exception:  # noqa: BLE001  # whatever a value's own methods raise: the line is written
+        return json.dumps({name: _encodable(value) for name, value in line.items()})
+
+
+def _encodable(value: object) -> object:
+    """What JSON has of the value, or else a text."""
+    with suppress(Exception):  # see above
+        return from_json(to_json(value, fallback=str, inf_nan_mode="strings"))
+    with suppress(Exception):
+        return str(value)  # one with a lone surrogate, say
+    return f"{type(value).__qualname__} that cannot be shown"
 
 
 class JsonFormatter(logging.Formatter):

@@ -43,8 +43,10 @@ class MetricFiles:
         number, file = next(_free_files(folder))
         self._file = file
         log = folder / f"{number}.series"
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
-        STATE.use(self._continued(Values(file, os.open(log, flags, 0o600)), log))
+        series = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        # What a worker was writing when it was killed would be a part of the next line.
+        os.ftruncate(series, len(_whole_lines(log)))
+        STATE.use(self._continued(Values(file, series), log))
 
     def _continued(self, values: Values, log: Path) -> Values:
         """The counters of the dead worker that had the file; its gauges become 0."""
@@ -195,11 +197,15 @@ def _open_locked(path: Path, kind: int) -> int | None:
 
 def _lines(log: Path) -> Iterator[tuple[int, int, Key]]:
     """Of each series: where its numbers begin, how many there are, and its key."""
-    text = log.read_bytes() if log.exists() else b""
-    # After the last line break, a line may still be being written.
-    for line in text.rpartition(b"\n")[0].splitlines():
+    for line in _whole_lines(log).splitlines():
         place, width, *key = json.loads(line)
         yield place, width, tuple(key)
+
+
+def _whole_lines(log: Path) -> bytes:
+    """The log up to its last line break: after that, a line may still be being written."""
+    text = log.read_bytes() if log.exists() else b""
+    return text[: text.rfind(b"\n") + 1]
 
 
 def _is_known(width: int, key: Key) -> bool:

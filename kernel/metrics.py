@@ -10,6 +10,7 @@ import os
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
+from errno import ENOSPC
 from mmap import mmap
 from typing import Literal, NamedTuple
 
@@ -46,7 +47,7 @@ class Values:
             while place + width > len(self.numbers):
                 self.numbers = self._map(2 * len(self.numbers))
             if self._series_file is not None:
-                os.write(self._series_file, json.dumps([place, width, *key]).encode() + b"\n")
+                _append(self._series_file, json.dumps([place, width, *key]).encode() + b"\n")
         except OSError as error:
             self._is_full = True
             logger.warning("no room for further metrics, which are not counted: %s", error.strerror)
@@ -57,7 +58,7 @@ class Values:
 
     def _map(self, count: int) -> "memoryview[float]":
         if count > MOST_NUMBERS:
-            raise OSError(28, f"{MOST_NUMBERS} numbers are the most")
+            raise OSError(ENOSPC, f"{MOST_NUMBERS} numbers are the most")
         size = count * 8
         if self._numbers_file is None:
             memory = mmap(-1, size)
@@ -67,9 +68,21 @@ class Values:
             # Zeros are written first: on a full file system that is an error here, while writing
             # to the map would be a signal (SIGBUS), which ends the worker.
             present = os.fstat(self._numbers_file).st_size
-            os.pwrite(self._numbers_file, bytes(max(0, size - present)), present)
+            _append(self._numbers_file, bytes(max(0, size - present)))
             memory = mmap(self._numbers_file, max(size, present))
         return memoryview(memory).cast("d")
+
+
+def _append(file: int, content: bytes) -> None:
+    """Write all of the content at the end of the file, or nothing: a full disk takes a part.
+
+    Raises:
+        OSError: there is no room for it.
+    """
+    end = os.fstat(file).st_size
+    if os.pwrite(file, content, end) < len(content):
+        os.ftruncate(file, end)
+        raise OSError(ENOSPC, os.strerror(ENOSPC))
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,7 @@ def _origin(text: str) -> str:
 
 
 def _rate(text: str) -> str:
-    if not re.fullmatch(r"[1-9]\d{0,6}/(second|minute|hour|day)", text):
+    if not re.fullmatch(r"[1-9][0-9]{0,6}/(second|minute|hour|day)", text):
         raise ValueError("should be like 600/minute: per second, minute, hour or day")
     return text
 

@@ -38,7 +38,10 @@ FIRST_WORD = re.compile(r"^(?:Traceback \(most recent call last\):|[A-Za-z_][\w.
 def message_of(record: logging.LogRecord, *, full: bool) -> str:
     """The record's message. If it has a traceback, as when uvicorn logs a failed start, the errors'
     messages are left out, unless `full`."""
-    message = record.getMessage()
+    try:
+        message = record.getMessage()
+    except Exception:  # noqa: BLE001  # logging would print the arguments: they may be values
+        message = f"{record.msg} (its arguments do not fit)"
     return without_values(message) if TRACEBACK in message and not full else message
 
 

@@ -31,6 +31,8 @@ def _check_scraper(settings: Settings, authorization: str) -> None:
         if settings.env != "dev":
             raise HTTPException(404)
         return
-    expected = f"Bearer {settings.metrics_token.get_secret_value()}"
-    if not hmac.compare_digest(authorization.encode(), expected.encode()):
+    scheme, _, token = authorization.partition(" ")
+    expected = settings.metrics_token.get_secret_value()
+    is_right = hmac.compare_digest(token.encode(), expected.encode())
+    if scheme.lower() != "bearer" or not is_right:
         raise Unauthorized("a scraper's token is needed", headers={"WWW-Authenticate": "Bearer"})

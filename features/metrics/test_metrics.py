@@ -26,15 +26,25 @@ async def test_a_scraper_has_the_format_that_it_asks_for(client):
     assert answer.text.endswith("# EOF\n")
 
 
+@pytest.mark.parametrize("version", ["x", "1.x", "", "1..0", "9" * 30])
+async def test_a_version_that_is_none_is_no_error(client, version):
+    accept = {"Accept": f"application/openmetrics-text;version={version}"}
+    answer = await client.get("/metrics", headers=accept)
+    assert (answer.status_code, "http_requests_total" in answer.text) == (200, True)
+
+
 async def test_elsewhere_who_has_the_token_may_look_and_nobody_else(serve):
     async with serve(**PRODUCTION) as client:
-        assert (await client.get("/metrics", headers=bearer(TOKEN))).status_code == 200
+        for headers in (bearer(TOKEN), {"Authorization": f"bearer {TOKEN}"}):  # RFC 9110 §11.1
+            assert (await client.get("/metrics", headers=headers)).status_code == 200
         for headers in (
             {},
             bearer(""),
             bearer(TOKEN[:-1]),
             bearer("é"),
             {"X-API-Key": TOKEN},
+            {"Authorization": f"Basic {TOKEN}"},
+            {"Authorization": TOKEN},
         ):
             refused = await client.get("/metrics", headers=headers)
             assert refused.status_code == 401

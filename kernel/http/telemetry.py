@@ -18,7 +18,10 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from fastapi.telemetry import TelemetryConfig
-from opentelemetry import trace
+from opentelemetry import propagate, trace
+from opentelemetry.context import Context
+from opentelemetry.propagators.composite import CompositePropagator
+from opentelemetry.propagators.textmap import CarrierT, Getter, default_getter
 from opentelemetry.trace import ProxyTracerProvider, SpanKind, StatusCode
 
 from kernel.context import RequestContext
@@ -34,8 +37,23 @@ UNREADABLE = "traces are off: an OTEL_… variable cannot be read"
 LOST = "the last spans are lost: the collector did not accept them in time"
 # How long the shutdown waits for the last spans to be sent.
 SHUTDOWN_SECONDS = 3.0
+# They warn of what is wrong in a client's `traceparent`, `tracestate` and `baggage`, and quote it.
+LOGGERS_OF_HEADERS = ("opentelemetry.baggage", "opentelemetry.trace")
 OFF: TelemetryConfig = {"tracing": False, "metrics": False, "logs": False}
 logger = logging.getLogger(__name__)
+
+
+class NoPropagator(CompositePropagator):
+    """That of `OTEL_PROPAGATORS=none`: what clients say of traces is ignored. With the library's
+    own, which gives no context at all, each request fails."""
+
+    def extract(
+        self,
+        carrier: CarrierT,  # noqa: ARG002  # the library's
+        context: Context | None = None,
+        getter: Getter[CarrierT] = default_getter,  # noqa: ARG002  # the library's
+    ) -> Context:
+        return Context() if context is None else context
 
 
 def telemetry_config() -> TelemetryConfig:
@@ -47,6 +65,10 @@ def telemetry_config() -> TelemetryConfig:
     if _is_ours() and (mistake := _mistake()):
         logger.warning(mistake)
         return OFF
+    for name in LOGGERS_OF_HEADERS:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    if "none" in os.environ.get("OTEL_PROPAGATORS", "").lower().replace(",", " ").split():
+        propagate.set_global_textmap(NoPropagator([]))
     return {"operation_spans": False, "logs": False, "auto_configure": False}
 
 

@@ -14,6 +14,7 @@ from pydantic import BaseModel, TypeAdapter
 from kernel.errors import Conflict
 from kernel.http.router import Router
 from kernel.logs import JsonFormatter, configure_logging
+from kernel.terminal import ConsoleFormatter
 from kernel.tests.app import create_app
 
 HOSTILE = ["a\r\nb", "\x1b[31m", "\u2028", "x" * 3000, '"}{"level":"ERROR"}', "\u00fc", "a b", ""]
@@ -220,3 +221,42 @@ def test_the_message_of_an_error_that_stopped_the_start_is_for_development(full)
     assert ("canary" in message) is full
     for told in ("features/mail/router.py", "ValueError", "smtplib.SMTPServerDisconnected"):
         assert told in message
+
+
+class Unshowable:
+    def __str__(self):
+        raise ZeroDivisionError
+
+
+def within_itself():
+    members: dict[str, object] = {}
+    members["itself"] = members
+    return members
+
+
+@pytest.mark.parametrize("beside", ["a", "\u00e9", "\ud800"])
+@pytest.mark.parametrize(
+    ("value", "told"),
+    [
+        (float("nan"), "NaN"),
+        ([float("-inf")], ["-Infinity"]),
+        (b"\xff", "b'\\xff'"),
+        ({b"\xff": 1}, "{b'\\xff': 1}"),
+        (within_itself(), "{'itself': {...}}"),
+        (Unshowable(), "Unshowable that cannot be shown"),
+    ],
+    ids=["nan", "infinity", "bytes", "key", "circle", "unshowable"],
+)
+def test_a_member_that_json_has_not_is_a_text(value, told, beside):
+    record = logging.LogRecord("features.x", logging.INFO, "", 0, "peeled", None, None)
+    record.fields = {"value": value, "beside": beside, "ms": 1.5}
+    line = json.loads(JsonFormatter().format(record), parse_constant=pytest.fail)
+    assert (line["value"], line["beside"], line["ms"]) == (told, beside, 1.5)
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), ConsoleFormatter()], ids=["json", "text"])
+def test_arguments_that_do_not_fit_their_message_cost_no_line_and_are_not_told(formatter):
+    record = logging.LogRecord("features.x", logging.INFO, "", 0, "%d peeled", ("canary",), None)
+    text = formatter.format(record)
+    assert "%d peeled (its arguments do not fit)" in text
+    assert "canary" not in text

@@ -3,14 +3,18 @@
 import asyncio
 import fcntl
 import os
+import resource
 import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import prometheus_client
 import pytest
-from fastapi import APIRouter
+from fastapi import APIRouter, FastAPI
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 
 from kernel import metric_files, metrics
 from kernel.data.outages import Outages
@@ -21,7 +25,7 @@ from kernel.data.sqlstate import UNREACHABLE, unavailable
 from kernel.driver_errors import ShareTimeout
 from kernel.exposition import render
 from kernel.http.dependencies import Id, Passwords
-from kernel.http.gauges import sample
+from kernel.http.gauges import sample, sampled
 from kernel.http.router import Router
 from kernel.identity.in_flight import InFlight
 from kernel.identity.passwords import PasswordVault
@@ -91,6 +95,28 @@ async def test_a_router_that_is_mounted_twice_has_two_routes(mount, layers, monk
     routes = {"/odd/{number}": 1, "/even/{of}/{number}": 2}
     assert answers() == {("GET", route, "200"): number for route, number in routes.items()}
     assert {line["route"] for line in log.lines() if "route" in line} == {*routes}
+
+
+@pytest.mark.parametrize("root_path", ["", "/api"])
+async def test_the_route_of_a_mounted_app_begins_where_that_is_mounted(mount, log, root_path):
+    inner, within, router = FastAPI(), FastAPI(), APIRouter()
+    for app in (inner, within):
+        app.get("/{number}")(lambda number: number)
+    inner.mount("/within", within)
+    router.mount("/{tenant}/beside", inner)
+    async with mount(Router()) as client:
+        client.app.mount("/inner", inner)
+        client.app.include_router(router, prefix="/v1")
+        transport = httpx.ASGITransport(client.app, root_path=root_path)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test") as asking:
+            for path in ("/inner/1", "/inner/2", "/inner/within/3", "/v1/a/beside/4", "/inner/5/6"):
+                await asking.get(root_path + path)
+    assert answers() == {
+        ("GET", "/inner/{number}", "200"): 2,
+        ("GET", "/inner/within/{number}", "200"): 1,
+        ("GET", "/v1/{tenant}/beside/{number}", "200"): 1,
+        ("GET", "unmatched", "404"): 1,
+    }
 
 
 async def test_what_a_request_took_counts_for_its_route(alice):
@@ -205,6 +231,26 @@ async def test_what_is_run_again_counts_by_its_cause(alice, fail_first, sqlstate
     made = await alice.post("/peelings", json={"title": "Soup"})
     assert made.status_code == 201
     assert told()["database_retries_total", cause, "write"] == 2
+
+
+async def test_a_worker_that_lets_requests_pass_uncounted_is_told_of(mount, free_tcp_port):
+    nowhere = SecretStr(f"redis://127.0.0.1:{free_tcp_port}")
+    async with mount(Router(), rate_limit="1/minute", redis_url=nowhere) as client:
+        sample(resources_of(client.app))
+        assert ("rate_limit_away",) not in told()
+        assert [(await client.get("/nowhere")).status_code for _ in range(2)] == [404, 404]
+        sample(resources_of(client.app))
+        assert told()["rate_limit_away",] == 1
+
+
+async def test_an_event_loop_that_is_held_up_is_told_of(app, monkeypatch):
+    monkeypatch.setattr("kernel.http.gauges.SAMPLE_SECONDS", 0.05)
+    async with sampled(resources_of(app)):
+        await asyncio.sleep(0)
+        time.sleep(0.15)  # noqa: ASYNC251  # which holds it up
+        for _ in range(3):
+            await asyncio.sleep(0)
+    assert 0.08 < told()["event_loop_lag_seconds",] < 10
 
 
 async def test_hashes_that_wait_count(mount):
@@ -490,3 +536,51 @@ async def test_who_has_too_much_in_flight_is_counted_when_his_account_is_known(a
     )
     assert (await alice.get("/peelings")).status_code == 429
     assert told()["http_requests_refused_total", "in_flight"] == 1
+
+
+@contextmanager
+def files_of_at_most(size):
+    """As on a disk that is nearly full, a file takes a part of what is written, and then none."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+LONG = Family("test_long_total", "A counter.", ("of",))
+WIDE = Family("test_wide", "A histogram.", ("of",), "histogram")
+
+
+@pytest.mark.parametrize("family", [LONG, WIDE], ids=["series", "numbers"])
+def test_what_there_is_no_room_for_is_told_of_and_harms_nothing(folder, log, family):
+    worker = Worker(folder)
+    worker.works()
+    with files_of_at_most(3 * 4096 - 3):
+        for number in range(300):
+            family.add(1, f"{number:060}")
+    assert [line["level"] for line in log.lines()] == ["WARNING"]
+    assert 50 < len(worker.values.series) < 300
+    worker.dies()
+    successor = Worker(folder)
+    successor.works()
+    assert successor.values.series == worker.values.series
+    family.add(1, "new")
+    (every,) = successor.files.read_all()
+    assert every[1][every[0][family.name, "new"]] == 1
+
+
+def test_a_line_that_a_killed_worker_was_writing_is_no_part_of_the_next(folder):
+    dead = Worker(folder)
+    dead.works()
+    COUNTER.add(3, "x")
+    os.write(dead.values._series_file, b'[48, 1, "test_cou')
+    dead.dies()
+    successor = Worker(folder)
+    successor.works()
+    COUNTER.add(4, "y")
+    assert {key[1:]: value for key, value in told().items() if key[0].startswith("test_")} == {
+        ("x",): 3,
+        ("y",): 4,
+    }

@@ -18,7 +18,16 @@ from prometheus_client.parser import text_string_to_metric_families
 from kernel.metric_files import IN_MEMORY, PREFIX
 from kernel.settings import ROOT
 from kernel.tests.processes import PATIENCE, checkout_in, serve, until
-from kernel.tests.watching import OBSERVABILITY, PROTOCOL, TOKEN, panels, program, prometheus
+from kernel.tests.watching import (
+    OBSERVABILITY,
+    PROTOCOL,
+    TOKEN,
+    dashboard,
+    panels,
+    program,
+    prometheus,
+    sent,
+)
 
 # They are about Julienne's own `deploy/`, and its slice that shows the metrics.
 pytestmark = [
@@ -186,6 +195,86 @@ def test_the_configuration_is_valid_and_each_alert_says_what_to_do(tmp_path):
         assert rule["labels"]["severity"] in {"page", "ticket"}
 
 
+# An hour, a value each minute: of a service in which each alert has its cause, and of another one.
+ILL = """
+up{job="service"} 0x60
+http_requests_total{status="200"} 0+10x60
+http_requests_total{status="500"} 0+1x60
+http_request_duration_seconds_bucket{le="1.0"} 0x60
+http_request_duration_seconds_bucket{le="2.5"} 0+9x60
+http_request_duration_seconds_bucket{le="+Inf"} 0+9x60
+http_requests_refused_total{cause="shed"} 0+1x60
+database_refusals_total{pool="writer",reason="no_connection"} 0+1x60
+database_pool_in_use{pool="writer"} 19x60
+database_pool_size{pool="writer"} 20x60
+database_outage{pool="writer",reason="unreachable"} 1x60
+database_replica_away 1x60
+database_retries_total{kind="write",cause="lock"} 0+1x60
+jobs_oldest_seconds{task="peel"} 301x60
+jobs_failed{task="peel"} 1x60
+rate_limit_away 1x60
+password_hashes{state="waiting"} 1x60
+event_loop_lag_seconds 0.3x60
+service_workers 2x10 1x50
+"""
+WELL = """
+up{job="service"} 1x60
+http_requests_total{status="200"} 0+1000x60
+http_requests_total{status="404"} 0+1000x60
+http_requests_total{status="500"} 0+1x60
+http_request_duration_seconds_bucket{le="0.5"} 0+995x60
+http_request_duration_seconds_bucket{le="1.0"} 0+996x60
+http_request_duration_seconds_bucket{le="+Inf"} 0+1000x60
+http_requests_refused_total{cause="shed"} 5x60
+http_requests_refused_total{cause="rate_limit"} 0+1x60
+database_refusals_total{pool="writer",reason="no_connection"} 5x60
+database_refusals_total{pool="writer",reason="share"} 0+1x60
+database_pool_in_use{pool="writer"} 17x60
+database_pool_size{pool="writer"} 20x60
+database_pool_in_use{pool="probe"} 1x60
+database_pool_size{pool="probe"} 1x60
+database_outage{pool="writer",reason="unreachable"} 0x60
+database_outage{pool="writer",reason="slow"} 1x60
+database_replica_away 0x60
+database_retries_total{kind="write",cause="lock"} 0+1x60
+jobs_oldest_seconds{task="peel"} 20x60
+jobs_failed{task="peel"} 0x60
+rate_limit_away 0x60
+password_hashes{state="running"} 1x60
+password_hashes{state="waiting"} 0x60
+event_loop_lag_seconds 0.01x60
+service_workers 1x10 2x50
+"""
+
+
+def case(lines, firing):
+    """One of `promtool test rules`: these series, and which alerts fire after half an hour."""
+    series = [line.split(" ", 1) for line in lines.split("\n") if line]
+    expected = [{"labels": f'{{alertname="{name}"}}', "value": 1} for name in firing]
+    asked = "count by (alertname) (ALERTS{alertstate='firing'})"
+    return {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series],
+        "promql_expr_test": [{"expr": asked, "eval_time": "30m", "exp_samples": expected}],
+    }
+
+
+def test_each_alert_fires_for_its_cause_and_none_without_one(tmp_path):
+    cases = {
+        "rule_files": [str(OBSERVABILITY / "alerts.yaml")],
+        "evaluation_interval": "1m",
+        "tests": [case(ILL, rules()), case(WELL, [])],
+    }
+    (tmp_path / "cases.yaml").write_text(yaml.safe_dump(cases))
+    checked = subprocess.run(
+        [program("promtool"), "test", "rules", tmp_path / "cases.yaml"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
 async def hold_up(service, url):
     """Let reads wait for a lock, and so others for a connection; with errors of other kinds."""
     connection = await asyncpg.connect(url)
@@ -230,6 +319,8 @@ async def test_each_query_of_the_dashboard_and_the_alerts_has_an_answer(tmp_path
             if not await watching.query(expression)
         ]
         assert missing == []
+        (releases,) = dashboard()["annotations"]["list"]
+        assert await watching.query(sent(releases["expr"].replace("offset 2m", "offset 1h")))
         (group,) = (await watching.ask("rules"))["groups"]
         health = {each["name"]: each["health"] for each in group["rules"]}
         assert health == dict.fromkeys(rules(), "ok")

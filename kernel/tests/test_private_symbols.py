@@ -160,9 +160,13 @@ SYMBOLS = [
     Row(
         "starlette.routing.BaseRoute.matches, and what a mounted app is told",
         ("matches", "Match", "BaseRoute", "app_root_path"),
-        ("kernel/fast/routing.py", "kernel/http/body_limits.py", "kernel/http/exceptions.py"),
-        "which methods a path has, for Allow; which routes are in others' way; a body's limit",
         (
+            *("kernel/fast/routing.py", "kernel/http/body_limits.py", "kernel/http/exceptions.py"),
+            "kernel/http/paths.py",
+        ),
+        "which methods a path has, for Allow; which routes are in others' way; what is mounted",
+        (
+            "test_metrics.py::test_the_route_of_a_mounted_app_begins_where_that_is_mounted",
             "test_body_limits.py::test_what_is_mounted_has_its_own_limit_or_its_routers",
             "test_errors.py::test_a_wrong_method_is_told_all_the_right_ones",
             "test_routing.py::test_the_first_route_that_matches_answers",

@@ -55,6 +55,7 @@ def test_the_usual_forms_of_a_database_url_are_understood(url):
         ("RATE_LIMIT", "600"),
         ("RATE_LIMIT", "600/minutes"),
         ("RATE_LIMIT", "600/minute;canary"),
+        ("RATE_LIMIT", "1\u0660/minute"),
         ("REDIS_URL", "canary"),
         ("REDIS_URL", "http://u:canary@h"),
         ("REDIS_URL", "redis://u:canary@h:port/0"),

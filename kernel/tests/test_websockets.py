@@ -475,9 +475,12 @@ async def test_sockets_work_the_same_in_uvicorn(server, alice, log):
 
 async def test_how_the_service_closes_is_told_whatever_it_has_sent_before(mount):
     async with mount(router) as client:
-        for path in ("last-words", "close"):
+        for path, ending in (
+            *(("last-words", (4000, "bye")), ("close", (4000, "bye"))),
+            ("late/conflict", OUTCOMES["conflict"][1:]),
+        ):
             async with client.socket(f"/peeled_live/{path}") as socket:
-                assert await socket.closed() == (4000, "bye")
+                assert await socket.closed() == ending
 
 
 # In a process of its own, as users run it.

@@ -96,15 +96,17 @@ async def prometheus(folder: Path, target: str) -> AsyncIterator[Prometheus]:
 
 def panels() -> Iterator[tuple[str, list[tuple[str, str]]]]:
     """The expressions of each panel, as Grafana sends them, with the names of their lines."""
-    dashboard = json.loads((OBSERVABILITY / "dashboard.json").read_text())
-    for panel in dashboard["panels"]:
+    for panel in dashboard()["panels"]:
         yield (
             panel["title"],
-            [
-                (
-                    each["expr"].replace("$job", "service").replace("$__rate_interval", "6s"),
-                    each["legendFormat"],
-                )
-                for each in panel["targets"]
-            ],
+            [(sent(each["expr"]), each["legendFormat"]) for each in panel["targets"]],
         )
+
+
+def dashboard() -> Any:
+    return json.loads((OBSERVABILITY / "dashboard.json").read_text())
+
+
+def sent(expression: str) -> str:
+    """An expression as Grafana sends it."""
+    return expression.replace("$job", "service").replace("$__rate_interval", "6s")

@@ -235,7 +235,8 @@ async def _refusal(checkout: Path, way: str, dropped: str) -> Row:
     async with serve(checkout, database_url=way, jwt_secret=SECRET) as service:
         statuses = {await service.status("/readyz") for _ in range(5)}
         lines = [line for line in service.lines() if "UnfitConnection" in str(line.get("error"))]
-    told = [line["error"] for line in lines if dropped in line["error"]]
-    figure = f"`/readyz` {statuses}, {len(told)} line"
-    holds = statuses == {503} and len(told) == 1  # of the probe's pool
+    # The probe's pool, and by then perhaps the writer's, from which jobs are taken.
+    told = Counter(line["pool"] for line in lines if dropped in line["error"])
+    figure = f"`/readyz` {statuses}, lines for each pool: {dict(told)}"
+    holds = statuses == {503} and {*told.values()} == {1}
     return Row(f"without `{dropped}` it is refused, in a line that names it", figure, holds)
