@@ -26,7 +26,7 @@ def describe_tags(app: FastAPI) -> list[dict[str, str]]:
 
 
 def add_examples(schemas: dict[str, Any]) -> None:
-    """Give fields of free text their own names as examples, such as "Full name"."""
+    """Give fields of free text, and lists of it, their own names as examples: "Full name"."""
     for schema in schemas.values():
         for name, field in schema.get("properties", {}).items():
             is_shown = {"examples", "example", "format"} & field.keys() or field.get("default")
@@ -34,9 +34,12 @@ def add_examples(schemas: dict[str, Any]) -> None:
                 field["examples"] = [example]
 
 
-def _example(name: str, field: dict[str, Any]) -> str | None:
-    for choice in (field, *field.get("anyOf", ())):
+def _example(name: str, schema: dict[str, Any]) -> Any | None:
+    for choice in (schema, *schema.get("anyOf", ())):
         if choice.get("pattern") in FREE_TEXT_PATTERNS:
             example = name.replace("_", " ").capitalize()[: choice.get("maxLength")]
-            return example if len(example) >= choice.get("minLength", 0) else None
+            minimum = choice.get("minLength", 0)
+            return example if len(example.strip()) >= minimum else "x" * minimum
+        if isinstance(items := choice.get("items"), dict) and (example := _example(name, items)):
+            return [example] * max(1, choice.get("minItems", 0))
     return None

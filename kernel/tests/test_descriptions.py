@@ -5,10 +5,11 @@ import sys
 from itertools import chain
 
 import pytest
+from pydantic import TypeAdapter
 from sqlmodel import Field
 
-from kernel import CurrentUser, Input, Line, Router, Session, Text
-from kernel.http.descriptions import add_examples
+from kernel import CurrentUser, Input, Line, Password, Router, Session, Text
+from kernel.http.descriptions import FREE_TEXT_PATTERNS, add_examples
 from kernel.http.openapi import GENERAL
 
 router = Router(prefix="/peeled_jars", tags=["peeled_jars"])
@@ -20,6 +21,9 @@ class Jar(Input):
     code: Text = Field(min_length=9)
     country: str = Field(regex="^[A-Z]{2}$")
     size: Line = Field(default="small", max_length=9)
+    labels: list[Line] = Field(default=[])
+    marks: set[Text] | None = None
+    pairs: list[Line] = Field(min_length=2)
 
 
 @router.post("", responses={413: {"description": "Our own."}})
@@ -47,12 +51,45 @@ def test_the_words_that_a_body_takes_have_an_example_that_it_takes(document):
         assert choice.get("minLength", 0) <= len(example) <= choice.get("maxLength", 80)
 
 
+def test_no_field_of_free_text_is_left_to_the_docs_page(document):
+    """A password is one, too: the page prefers a pattern to a format."""
+    fields = {
+        f"{title}.{name}": field
+        for title, schema in document["components"]["schemas"].items()
+        for name, field in schema.get("properties", {}).items()
+    }
+    free = {
+        name: field
+        for name, field in fields.items()
+        for part in (field, *field.get("anyOf", ()), field.get("items", {}))
+        if part.get("pattern") in FREE_TEXT_PATTERNS
+    }
+    assert {"Jar.labels", "Jar.code", "UserCreate.password"} <= free.keys()
+    shown = {name for name, field in free.items() if field.get("default") or "examples" in field}
+    assert free.keys() - shown == set()
+
+
+def test_the_password_that_the_docs_page_shows_is_one_that_is_taken(document):
+    field = document["components"]["schemas"]["UserCreate"]["properties"]["password"]
+    (example,) = field["examples"]
+    assert TypeAdapter(Password).validate_python(example).get_secret_value() == example
+
+
 def test_an_example_fits_its_field_and_is_not_made_up_for_a_pattern_of_ones_own():
     schemas = {"Jar": Jar.model_json_schema()}
     add_examples(schemas)
     fields = schemas["Jar"]["properties"]
     shown = {name: each["examples"] for name, each in fields.items() if "examples" in each}
-    assert shown == {"name": ["Nam"], "full_label": ["Full label"]}
+    assert shown == {
+        "name": ["Nam"],
+        "full_label": ["Full label"],
+        "code": ["xxxxxxxxx"],
+        "labels": [["Labels"]],
+        "marks": [["Marks"]],
+        "pairs": [["Pairs", "Pairs"]],
+    }
+    examples = {name: examples[0] for name, examples in shown.items()}
+    assert Jar(**examples, country="DE").code == "xxxxxxxxx"
 
 
 def test_a_tag_is_described_by_the_docstring_of_its_module(document):
