@@ -40,6 +40,6 @@ def _example(name: str, schema: dict[str, Any]) -> Any | None:
             example = name.replace("_", " ").capitalize()[: choice.get("maxLength")]
             minimum = choice.get("minLength", 0)
             return example if len(example.strip()) >= minimum else "x" * minimum
-        if isinstance(items := choice.get("items"), dict) and (example := _example(name, items)):
-            return [example] * max(1, choice.get("minItems", 0))
+        if isinstance(items := choice.get("items"), dict) and (element := _example(name, items)):
+            return [element] * max(1, choice.get("minItems", 0))
     return None
