@@ -1,5 +1,5 @@
 from functools import cache
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import Select, String, and_, bindparam, delete, func, or_
 from sqlmodel import col, select
@@ -10,6 +10,7 @@ from features.users.models import (
     MeUpdate,
     User,
     UserCreate,
+    UserFilter,
     UserPublic,
     UserSummary,
     UserUpdate,
@@ -32,7 +33,6 @@ from kernel import (
     security_event,
 )
 
-Order = Literal["id", "-id", "full_name", "-full_name", "email", "-email"]
 BY_ID = select(User).where(User.id == bindparam("id"))
 END_SIGN_INS = delete(sign_ins).where(sign_ins.c.user_id == bindparam("id"))
 END_OTHERS = END_SIGN_INS.where(sign_ins.c.family != bindparam("own"))
@@ -49,13 +49,13 @@ END_KEYS = delete(keys).where(keys.c.user_id == bindparam("id"))
 
 
 @cache
-def _listed(sees_all: bool, searched: bool, by_activity: bool) -> Select[*tuple[Any, ...]]:
+def _listed(sees_all: bool, searched: bool) -> Select[*tuple[Any, ...]]:
     users = select(User)
-    if searched:
-        pattern = bindparam("pattern", type_=String)
-        names = [User.full_name, User.email] if sees_all else [User.full_name]
-        users = users.where(or_(*(col(name).ilike(pattern) for name in names)))
-    return users.where(User.is_active == bindparam("is_active")) if by_activity else users
+    if not searched:
+        return users
+    pattern = bindparam("pattern", type_=String)
+    names = [User.full_name, User.email] if sees_all else [User.full_name]
+    return users.where(or_(*(col(name).ilike(pattern) for name in names)))
 
 
 async def get_me(reader: ReadPool, me: Principal) -> UserPublic:
@@ -75,23 +75,21 @@ async def get_user(reader: ReadPool, me: Principal, user_id: int) -> UserPublic 
     return user
 
 
-async def list_users(
-    reader: ReadPool, pager: Pager, q: str | None, is_active: bool | None, order: Order
-) -> Page[UserPublic]:
-    users = _listed(True, q is not None, is_active is not None)
-    pattern = {} if q is None else {"pattern": like(q)}
-    activity = {} if is_active is None else {"is_active": is_active}
-    return await pager.fetch(reader, UserPublic, users, order, **pattern, **activity)
+async def list_users(reader: ReadPool, pager: Pager, filters: UserFilter) -> Page[UserPublic]:
+    users = filters.apply(_listed(True, filters.q is not None))
+    values = {**_pattern(filters), **filters.values()}
+    return await pager.fetch(reader, UserPublic, users, filters.order, **values)
 
 
-async def list_summaries(
-    reader: ReadPool, pager: Pager, q: str | None, is_active: bool | None, order: Order
-) -> Page[UserSummary]:
-    if is_active is not None or order.endswith("email"):
+async def list_summaries(reader: ReadPool, pager: Pager, filters: UserFilter) -> Page[UserSummary]:
+    if filters.is_active is not None or filters.order.endswith("email"):
         raise Forbidden("is_active, and order by email, are only for the role admin")
-    pattern = {} if q is None else {"pattern": like(q)}
-    users = _listed(False, q is not None, False)
-    return await pager.fetch(reader, UserSummary, users, order, **pattern)
+    users = _listed(False, filters.q is not None)
+    return await pager.fetch(reader, UserSummary, users, filters.order, **_pattern(filters))
+
+
+def _pattern(filters: UserFilter) -> dict[str, str | None]:
+    return {} if filters.q is None else {"pattern": like(filters.q)}
 
 
 async def create_user(

@@ -1,10 +1,18 @@
 """Accounts: people sign up, see one another by name, and change what is their own."""
 
-from fastapi import Depends, Request
+from typing import Annotated
+
+from fastapi import Depends, Query, Request
 
 from features.users import handlers
-from features.users.handlers import Order
-from features.users.models import MeUpdate, UserCreate, UserPublic, UserSummary, UserUpdate
+from features.users.models import (
+    MeUpdate,
+    UserCreate,
+    UserFilter,
+    UserPublic,
+    UserSummary,
+    UserUpdate,
+)
 from kernel import (
     Admin,
     CurrentUser,
@@ -14,7 +22,6 @@ from kernel import (
     Passwords,
     Reader,
     Router,
-    Search,
     Service,
     Session,
     error_response,
@@ -41,17 +48,12 @@ async def create_user(data: UserCreate, passwords: Passwords, session: Session) 
 
 
 @router.get("", responses={403: error_response(403)})
-async def list_users(  # noqa: PLR0913, PLR0917  # parameters of the query
-    me: CurrentUser,
-    reader: Reader,
-    paging: Paging,
-    q: Search = None,
-    is_active: bool | None = None,
-    order: Order = "id",
+async def list_users(
+    me: CurrentUser, reader: Reader, paging: Paging, filters: Annotated[UserFilter, Query()]
 ) -> Page[UserPublic] | Page[UserSummary]:
     """Admins see, search and order by all; others by names, without `is_active`."""
     list_ = handlers.list_users if me.is_admin else handlers.list_summaries
-    return await list_(reader, paging, q, is_active, order)
+    return await list_(reader, paging, filters)
 
 
 @router.get("/me")

@@ -172,6 +172,13 @@ async def test_a_member_sees_of_others_who_they_are_and_nothing_else(alice, bob,
         assert answer.json() == everything.json()
 
 
+@pytest.mark.parametrize("name", ["is_actve", "role", "Q", "order_by"])
+async def test_a_filter_that_users_do_not_have_is_refused_by_its_name(admin, alice, name):
+    for caller in (admin, alice):
+        answer = await caller.get("/users", params={name: "x"})
+        assert (answer.status_code, answer.json()["errors"][0]["loc"]) == (422, ["query", name])
+
+
 async def test_a_member_searches_and_orders_by_what_a_member_sees(alice, bob, admin):
     assert await names(alice, q="bo") == ["Bob"]
     assert await names(alice, q="@example") == []

@@ -27,8 +27,9 @@ def describe_tags(app: FastAPI) -> list[dict[str, str]]:
 
 
 def add_examples(schemas: dict[str, Any]) -> None:
-    """Give fields of free text their own names as examples, such as "Full name", and numbers some
-    that people would type: a docs page would make up letters that fit, or take the lowest bound."""
+    """Give fields of free text, and lists of it, their own names as examples, such as "Full name",
+    and numbers some that people would type: a docs page would make up letters that fit, or take
+    the lowest bound."""
     for schema in schemas.values():
         for name, field in schema.get("properties", {}).items():
             is_shown = {"examples", "example"} & field.keys() or field.get("default")
@@ -36,16 +37,19 @@ def add_examples(schemas: dict[str, Any]) -> None:
                 field["examples"] = [example]
 
 
-def _example(name: str, field: dict[str, Any]) -> str | int | None:
+def _example(name: str, field: dict[str, Any]) -> Any | None:
     for choice in _choices(field):
         if choice.get("pattern") in FREE_TEXT_PATTERNS and "format" not in choice:
             text = name.replace("_", " ").capitalize()[: choice.get("maxLength")]
-            return text if len(text) >= choice.get("minLength", 0) else None
+            minimum = choice.get("minLength", 0)
+            return text if len(text.strip()) >= minimum else "x" * minimum
         if choice.get("format") == "decimal":
             return "12.50"
         if choice.get("type") == "integer" and choice.get("minimum", 0) < 0:
             number: int = min(1, choice.get("maximum", 1), choice.get("exclusiveMaximum", 2) - 1)
             return number
+        if isinstance(items := choice.get("items"), dict) and (element := _example(name, items)):
+            return [element] * max(1, choice.get("minItems", 0))
     return None
 
 

@@ -15,7 +15,7 @@ from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
 from pydantic import AfterValidator, Field, SecretStr, TypeAdapter, ValidationError
 
-from kernel.data.models import STORABLE, Email, storable
+from kernel.data.models import TEXT_PATTERN, Email, storable
 from kernel.data.pool import Pool
 from kernel.data.turns import Load
 from kernel.driver_errors import PoolTimeout, ShareTimeout
@@ -180,7 +180,10 @@ def _new_password(password: SecretStr) -> SecretStr:
 Password = Annotated[
     SecretStr,
     Field(
-        min_length=MIN_LENGTH, max_length=MAX_LENGTH, json_schema_extra=STORABLE.json_schema_extra
+        min_length=MIN_LENGTH,
+        max_length=MAX_LENGTH,
+        # A docs page would make one up from the pattern, of letters that nobody can type.
+        json_schema_extra={"pattern": TEXT_PATTERN, "examples": ["a long passphrase"]},
     ),
     AfterValidator(_new_password),
 ]

@@ -5,17 +5,15 @@ import sys
 from itertools import chain
 
 import pytest
+from pydantic import TypeAdapter
 from sqlmodel import Field
 
-from kernel import Amount, CurrentUser, Input, Line, Router, Session, Text, Whole
-from kernel.http.descriptions import add_examples
+from kernel import Amount, CurrentUser, Input, Line, Password, Router, Session, Text, Whole
+from kernel.http.descriptions import FREE_TEXT_PATTERNS, add_examples
 from kernel.http.openapi import GENERAL
 from kernel.http.problems import PROBLEM_DETAILS, Failure
 
 router = Router(prefix="/peeled_jars", tags=["peeled_jars"])
-
-
-NEEDED = {"code": "long enough", "country": "DE"}
 
 
 class Jar(Input):
@@ -28,11 +26,14 @@ class Jar(Input):
     degrees: Whole = Field(lt=0)
     price: Amount = Field(max_digits=12, decimal_places=2)
     deposit: Amount | None = None
+    labels: list[Line] = Field(default=[])
+    marks: set[Text] | None = None
+    pairs: list[Line] = Field(min_length=2)
 
 
 @router.post("", responses={413: {"description": "Our own."}})
-async def fill_jar(data: Jar, _: CurrentUser, session: Session) -> Jar:
-    return data
+async def fill_jar(data: Jar, _: CurrentUser, session: Session) -> Line:
+    return data.name
 
 
 @pytest.fixture
@@ -55,6 +56,30 @@ def test_the_words_that_a_body_takes_have_an_example_that_it_takes(document):
         assert choice.get("minLength", 0) <= len(example) <= choice.get("maxLength", 80)
 
 
+def test_no_field_of_free_text_is_left_to_the_docs_page(document):
+    """A password is one, too: the page prefers a pattern to a format."""
+    fields = {
+        f"{title}.{name}": field
+        for title, schema in document["components"]["schemas"].items()
+        for name, field in schema.get("properties", {}).items()
+    }
+    free = {
+        name: field
+        for name, field in fields.items()
+        for part in (field, *field.get("anyOf", ()), field.get("items", {}))
+        if part.get("pattern") in FREE_TEXT_PATTERNS
+    }
+    assert {"Jar.labels", "Jar.code", "UserCreate.password"} <= free.keys()
+    shown = {name for name, field in free.items() if field.get("default") or "examples" in field}
+    assert free.keys() - shown == set()
+
+
+def test_the_password_that_the_docs_page_shows_is_one_that_is_taken(document):
+    field = document["components"]["schemas"]["UserCreate"]["properties"]["password"]
+    (example,) = field["examples"]
+    assert TypeAdapter(Password).validate_python(example).get_secret_value() == example
+
+
 def test_an_example_fits_its_field_and_is_not_made_up_for_a_pattern_of_ones_own():
     schemas = {"Jar": Jar.model_json_schema()}
     add_examples(schemas)
@@ -67,8 +92,13 @@ def test_an_example_fits_its_field_and_is_not_made_up_for_a_pattern_of_ones_own(
         "degrees": [-1],
         "price": ["12.50"],
         "deposit": ["12.50"],
+        "code": ["xxxxxxxxx"],
+        "labels": [["Labels"]],
+        "marks": [["Marks"]],
+        "pairs": [["Pairs", "Pairs"]],
     }
-    assert Jar.model_validate({name: each[0] for name, each in shown.items()} | NEEDED)
+    examples = {name: each[0] for name, each in shown.items()}
+    assert Jar.model_validate({**examples, "country": "DE"}).code == "xxxxxxxxx"
 
 
 def test_an_error_is_shown_as_the_service_sends_it(document):

@@ -1,15 +1,20 @@
 """Work after the commit: what is enqueued, what runs, and what is done once."""
 
 import asyncio
+import json
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from hashlib import sha256
+from itertools import count
+from math import e
 from typing import Annotated, Any
 
 import httpx
 import pytest
 import time_machine
+from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel, Field, SecretStr
 from sqlalchemy import text
 
@@ -19,6 +24,7 @@ from kernel.data.models import Dto
 from kernel.data.resources import Resources, resources_of
 from kernel.data.schedules import make_schedule
 from kernel.data.session import WriteSession
+from kernel.exposition import render
 from kernel.http.dependencies import Session
 from kernel.http.job_gauges import NOBODYS, Gauges
 from kernel.http.router import Router
@@ -329,13 +335,17 @@ async def test_a_failed_run_leaves_nothing_and_is_tried_again_later(enqueue, job
 
 async def test_a_job_fails_for_good_after_25_attempts_and_is_kept(enqueue, jobs, sql, alice):
     failing = await enqueue(call, what="fails")
-    clock = datetime.now(UTC)
+    jobs.clock = datetime.now(UTC) + HOUR
+    waits = []
     for attempt in range(1, 26):
         assert await jobs.drain(raises=False) == ["kernel.call"]
         assert done[-1][:2] == (failing, attempt)
-        clock += timedelta(hours=8)
-        jobs.clock = clock
+        waits.append((await sql.fetchrow(ROW, failing))["run_at"] - jobs.clock)
+        jobs.clock += 8 * HOUR
     assert await state(sql, failing) == ("failed", 25)
+    # e, e², … seconds, and from the tenth on e¹⁰, a quarter more or less.
+    shares = [wait.total_seconds() / e ** min(10, n) for n, wait in enumerate(waits[:-1], start=1)]
+    assert 0.75 <= min(shares) < 1 < max(shares) <= 1.25
     assert await jobs.drain() == []
 
 
@@ -433,6 +443,42 @@ async def test_a_job_of_a_task_that_this_code_has_not_waits_and_is_told(app, job
     await Gauges(app).count()
     (line,) = [each for each in log.lines("WARNING") if each["message"] == NOBODYS]
     assert (line["task"], line["waiting"]) == ("later.task", 1)
+
+
+async def test_metrics_tell_of_each_task_what_waits_for_how_long_and_what_has_failed(
+    app, enqueue, jobs, sql, alice
+):
+    await sql.execute("""
+        INSERT INTO jobs (task, arguments, state, run_at) VALUES
+            ('kernel.call', '{}', 'waiting', now() + interval '1 hour'),
+            ('kernel.call', '{}', 'waiting', now() - interval '1 hour'),
+            ('kernel.call', '{}', 'running', now() - interval '1 day'), -- its worker was killed
+            ('kernel.call', '{}', 'failed', now() - interval '9 days'),
+            ('later.task', '{}', 'waiting', now())
+    """)
+    gauges = Gauges(app)
+    await gauges.count()
+    assert told("jobs_waiting", task="kernel.call") == 2
+    assert told("jobs_failed", task="kernel.call") == told("jobs_unknown") == 1
+    assert 86_400 <= told("jobs_oldest_seconds", task="kernel.call") < 86_460
+    assert told("jobs_oldest_seconds", task="kernel.peel") == 0
+    before = [told("jobs_runs_total", task="kernel.peel", outcome=of) for of in ("done", "retry")]
+    for title in ("one", "two", "fails"):
+        await enqueue(peel, owner_id=alice.user_id, title=title)
+    await sql.execute("DELETE FROM jobs WHERE task <> 'kernel.peel'")
+    await jobs.drain(raises=False)
+    await gauges.count()
+    after = [told("jobs_runs_total", task="kernel.peel", outcome=of) for of in ("done", "retry")]
+    assert after == [(before[0] or 0) + 2, (before[1] or 0) + 1]
+    names = ("jobs_waiting", "jobs_failed", "jobs_oldest_seconds")
+    assert [told(name, task="kernel.call") for name in names] == [0, 0, 0]
+
+
+def told(name, **labels):
+    """What `/metrics` tells of it, or None."""
+    families = text_string_to_metric_families(render("")[0].decode())
+    samples = [each for family in families for each in family.samples if each.name == name]
+    return next((each.value for each in samples if each.labels == labels), None)
 
 
 async def test_a_limit_holds_though_two_take_at_once(app, enqueue, sql):
@@ -714,3 +760,19 @@ async def test_what_is_kept_for_a_while_is_swept(app, sql, jobs, alice):
         await jobs.tick()
     assert await sql.fetchval("SELECT array_agg(digest) FROM idempotency_keys") == [b"new"]
     assert await sql.fetchval("SELECT count(*) FROM sign_in_attempts") == 0
+
+
+@pytest.mark.parametrize(("jobs", "left"), [("off", ["new"]), ("on", ["new", "old"])])
+async def test_where_no_worker_runs_one_of_many_keyed_writes_sweeps(mount, alice, sql, jobs, left):
+    await sql.execute("""
+        INSERT INTO idempotency_keys (digest, fingerprint, created_at)
+        VALUES ('old', '', now() - interval '2 days'), ('new', '', now())
+    """)
+    scope = [str(alice.user_id), "member", "POST", "/chores"]
+    keys = (f"key-{number}" for number in count())
+    key = next(key for key in keys if sha256(json.dumps([*scope, key]).encode()).digest()[0] == 0)
+    async with mount(router, jobs=jobs) as client:
+        answer = await client.post("/chores", headers={"Idempotency-Key": key, **alice.headers})
+    assert answer.status_code == 200
+    kept = await sql.fetch("SELECT digest FROM idempotency_keys WHERE status IS NULL ORDER BY 1")
+    assert [digest.decode() for (digest,) in kept] == left

@@ -50,8 +50,8 @@ async def idle(session: WriteSession) -> None:
 
 
 @task(every="2s")
-async def toll(session: WriteSession) -> None:
-    await session.fetch(text("INSERT INTO struck VALUES (now())"))
+async def toll(session: WriteSession, job: Job) -> None:
+    await session.fetch(text("INSERT INTO struck VALUES (:job)"), job=job.id)
 
 
 @router.post("", status_code=204)
