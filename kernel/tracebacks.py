@@ -97,11 +97,14 @@ def summarize(error: BaseException, *, full: bool = False) -> str:
 
 def summarize_with_place(error: BaseException) -> str:
     """An error in one line that a table can hold, and where it was raised: in the service's own
-    code, if that is in its traceback."""
-    frames = traceback.extract_tb(error.__traceback__)
+    code, if that is in its traceback. Of a group of errors, it is the first one."""
+    group, frames = "", traceback.extract_tb(error.__traceback__)
+    while isinstance(error, BaseExceptionGroup):
+        group, error = f"{type(error).__qualname__}: ", error.exceptions[0]
+        frames = traceback.extract_tb(error.__traceback__) or frames  # it may not have been raised
     frame = ([each for each in frames if "/features/" in each.filename] or frames)[-1]
     place = f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
-    told = f"{summarize(error)[:SUMMARY_MAX_CHARACTERS]} at {place}"
+    told = f"{group}{summarize(error)[:SUMMARY_MAX_CHARACTERS]} at {place}"
     return told.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 

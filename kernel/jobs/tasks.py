@@ -9,7 +9,7 @@ from weakref import WeakSet
 
 from kernel.context import current_context
 from kernel.data.calls import Arguments
-from kernel.data.jobs import KEEP, REPLACE, Job
+from kernel.data.jobs import KEEP, REPLACE, Job, check_call
 from kernel.data.resources import Resources
 from kernel.data.schedules import Schedule, make_schedule
 from kernel.data.session import WriteSession
@@ -79,10 +79,9 @@ class Task(Generic[P]):
         """The statement that enqueues a call, and its values.
 
         Raises:
-            TypeError: an argument is wrong (see `Arguments.dump`), or `run_at` is naive.
+            TypeError, ValueError: see `Arguments.dump` and `check_call`.
         """
-        if run_at is not None and run_at.tzinfo is None:
-            raise TypeError(f"{self.name}: run_at has no offset from UTC: give it a timezone")
+        check_call(self.name, run_at, key)
         request_id = (context := current_context()) and context.request_id
         values = [self.name, self.arguments.dump(arguments), key, run_at, request_id]
         return (REPLACE if replace else KEEP), values
