@@ -35,7 +35,7 @@ class Arguments:
 
         Raises:
             TypeError: the function is not async, or a parameter is positional-only, variadic or
-                untyped, has a reserved name, or a type that JSON cannot hold.
+                untyped, has a reserved name, or a type that JSON cannot hold, or is a table's row.
         """
         if not iscoroutinefunction(function):
             raise TypeError(f"{name} is no async function: write it with async def")
@@ -50,6 +50,8 @@ class Arguments:
             bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint
             if bare in types:
                 injected[parameter.name] = bare
+            elif hasattr(bare, "__table__"):
+                raise TypeError(f"{name}: the parameter {parameter.name} should be an id: no row")
             else:
                 is_required = parameter.default is Parameter.empty
                 fields[parameter.name] = hint if is_required else NotRequired[hint]

@@ -374,6 +374,16 @@ async def test_a_failed_run_leaves_nothing_and_is_tried_again_later(enqueue, job
     assert "committed" not in done
 
 
+async def test_when_one_has_failed_in_a_test_the_others_can_be_run(enqueue, jobs):
+    await enqueue(call, what="fails")
+    for _ in range(2):
+        await enqueue(call)
+    with pytest.raises(LookupError):
+        await jobs.drain()
+    assert await jobs.drain() == ["kernel.call"] * 2
+    assert [attempts for _, attempts, _, _ in done] == [1, 1, 1]
+
+
 async def test_a_job_fails_for_good_after_25_attempts_and_is_kept(enqueue, jobs, sql, alice):
     failing = await enqueue(call, what="fails")
     clock = datetime.now(UTC)
@@ -737,6 +747,9 @@ async def reserved(key: str) -> None: ...
 async def with_client(client: httpx.AsyncClient) -> None: ...
 
 
+async def with_row(peeling: Peeling) -> None: ...
+
+
 async def with_session(session: WriteSession) -> None: ...
 
 
@@ -754,6 +767,7 @@ def plain() -> None: ...
         (untyped, {}, "value should have a name and a type"),
         (reserved, {}, "be none of key, replace, run_at"),
         (with_client, {}, "a type that no JSON has"),
+        (with_row, {}, "peeling should be an id"),
         (plain, {}, "no async function"),
         (with_session, {"external": True}, "open_session"),
         (with_need, {"every": "1h"}, "gives no arguments"),
