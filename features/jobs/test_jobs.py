@@ -88,6 +88,13 @@ async def test_a_job_that_has_failed_or_waits_is_run_at_once(admin, job, state, 
         assert (answer.json()["state"], answer.json()["attempts"]) == ("waiting", 0)
 
 
+async def test_a_job_whose_key_another_one_has_is_not_run_again(admin, job, sql):
+    failed, _ = await job("failed"), await job("waiting")
+    await sql.execute("UPDATE jobs SET key = 'k'")
+    assert (await admin.post(f"/jobs/{failed}/retry")).status_code == 409
+    assert await sql.fetchval("SELECT state FROM jobs WHERE id = $1", failed) == "failed"
+
+
 async def test_a_discarded_job_is_gone(admin, job, sql):
     path = f"/jobs/{await job('running')}"
     assert [(await admin.delete(path)).status_code for _ in range(2)] == [204, 404]

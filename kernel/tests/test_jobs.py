@@ -117,6 +117,15 @@ async def fail(which: str) -> None:
     raise ERRORS.get(which) or Job.Failed("no knife")
 
 
+@task(external=True)
+async def end_in_an_error(job: Job) -> None:
+    done.append(job.id)
+    try:
+        await here.wait()
+    except asyncio.CancelledError:
+        raise ConnectionError from None
+
+
 @task
 async def give_up_in_a_group(session: WriteSession) -> None:
     async with asyncio.TaskGroup() as group:
@@ -654,11 +663,13 @@ async def test_a_task_that_is_made_while_a_worker_runs_is_run(app, enqueue):
     del TASKS["kernel.late"]
 
 
-async def test_the_end_costs_no_attempt(app, sql, enqueue):
-    waiting = [await enqueue(wait_here) for _ in range(2)]
+@pytest.mark.parametrize("which", [wait_here, end_in_an_error, linger])
+async def test_the_end_costs_no_attempt(app, sql, enqueue, which, log):
+    waiting = [await enqueue(which) for _ in range(2)]
     async with running(app):
         await until(has_done(2), seconds=5)
     assert [await state(sql, each) for each in waiting] == [("waiting", 0)] * 2
+    assert log.lines("WARNING", "ERROR") == []
     here.set()
 
 
