@@ -119,7 +119,7 @@ TAKE = """
     UPDATE jobs SET state = 'running', lease = $6, attempts = attempts + 1,
         run_at = greatest($1, now()) + due.seconds * interval '1 second'
     FROM due WHERE jobs.id = due.id
-    RETURNING jobs.*, greatest($1, now()) - due.run_at AS waited
+    RETURNING jobs.*, greatest($1, now()) - greatest(due.run_at, created_at) AS waited
 """
 # Workers that count a task's running jobs take turns: none sees what another has not committed.
 TAKE_TURNS = "SELECT pg_advisory_xact_lock(5308117453)"

@@ -44,7 +44,7 @@ class Ticks:
 
     async def make(self, clock: datetime | None = None) -> None:
         """Enqueue each scheduled task that is due. A test may pass a `clock` ahead of now."""
-        for task in TASKS.values():
+        for task in [*TASKS.values()]:
             if task.schedule is None:
                 continue
             tick = task.schedule.latest(clock or datetime.now(UTC) + self._behind)

@@ -45,8 +45,8 @@ class Task(Generic[P]):
 
     def __post_init__(self) -> None:
         arguments = self.arguments  # raises for parameters that a task cannot have
-        if self.timeout <= 0 or (self.concurrency is not None and self.concurrency < 1):
-            raise ValueError(f"{self.name}: timeout and concurrency should be positive")
+        if not 0 < self.timeout <= 86_400 or self.concurrency not in {None, *range(1, 1001)}:
+            raise ValueError(f"{self.name}: timeout is 1 day at most, concurrency from 1 to 1,000")
         if self.external and WriteSession in arguments.injected.values():
             raise TypeError(f"{self.name} is external, so it holds no session: use open_session()")
         if self.schedule and arguments.required:
@@ -107,8 +107,8 @@ def task(function: Callable[P, Awaitable[Any]] | None = None, /, **options: Unpa
 
     Raises:
         TypeError: the function is not async, or has a parameter that it cannot have.
-        ValueError: the schedule is not valid, a number is not positive, or another task has this
-            name.
+        ValueError: the schedule is not valid, `timeout` is over a day, `concurrency` over 1,000 or
+            one not positive, or another task has this name.
     """
 
     def make(function: Callable[P, Awaitable[Any]]) -> Task[P]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -559,6 +560,12 @@ async def test_who_looks_how_many_run_waits_for_who_looks(app, enqueue, sql):
     assert len(await taking) == 1
 
 
+async def test_a_job_that_has_been_due_for_ever_keeps_no_other_one_waiting(app, enqueue, sql):
+    ids = {await enqueue(hold) for _ in range(2)}
+    await sql.execute("UPDATE jobs SET run_at = '-infinity' WHERE id = $1", min(ids))
+    assert {run.job.id for run in await take(app, [hold], 5)} == ids
+
+
 async def test_a_job_that_somebody_holds_keeps_no_other_one_waiting(app, enqueue, sql):
     held, free = [await enqueue(hold) for _ in range(2)]
     async with sql.transaction():
@@ -782,8 +789,8 @@ def plain() -> None: ...
         (plain, {}, "no async function"),
         (with_session, {"external": True}, "open_session"),
         (with_need, {"every": "1h"}, "gives no arguments"),
-        (anything, {"timeout": 0}, "positive"),
-        (anything, {"concurrency": 0}, "positive"),
+        *[(anything, {"timeout": each}, "1 day") for each in (0, -1, 1e12, math.inf, math.nan)],
+        *[(anything, {"concurrency": each}, "1,000") for each in (0, -1, 1001, 1.5)],
         (anything, {"every": "1h", "cron": "* * * * *"}, "one schedule"),
         (anything, {"retries": 3}, "retries"),
     ],
