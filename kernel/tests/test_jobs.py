@@ -665,8 +665,10 @@ async def test_a_task_that_is_made_while_a_worker_runs_is_run(app, enqueue):
         done.append("late")
 
     async with running(app):
-        await enqueue(task(late))
+        await enqueue(call)
         await until(has_done(1), seconds=5)
+        await enqueue(task(late))
+        await until(has_done(2), seconds=5)
     del TASKS["kernel.late"]
 
 
