@@ -100,11 +100,14 @@ def summarize(error: BaseException, *, full: bool = False) -> str:
 
 def summarize_with_place(error: BaseException) -> str:
     """An error in one line that a text column can store, with the place where it was raised: the
-    last frame in `features/`, if there is one."""
-    frames = traceback.extract_tb(error.__traceback__)
+    last frame in `features/`, if there is one. Of a group of errors, it is the first one."""
+    group, frames = "", traceback.extract_tb(error.__traceback__)
+    while isinstance(error, BaseExceptionGroup):
+        group, error = f"{type(error).__qualname__}: ", error.exceptions[0]
+        frames = traceback.extract_tb(error.__traceback__) or frames  # it may not have been raised
     frame = ([frame for frame in frames if "/features/" in frame.filename] or frames)[-1]
     place = f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
-    text = f"{summarize(error)[:SUMMARY_MAX_CHARACTERS]} at {place}"
+    text = f"{group}{summarize(error)[:SUMMARY_MAX_CHARACTERS]} at {place}"
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 

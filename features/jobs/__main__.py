@@ -45,8 +45,8 @@ def main() -> None:
     make_loop = None
     with suppress(ImportError):  # not on Windows
         make_loop = import_module("uvloop").new_event_loop
-    with asyncio.Runner(loop_factory=make_loop) as runner:
-        runner.run(work(app))
+    # Not closed: that would wait for a task that suppresses its cancellation, and so for ever.
+    asyncio.Runner(loop_factory=make_loop).run(work(app))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,33 @@
 import asyncio
+import os
+import signal
+import sys
+from pathlib import Path
 
 import pytest
 
 from features.jobs.__main__ import work
 from kernel import Job, open_session
+
+STUBBORN = """
+import asyncio
+
+async def suppress_cancellation():
+    while True:
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            pass
+
+async def app(scope, receive, send):
+    await receive()
+    running = asyncio.create_task(suppress_cancellation())
+    await asyncio.sleep(0)
+    await send({"type": "lifespan.startup.complete"})
+    print("up", flush=True)
+    await receive()
+    await send({"type": "lifespan.shutdown.complete"})
+"""
 
 
 async def a_job(caller):
@@ -64,6 +88,13 @@ async def test_a_job_that_has_failed_or_waits_is_run_at_once(admin, job, state, 
         assert (answer.json()["state"], answer.json()["attempts"]) == ("waiting", 0)
 
 
+async def test_a_job_whose_key_another_one_has_is_not_run_again(admin, job, sql):
+    failed, _ = await job("failed"), await job("waiting")
+    await sql.execute("UPDATE jobs SET key = 'k'")
+    assert (await admin.post(f"/jobs/{failed}/retry")).status_code == 409
+    assert await sql.fetchval("SELECT state FROM jobs WHERE id = $1", failed) == "failed"
+
+
 async def test_a_discarded_job_is_gone(admin, job, sql):
     path = f"/jobs/{await job('running')}"
     assert [(await admin.delete(path)).status_code for _ in range(2)] == [204, 404]
@@ -84,3 +115,20 @@ async def test_a_worker_whose_app_fails_before_it_has_started_ends():
     with pytest.raises(LookupError):
         async with asyncio.timeout(5):
             await work(app)
+
+
+async def test_a_worker_ends_though_a_task_suppresses_its_cancellation(tmp_path):
+    (tmp_path / "stubborn.py").write_text(STUBBORN)
+    command = [sys.executable, "-m", "features.jobs", "work", "--app", "stubborn:app"]
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    worker = await asyncio.create_subprocess_exec(
+        *command, stdout=asyncio.subprocess.PIPE, env={**os.environ, "PYTHONPATH": path}
+    )
+    try:
+        assert await asyncio.wait_for(worker.stdout.readline(), 20) == b"up\n"
+        worker.send_signal(signal.SIGTERM)
+        assert await asyncio.wait_for(worker.wait(), 10) == 0
+    finally:
+        if worker.returncode is None:
+            worker.kill()
+            await worker.wait()

@@ -12,8 +12,11 @@ from pydantic import (
     ValidationError,
     with_config,
 )
-from pydantic_core import PydanticSerializationError
+from pydantic_core import from_json
 from typing_extensions import TypedDict
+
+# A request's body of 1 MiB fits, as text, even if JSON escapes each of its characters, twice.
+JSON_MAX_CHARACTERS = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Arguments:
 
         Raises:
             TypeError: the function is not async, or a parameter is positional-only, variadic or
-                untyped, has a reserved name, or a type that JSON cannot hold.
+                untyped, has a reserved name, or a type that JSON cannot hold, or is a table's row.
         """
         if not iscoroutinefunction(function):
             raise TypeError(f"{name} is no async function: write it with async def")
@@ -47,6 +50,8 @@ class Arguments:
             bare = get_args(hint)[0] if get_origin(hint) is Annotated else hint
             if bare in types:
                 injected[parameter.name] = bare
+            elif hasattr(bare, "__table__"):
+                raise TypeError(f"{name}: the parameter {parameter.name} should be an id: no row")
             else:
                 is_required = parameter.default is Parameter.empty
                 fields[parameter.name] = hint if is_required else NotRequired[hint]
@@ -58,14 +63,19 @@ class Arguments:
 
         Raises:
             TypeError: one is unknown, missing or of another type, or JSON would change its value.
+            ValueError: together they are longer than 16 MiB as JSON.
         """
         try:
             valid = self.adapter.validate_python(arguments)
-            text = self.adapter.dump_json(valid).decode()
         except ValidationError as error:
             raise self._mistake(error) from None
-        except PydanticSerializationError:
-            raise TypeError(f"{self.name}: JSON cannot hold an argument") from None
+        text = self._json_of(valid)
+        if text is None:
+            names = ", ".join(name for name in valid if self._json_of({name: valid[name]}) is None)
+            raise TypeError(f"{self.name}: JSON cannot hold {names}")
+        if len(text) > JSON_MAX_CHARACTERS:
+            longest = max(valid, key=lambda name: len(self._json_of({name: valid[name]}) or ""))
+            raise ValueError(f"{self.name}: {longest} is too long: all are 16 MiB of JSON at most")
         if (loaded := self.load(text)) != valid:
             names = ", ".join(name for name in valid if loaded.get(name) != valid[name])
             raise TypeError(f"{self.name}: JSON would change {names}")
@@ -78,13 +88,24 @@ class Arguments:
             TypeError: they are not what the function takes now.
         """
         try:
-            return self.adapter.validate_json(text)
+            return self.adapter.validate_json(text, by_alias=True, by_name=True)
         except ValidationError as error:
             raise self._mistake(error) from None
 
+    def _json_of(self, values: dict[str, Any]) -> str | None:
+        """Some of the arguments as JSON, or None if it cannot hold them."""
+        try:
+            data = self.adapter.dump_json(values)
+            from_json(data)  # refuses what is nested too deep, and numbers of too many digits
+        except (ValueError, RecursionError):  # pydantic's own errors are ValueErrors
+            return None
+        return data.decode()
+
     def _mistake(self, error: ValidationError) -> TypeError:
         details = error.errors(include_url=False, include_context=False, include_input=False)
-        reasons = [f"{'.'.join(map(str, part['loc']))}: {part['type']}" for part in details]
+        # Of the location, the argument's name alone: a dict's keys are values.
+        names = [f"{'in ' * (len(part['loc']) > 1)}{[*part['loc'], 'JSON'][0]}" for part in details]
+        reasons = [f"{name}: {part['type']}" for name, part in zip(names, details, strict=True)]
         return TypeError(f"{self.name}: {', '.join(reasons)}")
 
 

@@ -4,8 +4,9 @@ Times are the database's `now()`. Where a test may run ahead of it, the paramete
 first: the later of the two counts.
 """
 
+import re
 from datetime import datetime
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 from uuid import UUID
 
 from sqlalchemy import BigInteger, Identity, Index, Text, func, text
@@ -14,11 +15,20 @@ from sqlmodel import Field, SQLModel
 from kernel.data.models import one_of
 
 State = Literal["waiting", "running", "failed", "done"]
+# An entry of the index has 2,704 bytes at most.
+KEY_FORM = re.compile(r"[^\0\ud800-\udfff]{0,500}")
 LIVE = text("state IN ('waiting', 'running')")
 
 
 class JobFailed(RuntimeError):
     """A job has failed for good. Its message is stored: put no secret and no input in it."""
+
+    @classmethod
+    def of(cls, error: BaseException) -> Self | None:
+        """The error, or one in a group of errors, that says that trying again is in vain."""
+        if isinstance(error, BaseExceptionGroup):
+            return next(filter(None, map(cls.of, error.exceptions)), None)
+        return error if isinstance(error, cls) else None
 
 
 class Job(SQLModel, table=True):
@@ -60,9 +70,28 @@ class Job(SQLModel, table=True):
     created_at: datetime = Field(default=None, sa_column_kwargs={"server_default": func.now()})
 
 
+def check_call(task: str, run_at: datetime | None, key: str | None) -> None:
+    """Refuse what the table cannot hold.
+
+    Raises:
+        TypeError: `run_at` is no datetime with an offset from UTC, or `key` is no str.
+        ValueError: `run_at` is out of range, or `key` is too long or not storable.
+    """
+    if run_at is not None:
+        if getattr(run_at, "tzinfo", None) is None:
+            raise TypeError(f"{task}: run_at should be a datetime with an offset from UTC")
+        if not 1970 <= run_at.year < 9000:
+            raise ValueError(f"{task}: run_at should be between the years 1970 and 9000")
+    if not isinstance(key, str | None):
+        raise TypeError(f"{task}: key should be text")
+    if key and not KEY_FORM.fullmatch(key):
+        raise ValueError(f"{task}: key should be 500 characters at most, without NUL or surrogates")
+
+
+# A run_at that has passed counts as now: a job neither overtakes others nor seems to be late.
 ENQUEUE = """
     INSERT INTO jobs (task, arguments, key, run_at, request_id)
-    VALUES ($1, $2, $3, coalesce($4, now()), $5)
+    VALUES ($1, $2, $3, greatest($4, now()), $5)
     ON CONFLICT (task, key) WHERE state IN ('waiting', 'running') {} RETURNING id
 """
 KEEP = ENQUEUE.format("DO NOTHING")
@@ -90,7 +119,7 @@ TAKE = """
     UPDATE jobs SET state = 'running', lease = $6, attempts = attempts + 1,
         run_at = greatest($1, now()) + due.seconds * interval '1 second'
     FROM due WHERE jobs.id = due.id
-    RETURNING jobs.*, greatest($1, now()) - due.run_at AS waited
+    RETURNING jobs.*, greatest($1, now()) - greatest(due.run_at, created_at) AS waited
 """
 # Workers that count a task's running jobs take turns: none sees what another has not committed.
 TAKE_TURNS = "SELECT pg_advisory_xact_lock(5308117453)"
@@ -103,11 +132,11 @@ END_TICK = """
 FAIL = """
     UPDATE jobs SET state = $3, lease = NULL, error = $6,
         run_at = greatest($4::timestamptz, now()) + $5::float * interval '1 second'
-    WHERE id = $1 AND lease = $2
+    WHERE id = $1 AND lease = $2 RETURNING id
 """
 GIVE_BACK = """
     UPDATE jobs SET state = 'waiting', run_at = now(), lease = NULL, attempts = attempts - 1
-    WHERE id = $1 AND lease = $2
+    WHERE id = $1 AND lease = $2 RETURNING id
 """
 # The first process to see that a tick is due inserts its job. An older tick that still waits is
 # superseded. The very first tick of a task is recorded without a run: it may lie before the task.
@@ -130,7 +159,7 @@ TICK = """
         ON CONFLICT (task, tick) DO NOTHING
         RETURNING id
     )
-    SELECT yes AS is_due, EXISTS (SELECT FROM made) AS is_made, latest.tick AS before
+    SELECT now() AS now, yes AS is_due, EXISTS (SELECT FROM made) AS is_made, latest.tick AS before
     FROM is_due, latest
 """
 COUNT = """

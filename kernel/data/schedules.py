@@ -36,9 +36,9 @@ def make_schedule(every: str | None, cron: str | None) -> Schedule | None:
         raise ValueError("a task has one schedule: every= or cron=")
     if cron is not None:
         try:
-            CronSim(cron, datetime.now(UTC))
-        except CronSimError as error:
-            raise ValueError(f'cron="{cron}": {error}') from None
+            next(CronSim(cron, datetime.now(UTC), reverse=True))
+        except (CronSimError, StopIteration) as error:
+            raise ValueError(f'cron="{cron}": {str(error) or "no day is so"}') from None
         return Schedule(cron=cron)
     if every is None:
         return None

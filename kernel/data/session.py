@@ -118,6 +118,8 @@ class WriteSession(AsyncSession, Rows):
 
         Raises:
             TypeError: an argument is unknown, missing or of the wrong type, or `run_at` is naive.
+            ValueError: the arguments are longer than 16 MiB of JSON, the key is longer than 500
+                characters or has a NUL, or `run_at` is not between the years 1970 and 9000.
         """
         sql, values = task.insert(arguments, run_at, key, replace=replace)
         jobs = await (await self._begin()).run(sql, *values)

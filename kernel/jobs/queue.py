@@ -40,18 +40,19 @@ class Ticks:
 
     def __init__(self, app: HasState) -> None:
         self._app, self._seen = app, dict[str, datetime]()
+        self._behind = timedelta()  # how far the host's clock is behind the database's
 
     async def make(self, clock: datetime | None = None) -> None:
         """Enqueue each scheduled task that is due. A test may pass a `clock` ahead of now."""
-        now = clock or datetime.now(UTC)
-        for task in TASKS.values():
+        for task in [*TASKS.values()]:
             if task.schedule is None:
                 continue
-            tick = task.schedule.latest(now)
+            tick = task.schedule.latest(clock or datetime.now(UTC) + self._behind)
             if tick == self._seen.get(task.name):
                 continue
             async with session_of(resources_of(self._app).writer) as session:
                 (made,) = await (await session.unit.begin()).run(TICK, clock, task.name, tick)
+            self._behind = made["now"] - datetime.now(UTC)
             if made["is_due"]:
                 self._seen[task.name] = tick
             before = made["before"] if made["is_made"] else None

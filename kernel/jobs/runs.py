@@ -5,7 +5,8 @@ import logging
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Coroutine
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -24,6 +25,9 @@ from kernel.tracebacks import summarize_with_place
 MOST_ATTEMPTS = 25
 # A lease lasts this much longer than the task's timeout: time to record the outcome.
 LEASE_SECONDS = 15.0
+# How long a task that was cancelled may take to end: less than that, so that it can be recorded.
+CLEANUP_SECONDS = 5.0
+STILL_RUNS = "it suppressed its cancellation at the timeout, and may still run"
 RUNS = Family("jobs_runs_total", "Runs that have ended.", ("task", "outcome"))
 logger = logging.getLogger(__name__)
 
@@ -42,7 +46,6 @@ class Run:
     clock: datetime | None = None
     taken_at: float = field(default_factory=time.monotonic)
     error: BaseException | None = None
-    has_ended: bool = False
 
     @property
     def task(self) -> Task[Any]:
@@ -62,11 +65,12 @@ class Run:
             except LeaseLost:
                 outcome, level = "lost", logging.WARNING
             except BaseException as error:
-                if _is_end(error):
+                if (task := asyncio.current_task()) and task.cancelling():
+                    raise asyncio.CancelledError from error  # whatever a task makes of it
+                if isinstance(error, (GeneratorExit, KeyboardInterrupt)):
                     raise
                 self.error, level = error, logging.WARNING
                 outcome = await self._fail(error)
-            self.has_ended = True
             RUNS.add(1, self.job.task, outcome)
             job, ms = self.job, round((time.perf_counter() - started) * 1000, 1)
             fields = {"task": job.task, "job": job.id, "attempt": job.attempts, "outcome": outcome}
@@ -75,7 +79,7 @@ class Run:
 
     async def give_back(self) -> None:
         """Make the job due again for any worker; this attempt does not count."""
-        await self._write(GIVE_BACK)
+        await self._persist(GIVE_BACK)
 
     async def _perform(self, context: RequestContext) -> str:
         if self.job.attempts > MOST_ATTEMPTS:
@@ -85,57 +89,72 @@ class Run:
         context.unit = session.unit
         by_type = {Job: self.job, Resources: resources, WriteSession: session}
         injected = {name: by_type[kind] for name, kind in task.arguments.injected.items()}
-        arguments = task.arguments.load(self.job.arguments)
+        arguments = injected | task.arguments.load(self.job.arguments)
         try:
-            async with asyncio.timeout(task.timeout):
-                await task.function(**injected, **arguments)
-                if not task.external:
-                    await self._end(session)
-                    await session.finish()
+            await run_bounded(self._call(session, arguments), task.timeout)
         finally:
             context.unit = None
             await session.end()
-        if task.external:
-            await self._persist(self._end_in_new_session)
+        if task.external and not await self._persist(END_TICK if self.job.tick else END):
+            raise LeaseLost
         await run_callbacks(session.unit.committed)
         return "done"
 
-    async def _end(self, session: WriteSession) -> None:
-        raw = await session.unit.begin()
-        end = END if self.job.tick is None else END_TICK
-        if not await raw.run(end, self.job.id, self.job.lease):
-            raise LeaseLost
-
-    async def _end_in_new_session(self) -> None:
-        async with session_of(resources_of(self.app).writer) as session:
-            await self._end(session)
+    async def _call(self, session: WriteSession, arguments: dict[str, Any]) -> BaseException | None:
+        """Returns the error: as a task of asyncio's, it would let `sys.exit()` end the loop."""
+        try:
+            await self.task.function(**arguments)
+            if not self.task.external:
+                if not await self._write(session, END_TICK if self.job.tick else END):
+                    raise LeaseLost
+                await session.finish()
+        except BaseException as error:  # noqa: BLE001  # raised by `run_bounded`
+            return error
+        return None
 
     async def _fail(self, error: BaseException) -> str:
-        is_last = isinstance(error, JobFailed) or self.job.attempts >= MOST_ATTEMPTS
+        failed = JobFailed.of(error)
+        is_last = failed is not None or self.job.attempts >= MOST_ATTEMPTS
         jitter = random.uniform(0.75, 1.25)  # noqa: S311  # not a secret
         seconds = 0.0 if is_last else jitter * math.exp(min(10, self.job.attempts))
-        message = summarize_with_place(error)
-        values = ("failed" if is_last else "waiting", self.clock, seconds, message)
-        await self._persist(lambda: self._write(FAIL, *values))
+        state, message = "failed" if is_last else "waiting", summarize_with_place(failed or error)
+        if not await self._persist(FAIL, state, self.clock, seconds, message):
+            return "lost"
         return "failed" if is_last else "retry"
 
-    async def _write(self, sql: str, *values: Any) -> None:
-        async with session_of(resources_of(self.app).writer) as session:
-            await (await session.unit.begin()).run(sql, self.job.id, self.job.lease, *values)
+    async def _write(self, session: WriteSession, sql: str, *values: Any) -> bool:
+        """Whether the job was still this run's."""
+        raw = await session.unit.begin()
+        return bool(await raw.run(sql, self.job.id, self.job.lease, *values))
 
-    async def _persist(self, write: Callable[[], Awaitable[None]]) -> None:
+    async def _persist(self, sql: str, *values: Any) -> bool:
         """Write the outcome; while the database is away, try again until the lease ends."""
-        while True:
-            try:
-                return await write()
-            except (*DRIVER_ERRORS, ServiceError, PoolTimeout):
-                if self.lease_seconds < 1:
-                    raise
+        while self.lease_seconds > 0:
+            with suppress(*DRIVER_ERRORS, ServiceError, PoolTimeout):  # the pool logs them
+                async with session_of(resources_of(self.app).writer) as session:
+                    return await self._write(session, sql, *values)
             await asyncio.sleep(1)
+        return False
 
 
-def _is_end(error: BaseException) -> bool:
-    """Whether the run has to end. What else a task raises, as by `sys.exit()`, is its failure."""
-    task = asyncio.current_task()
-    is_cancelled = isinstance(error, asyncio.CancelledError) and task and task.cancelling()
-    return bool(is_cancelled) or isinstance(error, (GeneratorExit, KeyboardInterrupt))
+async def run_bounded(work: Coroutine[Any, Any, BaseException | None], seconds: float) -> None:
+    """Await the work, and raise the error that it returns. As `asyncio.timeout` does, cancel it
+    when the time is over; but go on without it if it suppresses that.
+
+    Raises:
+        TimeoutError: it took too long.
+        JobFailed: it took too long, and has not ended.
+    """
+    running = asyncio.create_task(work)
+    try:
+        async with asyncio.timeout(seconds):
+            await asyncio.wait([running])
+    except (TimeoutError, asyncio.CancelledError) as interruption:
+        running.cancel()
+        await asyncio.wait([running], timeout=CLEANUP_SECONDS)
+        if not running.done():
+            raise JobFailed(STILL_RUNS) from None
+        if isinstance(error := running.result(), asyncio.CancelledError):
+            raise interruption.with_traceback(error.__traceback__) from None  # where it was
+    if error := running.result():
+        raise error

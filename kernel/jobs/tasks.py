@@ -9,7 +9,7 @@ from weakref import WeakSet
 
 from kernel.context import current_context
 from kernel.data.calls import Arguments
-from kernel.data.jobs import KEEP, REPLACE, Job
+from kernel.data.jobs import KEEP, REPLACE, Job, check_call
 from kernel.data.resources import Resources
 from kernel.data.schedules import Schedule, make_schedule
 from kernel.data.session import WriteSession
@@ -45,8 +45,8 @@ class Task(Generic[P]):
 
     def __post_init__(self) -> None:
         arguments = self.arguments  # raises for parameters that a task cannot have
-        if self.timeout <= 0 or (self.concurrency is not None and self.concurrency < 1):
-            raise ValueError(f"{self.name}: timeout and concurrency should be positive")
+        if not 0 < self.timeout <= 86_400 or self.concurrency not in {None, *range(1, 1001)}:
+            raise ValueError(f"{self.name}: timeout is 1 day at most, concurrency from 1 to 1,000")
         if self.external and WriteSession in arguments.injected.values():
             raise TypeError(f"{self.name} is external, so it holds no session: use open_session()")
         if self.schedule and arguments.required:
@@ -79,10 +79,9 @@ class Task(Generic[P]):
         """The statement that enqueues a call, and its values.
 
         Raises:
-            TypeError: an argument is wrong (see `Arguments.dump`), or `run_at` is naive.
+            TypeError, ValueError: see `Arguments.dump` and `check_call`.
         """
-        if run_at is not None and run_at.tzinfo is None:
-            raise TypeError(f"{self.name}: run_at has no offset from UTC: give it a timezone")
+        check_call(self.name, run_at, key)
         request_id = (context := current_context()) and context.request_id
         values = [self.name, self.arguments.dump(arguments), key, run_at, request_id]
         return (REPLACE if replace else KEEP), values
@@ -108,8 +107,8 @@ def task(function: Callable[P, Awaitable[Any]] | None = None, /, **options: Unpa
 
     Raises:
         TypeError: the function is not async, or has a parameter that it cannot have.
-        ValueError: the schedule is not valid, a number is not positive, or another task has this
-            name.
+        ValueError: the schedule is not valid, `timeout` is over a day, `concurrency` over 1,000 or
+            one not positive, or another task has this name.
     """
 
     def make(function: Callable[P, Awaitable[Any]]) -> Task[P]:

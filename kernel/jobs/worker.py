@@ -27,38 +27,40 @@ logger = logging.getLogger(__name__)
 class Lane:
     """The jobs of one kind, external or not: `slots` run at once, a few more are prefetched."""
 
-    def __init__(self, app: HasState, slots: int, *, is_external: bool) -> None:
-        self._app, self._slots = app, slots
-        self._tasks = [task for task in TASKS.values() if task.external == is_external]
+    def __init__(self, app: HasState, slots: int, *, external: bool) -> None:
+        self._app, self._slots, self._is_external = app, slots, external
         self._turns = asyncio.Semaphore(slots)
         self._seconds = AHEAD_SECONDS  # of one job, a moving average
-        self.runs: dict[asyncio.Task[None], Run] = {}
+        self.runs = set[asyncio.Task[None]]()
 
     @property
     def room(self) -> int:
         """How many jobs to take now; 0 while more than half of the prefetched ones are left."""
         ahead = int(min(MOST_AHEAD, self._slots * AHEAD_SECONDS / max(self._seconds, 0.0001)))
         room = max(self._slots, ahead) - len(self.runs)
-        return room if self._tasks and (room > ahead // 2 or not self.runs) else 0
+        return room if room > ahead // 2 or not self.runs else 0
 
     async def fill(self, finish: Callable[["asyncio.Task[None]"], None]) -> None:
         """Take due jobs while there is room, and start them."""
-        if room := self.room:
-            for run in await take(self._app, self._tasks, room):
+        tasks = [task for task in TASKS.values() if task.external == self._is_external]
+        if tasks and (room := self.room):
+            for run in await take(self._app, tasks, room):
                 running = asyncio.create_task(self._run(run))
-                self.runs[running] = run
-                running.add_done_callback(self.runs.pop)
+                self.runs.add(running)
+                running.add_done_callback(self.runs.discard)
                 running.add_done_callback(finish)
 
     async def _run(self, run: Run) -> None:
-        async with self._turns:
-            started = time.monotonic()
-            if run.lease_seconds < run.task.timeout + LEASE_SECONDS / 2:
-                await run.give_back()
-                run.has_ended = True
-                return
-            await run.run()
-            self._seconds += (time.monotonic() - started - self._seconds) / 10
+        try:
+            async with self._turns:
+                started = time.monotonic()
+                if run.lease_seconds < run.task.timeout + LEASE_SECONDS / 2:
+                    return await run.give_back()
+                await run.run()
+                self._seconds += (time.monotonic() - started - self._seconds) / 10
+        except asyncio.CancelledError:
+            await run.give_back()
+            raise
 
 
 class Worker:
@@ -66,18 +68,12 @@ class Worker:
 
     def __init__(self, app: HasState, transactional: int) -> None:
         self._app, self._resources = app, resources_of(app)
-        self._lanes = (
-            Lane(app, transactional, is_external=False),
-            Lane(app, EXTERNAL, is_external=True),
-        )
+        self._lanes = Lane(app, transactional, external=False), Lane(app, EXTERNAL, external=True)
         self._woken, self._is_stopping = asyncio.Event(), False
+        self.wake = self._woken.set  # to look for jobs now instead of at the next poll
         self._ticks, self._reminders = Ticks(app), Reminders()
         wakers.add(self)
         self._working = asyncio.create_task(self._work())
-
-    def wake(self) -> None:
-        """Look for jobs now instead of at the next poll."""
-        self._woken.set()
 
     async def _work(self) -> None:
         """Take and run jobs until `close`; while the database is away, wait twice as long after
@@ -106,20 +102,12 @@ class Worker:
         self._is_stopping = True
         self.wake()
         await asyncio.wait([self._working], timeout=END_SECONDS)  # it may just have taken some
-        running = {task: run for lane in self._lanes for task, run in lane.runs.items()}
-        if running and grace_seconds:
-            await asyncio.wait(running, timeout=grace_seconds)
-        for task in (self._working, *running):
+        running = [self._working, *(task for lane in self._lanes for task in lane.runs)]
+        await asyncio.wait(running, timeout=grace_seconds)
+        for task in running:
             task.cancel()
-        await asyncio.wait([self._working, *running], timeout=END_SECONDS)
-        # A job that ignores its cancellation keeps its lease, and is taken again when that ends.
-        ended = [run for task, run in running.items() if task.done() and not run.has_ended]
-        try:
-            async with asyncio.timeout(2 * END_SECONDS):
-                for run in ended:
-                    await run.give_back()
-        except Exception as error:  # noqa: BLE001  # others take them when their leases end
-            self._note(error)
+        # A job that has not ended then keeps its lease, and is taken again when that ends.
+        await asyncio.wait(running, timeout=2 * END_SECONDS)
 
     def _finish(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()):

@@ -28,9 +28,12 @@ class Jobs:
         names: list[str] = []
         with jobs_context(self._app):
             while runs := await take(self._app, [*TASKS.values()], 100, self._now()):
-                for run in runs:
+                while runs:
+                    run = runs.pop(0)
                     await run.run()
                     if raises and run.error:
+                        for other in runs:  # the next call of drain() runs them
+                            await other.give_back()
                         raise run.error
                     names.append(run.job.task)
         return names

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import math
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -37,6 +38,7 @@ from kernel.tests.peelings.models import Peeling, PeelingPublic
 from kernel.tests.processes import until
 
 SECRET = "a secret"
+DEEP = json.loads("[" * 210 + "]" * 210)
 ON = {"jobs": "on"}
 HOUR = timedelta(hours=1)
 ROW = "SELECT state, attempts, lease, error, run_at FROM jobs WHERE id = $1"
@@ -57,6 +59,10 @@ class Circle(Shape):
     radius: int
 
 
+class Aliased(BaseModel):
+    size: int = Field(alias="sizeInCm")
+
+
 class Unspeakable(RuntimeError):
     def __str__(self) -> str:
         raise LookupError
@@ -70,6 +76,7 @@ ERRORS = {
     "no Exception": BaseException("odd"),
     "exit": SystemExit(3),
     "cancelled": asyncio.CancelledError(),
+    "group": ExceptionGroup(SECRET, [LookupError(SECRET)]),
 }
 
 
@@ -113,7 +120,32 @@ async def wait_here(job: Job) -> None:
 
 @task
 async def fail(which: str) -> None:
-    raise ERRORS[which]
+    raise ERRORS.get(which) or Job.Failed("no knife")
+
+
+@task(external=True)
+async def end_in_an_error(job: Job) -> None:
+    done.append(job.id)
+    try:
+        await here.wait()
+    except asyncio.CancelledError:
+        raise ConnectionError from None
+
+
+@task
+async def give_up_in_a_group(session: WriteSession) -> None:
+    async with asyncio.TaskGroup() as group:
+        group.create_task(fail(which="in vain"))
+        group.create_task(here.wait())
+
+
+@task(timeout=0.05)
+async def go_on(session: WriteSession) -> None:
+    """Suppresses its cancellation, as a loop that tries again whatever happens may."""
+    await session.fetch(text("SELECT 1"))
+    while not here.is_set():
+        with suppress(asyncio.CancelledError):
+            await here.wait()
 
 
 @task
@@ -133,8 +165,11 @@ async def hold(
     shape: Shape | None = None,
     words: frozenset[str] = frozenset(),
     size: Annotated[int, Field(ge=0)] = 0,
+    alias: Aliased | None = None,
+    anything: Any = None,
+    numbers: dict[str, int] | None = None,
 ) -> None:
-    done.append([colour, at, price, data, words, size])
+    done.append([colour, at, price, data, words, size, alias])
 
 
 @task(every="1h")
@@ -252,14 +287,23 @@ async def test_a_wrong_argument_is_our_own_mistake_and_tells_no_value(chores, lo
         ({}, "owner_id: missing"),
         ({"owner_id": 1, "name": 2}, "name: extra_forbidden"),
         ({"owner_id": None}, "owner_id: int_type"),
-        ({"owner_id": 1, "title": "\ud800"}, "kernel.peel"),
+        ({"owner_id": 1, "title": "\ud800"}, "cannot hold title"),
         ({"owner_id": 1, "run_at": datetime(2026, 1, 1)}, "run_at"),  # noqa: DTZ001
+        ({"owner_id": 1, "run_at": datetime(2026, 1, 1).date()}, "run_at"),  # noqa: DTZ001
+        ({"owner_id": 1, "run_at": datetime.min.replace(tzinfo=UTC)}, "run_at"),
+        ({"owner_id": 1, "run_at": datetime.max.replace(tzinfo=UTC)}, "run_at"),
+        ({"owner_id": 1, "key": 7}, "key"),
+        ({"owner_id": 1, "key": "k" * 501}, "key"),
+        ({"owner_id": 1, "key": "hunter2\0"}, "key"),
+        ({"owner_id": 1, "key": "hunter2\ud800"}, "key"),
+        ({"owner_id": 1, "title": "hunter2" * 2_400_000}, "title is too long"),
     ],
 )
 async def test_what_the_task_does_not_take_is_refused(app, arguments, words):
     async with open_session(app) as session:
-        with pytest.raises(TypeError, match=words):
+        with pytest.raises((TypeError, ValueError), match=rf"kernel\.peel.*{words}") as refusal:
             await session.enqueue(peel, **arguments)
+    assert "hunter2" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(
@@ -271,17 +315,24 @@ async def test_what_the_task_does_not_take_is_refused(app, arguments, words):
         {"shape": Circle(size=1, radius=2)},
         {"data": b"\xff"},
         {"size": -1},
+        {"anything": 10**5000},
+        {"anything": ["\ud800"]},
+        {"anything": (1, 2)},
+        {"anything": DEEP},
+        {"numbers": {"hunter2": "x"}},
     ],
 )
 async def test_what_would_not_be_the_same_after_json_is_refused(app, arguments):
     async with open_session(app) as session:
-        with pytest.raises(TypeError, match=f"JSON|{next(iter(arguments))}"):
+        with pytest.raises(TypeError, match=next(iter(arguments))) as refusal:
             await session.enqueue(hold, **arguments)
+    assert "hunter2" not in str(refusal.value)
 
 
 async def test_what_json_can_hold_comes_back_as_it_was(enqueue, jobs):
     values = [Colour.RED, datetime.now(UTC), Decimal("1.10"), b"a\0b", frozenset("ab"), 2**70]
-    names = ("colour", "at", "price", "data", "words", "size")
+    values.append(Aliased(sizeInCm=3))
+    names = ("colour", "at", "price", "data", "words", "size", "alias")
     await enqueue(hold, **dict(zip(names, values, strict=True)))
     await jobs.drain()
     assert done == [values]
@@ -309,6 +360,11 @@ async def test_who_replaces_a_job_that_runs_has_it_run_anew_and_its_work_undone(
     assert await sql.fetchval("SELECT string_agg(title, ' ') FROM peelings") == "new"
 
 
+async def test_a_time_that_has_passed_is_now(enqueue, sql):
+    await enqueue(hold, run_at=datetime.now(UTC) - 24 * HOUR)
+    assert await sql.fetchval("SELECT run_at = created_at FROM jobs")
+
+
 async def test_a_job_waits_for_its_time(enqueue, jobs):
     await enqueue(hold, run_at=datetime.now(UTC) + HOUR)
     assert await jobs.drain() == []
@@ -331,6 +387,16 @@ async def test_a_failed_run_leaves_nothing_and_is_tried_again_later(enqueue, job
     assert SECRET not in error + str(log.lines())
     assert timedelta(seconds=1.5) < run_at - datetime.now(UTC) < timedelta(seconds=3.5)  # e
     assert "committed" not in done
+
+
+async def test_when_one_has_failed_in_a_test_the_others_can_be_run(enqueue, jobs):
+    await enqueue(call, what="fails")
+    for _ in range(2):
+        await enqueue(call)
+    with pytest.raises(LookupError):
+        await jobs.drain()
+    assert await jobs.drain() == ["kernel.call"] * 2
+    assert [attempts for _, attempts, _, _ in done] == [1, 1, 1]
 
 
 async def test_a_job_fails_for_good_after_25_attempts_and_is_kept(enqueue, jobs, sql, alice):
@@ -394,11 +460,36 @@ async def test_a_task_may_say_that_it_is_in_vain(enqueue, jobs, sql, alice):
     assert "no knife" in (await sql.fetchrow(ROW, failing))["error"]
 
 
-async def test_a_task_that_takes_too_long_has_failed(enqueue, jobs, sql):
+async def test_one_of_a_group_of_tasks_may_say_so_too(enqueue, jobs, sql):
+    failing = await enqueue(give_up_in_a_group)
+    await jobs.drain(raises=False)
+    assert await state(sql, failing) == ("failed", 1)
+    assert "JobFailed: no knife" in (await sql.fetchrow(ROW, failing))["error"]
+
+
+async def test_a_task_that_takes_too_long_has_failed_and_where_it_was_is_told(enqueue, jobs, sql):
     late = await enqueue(sleep)
     await jobs.drain(raises=False)
     assert await state(sql, late) == ("waiting", 1)
-    assert "TimeoutError" in (await sql.fetchrow(ROW, late))["error"]
+    error = (await sql.fetchrow(ROW, late))["error"]
+    assert error.startswith("TimeoutError at ")
+    assert error.endswith(" in sleep")
+
+
+async def test_a_task_that_suppresses_its_cancellation_holds_nothing_and_has_failed(
+    app, enqueue, jobs, sql, log, monkeypatch
+):
+    monkeypatch.setattr("kernel.jobs.runs.CLEANUP_SECONDS", 0.05)
+    stuck = await enqueue(go_on)
+    await jobs.drain(raises=False)
+    assert await state(sql, stuck) == ("failed", 1)
+    assert resources_of(app).writer.in_use() == 0
+    (line,) = [each for each in log.lines("WARNING") if each["message"] == "job"]
+    assert (line["task"], "suppressed its cancellation" in line["exception"]) == (
+        "kernel.go_on",
+        True,
+    )
+    here.set()
 
 
 async def test_a_task_does_not_commit_by_itself(enqueue, jobs, sql, alice):
@@ -423,6 +514,18 @@ async def test_whoever_has_lost_the_lease_changes_nothing(app, enqueue, sql, ali
     await slow.run()
     assert await sql.fetchval("SELECT count(*) FROM peelings") == 1
     assert [line["outcome"] for line in log.lines() if line["message"] == "job"] == ["done", "lost"]
+
+
+async def test_a_run_whose_job_was_discarded_is_lost_whether_it_fails_or_not(
+    app, enqueue, sql, alice, log
+):
+    for title in ("plain", "fails"):
+        await enqueue(peel, owner_id=alice.user_id, title=title)
+        (run,) = await take(app, [peel], 1)
+        await sql.execute("DELETE FROM jobs")
+        await run.run()
+    assert [line["outcome"] for line in log.lines() if line["message"] == "job"] == ["lost", "lost"]
+    assert await sql.fetchval("SELECT count(*) FROM peelings") == 0
 
 
 async def test_a_line_of_a_run_has_the_id_of_the_request(chores, log):
@@ -502,6 +605,12 @@ async def test_who_looks_how_many_run_waits_for_who_looks(app, enqueue, sql):
     assert len(await taking) == 1
 
 
+async def test_a_job_that_has_been_due_for_ever_keeps_no_other_one_waiting(app, enqueue, sql):
+    ids = {await enqueue(hold) for _ in range(2)}
+    await sql.execute("UPDATE jobs SET run_at = '-infinity' WHERE id = $1", min(ids))
+    assert {run.job.id for run in await take(app, [hold], 5)} == ids
+
+
 async def test_a_job_that_somebody_holds_keeps_no_other_one_waiting(app, enqueue, sql):
     held, free = [await enqueue(hold) for _ in range(2)]
     async with sql.transaction():
@@ -538,7 +647,7 @@ def test_the_newest_tick_is_not_after_now(every, cron, newest, before):
     ("every", "cron"),
     [("1", None), ("0h", None), ("h", None), ("1.5h", None), ("-1h", None), ("1 h", None)]
     + [(None, text) for text in ("", "* * *", "61 * * * *", "0 3 30 2 *", "x")]
-    + [("1h", "* * * * *")],
+    + [("1h", "* * * * *"), (None, "0 0 */29 2 SUN#5")],
 )
 def test_a_schedule_that_is_none_is_refused(every, cron):
     with pytest.raises(ValueError, match=r"every=|cron="):
@@ -575,13 +684,14 @@ async def test_a_tick_that_has_not_run_makes_room_for_the_next_one(app, sql, job
     assert await sql.fetchval(states) == ["done", "done", "done", "waiting"]
 
 
-async def test_a_clock_that_is_ahead_makes_no_tick(app, sql, monkeypatch):
+@pytest.mark.parametrize("hours", [-24, 24])
+async def test_a_host_whose_clock_is_wrong_makes_the_ticks_of_the_database_s(app, sql, hours):
     ticks = Ticks(app)
-    with time_machine.travel(datetime.now(UTC) + 24 * HOUR):
-        await ticks.make()
-        await ticks.make()
-    assert await sql.fetchval("SELECT count(*) FROM jobs WHERE tick > now()") == 0
-    assert ticks._seen == {}
+    with time_machine.travel(datetime.now(UTC) + hours * HOUR):
+        for _ in range(2):
+            await ticks.make()
+    right = "SELECT max(tick) = date_trunc('hour', now()) FROM jobs WHERE task = 'kernel.strike'"
+    assert await sql.fetchval(right)
 
 
 # The worker.
@@ -595,11 +705,25 @@ async def test_a_worker_wakes_when_a_job_is_committed(app, enqueue, monkeypatch)
         await until(has_done(1), seconds=10)
 
 
-async def test_the_end_costs_no_attempt(app, sql, enqueue):
-    waiting = [await enqueue(wait_here) for _ in range(2)]
+async def test_a_task_that_is_made_while_a_worker_runs_is_run(app, enqueue):
+    async def late() -> None:
+        done.append("late")
+
+    async with running(app):
+        await enqueue(call)
+        await until(has_done(1), seconds=5)
+        await enqueue(task(late))
+        await until(has_done(2), seconds=5)
+    del TASKS["kernel.late"]
+
+
+@pytest.mark.parametrize("which", [wait_here, end_in_an_error, linger])
+async def test_the_end_costs_no_attempt(app, sql, enqueue, which, log):
+    waiting = [await enqueue(which) for _ in range(2)]
     async with running(app):
         await until(has_done(2), seconds=5)
     assert [await state(sql, each) for each in waiting] == [("waiting", 0)] * 2
+    assert log.lines("WARNING", "ERROR") == []
     here.set()
 
 
@@ -688,6 +812,9 @@ async def reserved(key: str) -> None: ...
 async def with_client(client: httpx.AsyncClient) -> None: ...
 
 
+async def with_row(peeling: Peeling) -> None: ...
+
+
 async def with_session(session: WriteSession) -> None: ...
 
 
@@ -705,11 +832,12 @@ def plain() -> None: ...
         (untyped, {}, "value should have a name and a type"),
         (reserved, {}, "be none of key, replace, run_at"),
         (with_client, {}, "a type that no JSON has"),
+        (with_row, {}, "peeling should be an id"),
         (plain, {}, "no async function"),
         (with_session, {"external": True}, "open_session"),
         (with_need, {"every": "1h"}, "gives no arguments"),
-        (anything, {"timeout": 0}, "positive"),
-        (anything, {"concurrency": 0}, "positive"),
+        *[(anything, {"timeout": each}, "1 day") for each in (0, -1, 1e12, math.inf, math.nan)],
+        *[(anything, {"concurrency": each}, "1,000") for each in (0, -1, 1001, 1.5)],
         (anything, {"every": "1h", "cron": "* * * * *"}, "one schedule"),
         (anything, {"retries": 3}, "retries"),
     ],
