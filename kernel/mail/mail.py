@@ -98,9 +98,9 @@ async def deliver(  # noqa: PLR0913, PLR0917  # the job's arguments, by name
 
 async def _send(job: Job, resources: Resources, to: str, content: Content) -> None:
     # Job ids start from 1 in each new database: the digest keeps Message-IDs of two of them apart.
-    digest = hashlib.sha256(f"{to}\0{content.subject}\0{content.text}".encode()).hexdigest()
-    message_id = f"{resources.slug}.{job.id}.{digest[:16]}"
-    message = compose(message_id, resources.settings.sender, to, content)
+    parts = (resources.name, to, content.subject, content.text)
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    message = compose(f"{job.id}.{digest[:24]}", resources.settings.sender, to, content)
     try:
         await resources.get(Mailer).send(message)
     except MailRefused as error:
