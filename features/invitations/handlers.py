@@ -2,7 +2,7 @@ import hashlib
 import secrets
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Select, bindparam, delete, func, insert, select
+from sqlalchemy import Select, bindparam, delete, func, insert, select, update
 from sqlmodel import col
 
 from features.invitations.models import (
@@ -26,6 +26,7 @@ from kernel import (
     ReadPool,
     Resources,
     WriteSession,
+    open_session,
     security_event,
     task,
 )
@@ -35,7 +36,15 @@ LIFETIME = timedelta(days=7)
 NOT_GOOD = "this invitation is not good, or not any more: ask for another one"
 digest, expires_at = col(Invitation.digest), col(Invitation.expires_at)
 ALL: Select[tuple[Invitation]] = select(Invitation)
-BY_ID = ALL.where(col(Invitation.id) == bindparam("id"))
+# Each link ends at a time of its own: by that, its job sees whether a newer one has replaced it.
+IS_LATEST = (col(Invitation.id) == bindparam("invitation_id"), expires_at == bindparam("until"))
+LATEST = ALL.where(*IS_LATEST, expires_at > func.now())
+# If the signing secret was changed while the job waited, the link has another token.
+SET_DIGEST = (
+    update(Invitation)
+    .where(*IS_LATEST, digest != bindparam("token"))
+    .values(digest=bindparam("token"))
+)
 ACCOUNT = select(users.c.id).where(users.c.email == bindparam("email"))
 # Only of one who is still an active admin: an invitation ends with the rights of its admin.
 INVITED = (
@@ -66,7 +75,7 @@ async def invite(
     seed, values = _new_link(resources)
     row = {**data.model_dump(), **values, "invited_by": me.id}
     invitation = await session.insert(Invitation, InvitationPublic, **row)
-    await _send_later(session, invitation.id, seed)
+    await _send_later(session, invitation.id, seed, invitation.expires_at)
     return invitation
 
 
@@ -81,7 +90,7 @@ async def renew(
     seed, values = _new_link(resources)
     invitation.sqlmodel_update({**values, "invited_by": me.id})
     await session.flush()
-    await _send_later(session, invitation_id, seed)
+    await _send_later(session, invitation_id, seed, invitation.expires_at)
     return InvitationPublic.model_validate(invitation)
 
 
@@ -91,17 +100,24 @@ async def revoke(session: WriteSession, invitation_id: int) -> None:
     session.after_commit(security_event, "invitation_revoked", f"invitation {invitation_id}")
 
 
-async def _send_later(session: WriteSession, invitation_id: int, seed: str) -> None:
-    await session.enqueue(send_invitation, invitation_id=invitation_id, seed=seed)
+async def _send_later(
+    session: WriteSession, invitation_id: int, seed: str, until: datetime
+) -> None:
+    await session.enqueue(send_invitation, invitation_id=invitation_id, seed=seed, until=until)
     session.after_commit(security_event, "invited", f"invitation {invitation_id}")
 
 
 @task(external=True, timeout=60, concurrency=4)
-async def send_invitation(job: Job, resources: Resources, invitation_id: int, seed: str) -> None:
+async def send_invitation(
+    job: Job, resources: Resources, invitation_id: int, seed: str, until: datetime
+) -> None:
     """Send the link, unless a newer one has replaced it. It is the same in each attempt."""
-    invited = await resources.primary.first(Invited, BY_ID, id=invitation_id)
     token = resources.derive_token(PURPOSE, seed)
-    if invited is None or invited.digest != _digest(token):
+    latest = {"invitation_id": invitation_id, "until": until}
+    async with open_session() as session:
+        await session.fetch(SET_DIGEST, **latest, token=_digest(token))
+        invited = await session.first(Invited, LATEST, **latest)
+    if invited is None:
         return
     base, days = resources.settings.link_base, LIFETIME.days
     mail = InvitationMail(service=resources.name, base=base, token=token, days=days)

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import time_machine
 from fastapi import APIRouter
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from features.password_resets import handlers
@@ -400,6 +401,16 @@ async def test_a_reset_goes_through_the_mail_server(mount, mail_server, alice, j
         assert mail_server.link == f"{base}#token={mail_server.token}"
         assert (await complete(client, mail_server.token)).status_code == 204
         assert (await sign_in(client, NEW)).status_code == 200
+
+
+async def test_a_new_signing_secret_ends_no_link(mount, mail_server, client, bob, token, jobs):
+    """Neither one that was sent nor one that waits to be, whatever becomes of the old secret."""
+    await ask(client, bob.email)
+    new = {"jwt_secret": SecretStr("another secret, of 40 characters or so")}
+    async with mount(APIRouter(), env="prod", **new, **mail_server.settings) as after:
+        await type(jobs)(after.app).drain()
+        for good in (token, mail_server.token):
+            assert (await complete(after, good)).status_code == 204
 
 
 async def test_a_mailbox_that_is_nobodys_is_not_tried_again(mount, mail_server, alice, jobs, sql):
