@@ -167,6 +167,12 @@ async def test_who_asks_too_often_is_told_whoever_it_is(serve, alice, email, pas
             assert (await sign_in(client, password)).status_code == 200
 
 
+async def test_who_asks_for_many_is_told(serve):
+    async with serve(sign_in_failures=1) as client:
+        answers = [await ask(client, f"nobody{number}@example.com") for number in range(11)]
+    assert [answer.status_code for answer in answers] == [204] * 10 + [429]
+
+
 async def test_where_no_mail_can_be_sent_nobody_is_promised_one(serve, alice, sql):
     async with serve(env="prod") as client:
         for email in ("alice@example.com", "nobody@example.com"):

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 from pydantic import SecretStr
 
-from kernel import Job, Mail, resources_of
+from kernel import Job, Mail, open_session, resources_of
 from kernel.mail import mailer
 from kernel.mail.mailer import Mailer, MailNotSent, MailRefused, Outbox, SmtpMailer, make_mailer
 from kernel.mail.messages import compose, normal_address
@@ -99,6 +99,22 @@ def test_a_mail_without_its_files_is_refused(define, tmp_path):
 def test_a_field_that_is_neither_text_nor_a_number_is_refused(define):
     with pytest.raises(TypeError, match="the field name of a mail is text"):
         define(name=float, count=int)
+
+
+@pytest.mark.parametrize("value", [None, 1.5, True, b"A", ["A"]])
+def test_a_value_that_is_neither_text_nor_a_number_is_refused(define, value):
+    with pytest.raises(TypeError, match="the field name of a mail is text"):
+        define()(name=value, count=1)
+
+
+@pytest.mark.parametrize("name", ["send", "enqueue"])
+def test_a_field_does_not_replace_what_a_mail_has(define, name):
+    with pytest.raises(TypeError, match=f"cannot be called {name}"):
+        define(TEXT.replace("$name", f"${name}"), None, **{name: str, "count": int})
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(define):
+    assert define(f"\ufeff{TEXT}", f"\ufeff{HTML}")(name="A", count=1)._content().html[0] == "<"
 
 
 @pytest.mark.parametrize("values", [{"name": "A"}, {"name": "A", "count": 1, "more": 2}])
@@ -200,6 +216,16 @@ async def test_a_service_of_any_name_sends_mails(define, app, mails, monkeypatch
     first, again, other = (sent["Message-ID"] for sent in raw)
     assert re.fullmatch(r"<7\.[0-9a-f]{24}@localhost>", first)
     assert first == again != other
+
+
+async def test_a_key_is_one_of_its_mails_alone(define, app, jobs, mails):
+    kinds = [define(), define()]
+    for name, kind in zip(("First", "Second"), kinds, strict=True):
+        kind.__qualname__ = name
+    async with open_session(app) as session:
+        for kind in (*kinds, *kinds):
+            await kind(name="A", count=1).enqueue(session, to="alice@example.com", key="1")
+    assert await jobs.drain() == ["kernel.deliver"] * 2
 
 
 def test_a_long_link_arrives_whole():
@@ -353,7 +379,9 @@ async def test_the_kept_mails_are_shown_in_dev_and_bounded(client, mails, app, s
     outbox = resources_of(app).get(Mailer)
     for number in range(mailer.KEPT + 1):
         await outbox.send(message(f"user{number}@example.com"))
-    shown = (await client.get("/mail")).json()
+    answer = await client.get("/mail")
+    assert answer.headers["cache-control"] == "no-store"
+    shown = answer.json()
     assert len(shown) == mailer.KEPT
     assert shown[0] == {
         "Message-ID": "<shop.7@example.com>",
