@@ -77,7 +77,7 @@ class SmtpMailer(Mailer):
         is_accepted = False
         try:
             async with asyncio.timeout(IN_ALL_SECONDS), self._connection() as connection:
-                await connection.send_message(message)
+                await _hand_over(message, connection)
                 is_accepted = True
         except (SMTPException, OSError) as error:  # their texts may repeat an address
             if is_accepted:
@@ -100,6 +100,14 @@ class SmtpMailer(Mailer):
             timeout=STEP_SECONDS,
             local_hostname=gethostname(),  # the default, getfqdn(), may wait for a resolver
         )
+
+
+async def _hand_over(message: EmailMessage, connection: SMTP) -> None:
+    try:
+        await connection.send_message(message)
+    except asyncio.CancelledError:
+        connection.close()  # or the end of its block would wait for the answer to QUIT
+        raise
 
 
 def _failure(error: Exception) -> MailNotSent:

@@ -347,6 +347,26 @@ async def test_a_server_that_is_not_there_or_says_nothing_is_asked_again(monkeyp
         writers[0].close()
 
 
+async def test_a_mail_that_is_cancelled_waits_for_no_answer():
+    """A worker that ends gives its jobs back only when they have ended."""
+    asked = asyncio.Event()
+
+    async def say_nothing_more(reader, writer):
+        writer.write(b"220 hello\r\n")
+        await reader.readline()
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing_more, "127.0.0.1", 0) as silent:
+        url = f"smtp://127.0.0.1:{silent.sockets[0].getsockname()[1]}?starttls=off"
+        sending = asyncio.create_task(SmtpMailer(SmtpServer.parse(url)).send(message()))
+        await asked.wait()
+        sending.cancel()
+        await asyncio.wait([sending], timeout=0.5)
+        assert sending.done()
+
+
 # Settings.
 
 
