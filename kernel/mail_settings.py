@@ -18,6 +18,8 @@ BASE = "should be the address of the pages that links lead to, like https://app.
 # The base URL of links in development, if none is set.
 LOCAL = "http://127.0.0.1:8000"
 LOCAL_SENDER = Address(username="no-reply", domain="localhost")
+# A name, of any letters, or an IPv6 address.
+HOST = re.compile(r"[\w-]{1,63}(?:\.[\w-]{1,63})*\.?|[0-9a-f:.]*:[0-9a-f:.]*")
 NAMED = re.compile(r"(?P<name>[^<>]*?)\s*<(?P<address>[^<>]+)>")
 
 
@@ -41,10 +43,11 @@ class SmtpServer(NamedTuple):
         try:
             parts = urlsplit(url)
             port, options = parts.port, parse_qsl(parts.query, strict_parsing=bool(parts.query))
+            user, password = map(_decoded, _login(parts.netloc))
         except ValueError:
             raise ValueError(FORM) from None
-        user, password = (None if text is None else unquote(text) for text in _login(parts.netloc))
-        is_named = parts.scheme in {"smtp", "smtps"} and parts.hostname and port != 0
+        host = parts.hostname or ""
+        is_named = parts.scheme in {"smtp", "smtps"} and HOST.fullmatch(host) and port != 0
         if not is_named or parts.path.strip("/") or parts.fragment or not url.isprintable():
             raise ValueError(FORM)
         if (user is None) != (password is None) or "" in {user, password}:
@@ -53,7 +56,6 @@ class SmtpServer(NamedTuple):
         secret = None if password is None else SecretStr(password)
         if options and (is_tls or not is_off):
             raise ValueError(OPTIONS)
-        host = parts.hostname or ""
         if user is not None and is_off and not is_local(host):
             raise ValueError(IN_THE_CLEAR)
         return cls(
@@ -65,6 +67,13 @@ def _login(netloc: str) -> tuple[str | None, str | None]:
     login, at, _ = netloc.rpartition("@")
     user, colon, password = login.partition(":")
     return (user if at else None), (password if colon else None)
+
+
+def _decoded(text: str | None) -> str | None:
+    decoded = None if text is None else unquote(text, errors="strict")
+    if decoded and not decoded.isprintable():  # RFC 4616 §2: NUL ends a name and a password
+        raise ValueError
+    return decoded
 
 
 def parse_sender(text: str) -> Address:
@@ -82,7 +91,8 @@ def parse_sender(text: str) -> Address:
         ascii_email = validate_email(address, check_deliverability=False).ascii_email
     except EmailNotValidError:
         ascii_email = None
-    if ascii_email is None or not text.isprintable():
+    # `email` would decode an encoded word, with the ends of lines in it.
+    if ascii_email is None or not text.isprintable() or "=?" in text:
         raise ValueError(SENDER)
     return Address(name, addr_spec=ascii_email)
 
@@ -103,7 +113,8 @@ def _base(url: str) -> str:
         is_base = parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0
     except ValueError:
         is_base = False
-    if not is_base or parts.query or parts.fragment or "@" in parts.netloc or re.search(r"\s", url):
+    is_plain = url.isprintable() and not re.search(r"""[\s<>"'\\?#]""", url)
+    if not is_base or not is_plain or "@" in parts.netloc:
         raise ValueError(BASE)
     return url.rstrip("/")
 

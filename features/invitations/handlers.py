@@ -2,7 +2,7 @@ import hashlib
 import secrets
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Select, bindparam, delete, func, insert, select
+from sqlalchemy import BindParameter, Select, bindparam, delete, func, insert, select, update
 from sqlmodel import col
 
 from features.invitations.models import (
@@ -26,6 +26,7 @@ from kernel import (
     ReadPool,
     Resources,
     WriteSession,
+    open_session,
     security_event,
     task,
 )
@@ -34,22 +35,23 @@ PURPOSE = "invitation"
 LIFETIME = timedelta(days=7)
 NOT_GOOD = "this invitation is not valid, or no longer valid: ask for another one"
 digest, expires_at = col(Invitation.digest), col(Invitation.expires_at)
+TOKEN: BindParameter[bytes] = bindparam("token")
+IS_GOOD = (digest == TOKEN, expires_at > func.now())
 ALL: Select[tuple[Invitation]] = select(Invitation)
-BY_ID = ALL.where(col(Invitation.id) == bindparam("id"))
+# Each link ends at a time of its own: by that, its job sees whether a newer one has replaced it.
+IS_LATEST = (col(Invitation.id) == bindparam("invitation_id"), expires_at == bindparam("until"))
+LATEST = ALL.where(*IS_LATEST, expires_at > func.now())
+# If the signing secret was changed while the job waited, the link has another token.
+SET_DIGEST = update(Invitation).where(*IS_LATEST, digest != TOKEN).values(digest=TOKEN)
 ACCOUNT = select(users.c.id).where(users.c.email == bindparam("email"))
 # Only of one who is still an active admin: an invitation ends with the rights of its admin.
 INVITED = (
-    select(col(Invitation.email), col(Invitation.role), digest)
+    select(col(Invitation.email), col(Invitation.role))
     .join(users, users.c.id == col(Invitation.invited_by))
-    .where(
-        digest == bindparam("token"),
-        expires_at > func.now(),
-        users.c.is_active,
-        users.c.role == "admin",
-    )
+    .where(*IS_GOOD, users.c.is_active, users.c.role == "admin")
 )
 LOCKED = INVITED.with_for_update(of=Invitation)
-USE = delete(Invitation).where(digest == bindparam("token"), expires_at > func.now())
+USE = delete(Invitation).where(*IS_GOOD)
 REVOKE = delete(Invitation).where(col(Invitation.id) == bindparam("id")).returning(digest)
 
 
@@ -66,7 +68,7 @@ async def invite(
     seed, values = _new_link(resources)
     row = {**data.model_dump(), **values, "invited_by": me.id}
     invitation = await session.insert(Invitation, InvitationPublic, **row)
-    await _send_later(session, invitation.id, seed)
+    await _send_later(session, invitation, seed)
     return invitation
 
 
@@ -81,8 +83,9 @@ async def renew(
     seed, values = _new_link(resources)
     invitation.sqlmodel_update({**values, "invited_by": me.id})
     await session.flush()
-    await _send_later(session, invitation_id, seed)
-    return InvitationPublic.model_validate(invitation)
+    renewed = InvitationPublic.model_validate(invitation)
+    await _send_later(session, renewed, seed)
+    return renewed
 
 
 async def revoke(session: WriteSession, invitation_id: int) -> None:
@@ -91,17 +94,22 @@ async def revoke(session: WriteSession, invitation_id: int) -> None:
     session.after_commit(security_event, "invitation_revoked", f"invitation {invitation_id}")
 
 
-async def _send_later(session: WriteSession, invitation_id: int, seed: str) -> None:
-    await session.enqueue(send_invitation, invitation_id=invitation_id, seed=seed)
-    session.after_commit(security_event, "invited", f"invitation {invitation_id}")
+async def _send_later(session: WriteSession, link: InvitationPublic, seed: str) -> None:
+    await session.enqueue(send_invitation, invitation_id=link.id, seed=seed, until=link.expires_at)
+    session.after_commit(security_event, "invited", f"invitation {link.id}")
 
 
 @task(external=True, timeout=60, concurrency=4)
-async def send_invitation(job: Job, resources: Resources, invitation_id: int, seed: str) -> None:
+async def send_invitation(
+    job: Job, resources: Resources, invitation_id: int, seed: str, until: datetime
+) -> None:
     """Send the link, unless a newer one has replaced it. It is the same in each attempt."""
-    invited = await resources.primary.first(Invited, BY_ID, id=invitation_id)
     token = resources.derive_token(PURPOSE, seed)
-    if invited is None or invited.digest != _digest(token):
+    latest = {"invitation_id": invitation_id, "until": until}
+    async with open_session() as session:
+        await session.fetch(SET_DIGEST, **latest, token=_digest(token))
+        invited = await session.first(Invited, LATEST, **latest)
+    if invited is None:
         return
     base, days = resources.settings.link_base, LIFETIME.days
     mail = InvitationMail(service=resources.name, base=base, token=token, days=days)
@@ -127,8 +135,8 @@ async def accept(
     if locked is None:
         raise Forbidden(NOT_GOOD)
     await session.fetch(USE, token=token)
-    chosen = {**data.model_dump(exclude={"token", "password"}), "password_hash": password_hash}
-    account = chosen | {"email": locked.email, "role": locked.role, "is_active": True}
+    account = data.model_dump(exclude={"token", "password"}) | locked.model_dump()
+    account |= {"password_hash": password_hash, "is_active": True}
     [row] = await session.fetch(insert(users).values(account).returning(users.c.id))
     session.after_commit(security_event, "invitation_accepted", row["id"])
 

@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import time_machine
 from fastapi import APIRouter
+from pydantic import SecretStr
 from sqlalchemy import insert
 
 from features.invitations import handlers
@@ -105,6 +106,17 @@ async def test_outside_dev_invitations_are_how_people_join(mount, mail_server, a
         assert mail_server.link.startswith("https://app.example.com/invitation#token=")
         assert (await accept(client, mail_server.token)).status_code == 204
         assert (await sign_in(client)).status_code == 200
+
+
+async def test_a_new_signing_secret_ends_no_link(mount, mail_server, admin, token, jobs):
+    """Neither one that was sent nor one that waits to be, whatever becomes of the old secret."""
+    await invite(admin, email="dora@example.com")
+    new = {"jwt_secret": SecretStr("another secret, of 40 characters or so")}
+    async with mount(APIRouter(), env="prod", **new, **mail_server.settings) as client:
+        await type(jobs)(client.app).drain()
+        assert [mail["To"] for mail in mail_server.messages] == ["dora@example.com"]
+        for good in (token, mail_server.token):
+            assert (await accept(client, good)).status_code == 204
 
 
 async def test_where_no_mail_can_be_sent_nobody_is_invited(serve, admin, sql):

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import time_machine
 from fastapi import APIRouter
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from features.password_resets import handlers
@@ -164,6 +165,12 @@ async def test_who_asks_too_often_is_told_whoever_it_is(serve, alice, email, pas
         # Nobody is kept from signing in by that.
         if email == "alice@example.com":
             assert (await sign_in(client, password)).status_code == 200
+
+
+async def test_who_asks_for_many_is_told(serve):
+    async with serve(sign_in_failures=1) as client:
+        answers = [await ask(client, f"nobody{number}@example.com") for number in range(11)]
+    assert [answer.status_code for answer in answers] == [204] * 10 + [429]
 
 
 async def test_where_no_mail_can_be_sent_nobody_is_promised_one(serve, alice, sql):
@@ -400,6 +407,16 @@ async def test_a_reset_goes_through_the_mail_server(mount, mail_server, alice, j
         assert mail_server.link == f"{base}#token={mail_server.token}"
         assert (await complete(client, mail_server.token)).status_code == 204
         assert (await sign_in(client, NEW)).status_code == 200
+
+
+async def test_a_new_signing_secret_ends_no_link(mount, mail_server, client, bob, token, jobs):
+    """Neither one that was sent nor one that waits to be, whatever becomes of the old secret."""
+    await ask(client, bob.email)
+    new = {"jwt_secret": SecretStr("another secret, of 40 characters or so")}
+    async with mount(APIRouter(), env="prod", **new, **mail_server.settings) as after:
+        await type(jobs)(after.app).drain()
+        for good in (token, mail_server.token):
+            assert (await complete(after, good)).status_code == 204
 
 
 async def test_a_mailbox_that_is_nobodys_is_not_tried_again(mount, mail_server, alice, jobs, sql):

@@ -67,7 +67,8 @@ class Resources:
     def derive_token(self, purpose: str, seed: str) -> str:
         """A one-time token of 256 bits, base64url, that only this service can derive from a random
         seed. It is derived again when its mail is sent again, so store the seed and the token's
-        digest, and never the token."""
+        digest, and never the token. With a new signing secret it is another one, so store the
+        digest again before each attempt."""
         mac = hmac.digest(self.mac_keys[0], f"{purpose} {seed}".encode(), "sha256")
         return urlsafe_b64encode(mac).decode().rstrip("=")
 

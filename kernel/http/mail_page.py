@@ -3,7 +3,7 @@
 from email.message import EmailMessage
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, Response
 
 from kernel.data.resources import resources_of
 from kernel.mail.mailer import Mailer, Outbox, make_mailer, text_of
@@ -22,7 +22,8 @@ def open_mail(app: FastAPI) -> None:
         app.add_api_route("/mail", _mails, include_in_schema=False, name=PAGE)
 
 
-async def _mails(request: Request) -> list[dict[str, Any]]:
+async def _mails(request: Request, response: Response) -> list[dict[str, Any]]:
+    response.headers["Cache-Control"] = "no-store"  # they hold links
     mailer = resources_of(request.app).get(Mailer)
     return [_as_json(message) for message in reversed(getattr(mailer, "messages", ()))]
 

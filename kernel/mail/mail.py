@@ -17,6 +17,7 @@ from kernel.mail.messages import compose, normal_address
 from kernel.mail.templates import Content, Files
 
 PLAIN = "the field {} of a mail is text or a whole number: format any other value before"
+TAKEN = "a field of a mail cannot be called {}: Mail has a method or a value of this name"
 
 
 @dataclass_transform(kw_only_default=True, frozen_default=True)
@@ -35,11 +36,19 @@ class Mail:
         mail_class: Any = dataclass(frozen=True, kw_only=True)(cls)
         hints = get_type_hints(cls)
         names = {field.name for field in fields(mail_class)}
+        if taken := sorted(names & {*dir(Mail)}):
+            raise TypeError(TAKEN.format(taken[0]))
         if wrong := sorted(name for name in names if hints[name] not in {str, int}):
             raise TypeError(PLAIN.format(wrong[0]))
         text_file = Path(str(sys.modules[cls.__module__].__file__)).with_name(f"{template}.txt")
         cls._files = Files.read(text_file)
         cls._files.check(text_file, names)
+
+    def __post_init__(self) -> None:
+        # None would be the text "None".
+        for name, value in vars(self).items():
+            if type(value) not in {str, int}:
+                raise TypeError(PLAIN.format(name))
 
     async def enqueue(
         self,
@@ -51,7 +60,7 @@ class Mail:
     ) -> None:
         """Send it once the transaction is committed, by a job, which is tried again until the mail
         server accepts it. Until then its text is kept in the table of jobs: for a mail that holds a
-        secret, use `send`.
+        secret, use `send`. While one of this class with this `key` waits, no other is enqueued.
 
         Raises:
             ValueError: `to` is no e-mail address.
@@ -60,6 +69,8 @@ class Mail:
         if context := current_context():
             self.require_server(resources_of(context.app))
         values = vars(self._content())
+        if key is not None:
+            key = f"{type(self).__module__}.{type(self).__qualname__} {key}"
         await session.enqueue(deliver, key=key, run_at=run_at, to=normal_address(to), **values)
 
     async def send(self, job: Job, resources: Resources, *, to: str) -> None:
@@ -98,9 +109,9 @@ async def deliver(  # noqa: PLR0913, PLR0917  # the job's arguments, by name
 
 async def _send(job: Job, resources: Resources, to: str, content: Content) -> None:
     # Job ids start from 1 in each new database: the digest keeps Message-IDs of two of them apart.
-    digest = hashlib.sha256(f"{to}\0{content.subject}\0{content.text}".encode()).hexdigest()
-    message_id = f"{resources.slug}.{job.id}.{digest[:16]}"
-    message = compose(message_id, resources.settings.sender, to, content)
+    parts = (resources.name, to, content.subject, content.text)
+    digest = hashlib.sha256("\0".join(parts).encode()).hexdigest()
+    message = compose(f"{job.id}.{digest[:24]}", resources.settings.sender, to, content)
     try:
         await resources.get(Mailer).send(message)
     except MailRefused as error:

@@ -9,9 +9,11 @@ from socket import gethostname
 
 from aiosmtplib import (
     SMTP,
+    SMTPConnectError,
     SMTPDataError,
     SMTPException,
     SMTPNotSupported,
+    SMTPRecipientRefused,
     SMTPRecipientsRefused,
     SMTPResponseException,
 )
@@ -23,6 +25,8 @@ from kernel.settings import Settings
 # RFC 5321 §4.5.3.2 allows minutes for each step; a server that is so slow is tried again later.
 STEP_SECONDS = 10.0
 IN_ALL_SECONDS = 45.0
+# Replies to MAIL, RCPT and DATA: RFC 4954 §6, and RFC 1870 §6.1.
+LOGIN_FIRST, TOO_LARGE = 530, 552
 KEPT = 100
 OFF = "this service sends no mail: APP_SMTP_URL is not set"
 logger = logging.getLogger(__name__)
@@ -36,7 +40,7 @@ class NoMailServer(ServiceError):
 
 class MailNotSent(Exception):
     """The mail server did not accept it now, and may later; `reason` is its reply code, or the
-    type of the error."""
+    type of the error, or what the server lacks."""
 
     def __init__(self, reason: int | str) -> None:
         super().__init__(f"the mail was not sent: {reason}")
@@ -73,7 +77,7 @@ class SmtpMailer(Mailer):
         is_accepted = False
         try:
             async with asyncio.timeout(IN_ALL_SECONDS), self._connection() as connection:
-                await connection.send_message(message)
+                await _hand_over(message, connection)
                 is_accepted = True
         except (SMTPException, OSError) as error:  # their texts may repeat an address
             if is_accepted:
@@ -98,18 +102,28 @@ class SmtpMailer(Mailer):
         )
 
 
+async def _hand_over(message: EmailMessage, connection: SMTP) -> None:
+    try:
+        await connection.send_message(message)
+    except asyncio.CancelledError:
+        connection.close()  # or the end of its block would wait for the answer to QUIT
+        raise
+
+
 def _failure(error: Exception) -> MailNotSent:
-    """MailRefused if another attempt cannot help: a refused login can be corrected later."""
+    """MailRefused if another attempt cannot help. A refused login or sender can be corrected."""
     if isinstance(error, SMTPRecipientsRefused):
-        code = error.recipients[0].code
-        return (MailRefused if code >= 500 else MailNotSent)(code)
-    if isinstance(error, SMTPDataError) and error.code >= 500:
-        return MailRefused(error.code)
+        error = error.recipients[0]
+    if isinstance(error, SMTPResponseException):
+        is_about_mail = isinstance(error, (SMTPRecipientRefused, SMTPDataError))
+        is_final = is_about_mail and error.code >= 500 and error.code != LOGIN_FIRST
+        return (MailRefused if is_final or error.code == TOO_LARGE else MailNotSent)(error.code)
     if isinstance(error, SMTPNotSupported):
         return MailRefused("its address needs SMTPUTF8")
-    return MailNotSent(
-        error.code if isinstance(error, SMTPResponseException) else type(error).__qualname__
-    )
+    if type(error) is SMTPException:  # of constant texts, such as that there is no STARTTLS
+        return MailNotSent(error.message)
+    is_connecting = type(error) is SMTPConnectError  # its cause: the name, the certificate, …
+    return MailNotSent(type((is_connecting and error.__cause__) or error).__qualname__)
 
 
 class Outbox(Mailer):

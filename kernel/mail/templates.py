@@ -45,10 +45,10 @@ class Files:
         html_file = text_file.with_suffix(".html")
         if not text_file.is_file():
             raise TypeError(f"there is no {text_file.name} beside the module of its mail: add it")
-        match = SUBJECT.fullmatch(text_file.read_text(encoding="utf-8"))
+        match = SUBJECT.fullmatch(text_file.read_text(encoding="utf-8-sig"))
         if match is None:
             raise TypeError(HEAD.format(text_file.name))
-        html = html_file.read_text(encoding="utf-8") if html_file.is_file() else None
+        html = html_file.read_text(encoding="utf-8-sig") if html_file.is_file() else None
         templates = cls(
             Template(match["subject"]), Template(match["text"]), Template(html) if html else None
         )

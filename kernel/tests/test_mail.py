@@ -1,6 +1,7 @@
 """Mails: what they say, who takes them over, and what becomes of those that nobody takes."""
 
 import asyncio
+import re
 import sys
 from email import message_from_bytes
 from email.headerregistry import Address
@@ -11,7 +12,7 @@ from types import ModuleType
 import pytest
 from pydantic import SecretStr
 
-from kernel import Mail, resources_of
+from kernel import Job, Mail, open_session, resources_of
 from kernel.mail import mailer
 from kernel.mail.mailer import Mailer, MailNotSent, MailRefused, Outbox, SmtpMailer, make_mailer
 from kernel.mail.messages import compose, normal_address
@@ -100,6 +101,22 @@ def test_a_field_that_is_neither_text_nor_a_number_is_refused(define):
         define(name=float, count=int)
 
 
+@pytest.mark.parametrize("value", [None, 1.5, True, b"A", ["A"]])
+def test_a_value_that_is_neither_text_nor_a_number_is_refused(define, value):
+    with pytest.raises(TypeError, match="the field name of a mail is text"):
+        define()(name=value, count=1)
+
+
+@pytest.mark.parametrize("name", ["send", "enqueue"])
+def test_a_field_does_not_replace_what_a_mail_has(define, name):
+    with pytest.raises(TypeError, match=f"cannot be called {name}"):
+        define(TEXT.replace("$name", f"${name}"), None, **{name: str, "count": int})
+
+
+def test_a_file_may_begin_with_a_byte_order_mark(define):
+    assert define(f"\ufeff{TEXT}", f"\ufeff{HTML}")(name="A", count=1)._content().html[0] == "<"
+
+
 @pytest.mark.parametrize("values", [{"name": "A"}, {"name": "A", "count": 1, "more": 2}])
 def test_a_mail_needs_its_values_and_no_others(define, values):
     with pytest.raises(TypeError, match=r"count|more"):
@@ -179,6 +196,38 @@ def test_a_message_is_text_and_html_in_ascii_with_an_id_that_stays():
     assert parts == [("text/plain", CONTENT.text), ("text/html", "<p>Hello</p>\n")]
 
 
+def test_a_long_mail_is_composed_at_once():
+    """Folding a long subject, or quoting many lines, stops the event loop for seconds."""
+    text = "x\n" * 100_000
+    sent = message(content=Content("é " * 5000, text, text))
+    assert sent["Subject"] == f"{'é ' * 124}é…"
+    for part in sent.iter_parts():
+        assert part["Content-Transfer-Encoding"] == "base64"
+        assert part.get_content().splitlines() == text.splitlines()
+
+
+@pytest.mark.parametrize("name", ["Zoë's Shop", "Shop <1>", "Shop (beta), Ltd.", "a@b"])
+async def test_a_service_of_any_name_sends_mails(define, app, mails, monkeypatch, name):
+    resources, job = resources_of(app), Job(id=7)
+    for own in (name, name, "another"):
+        monkeypatch.setattr(resources, "name", own)
+        await define()(name="A", count=1).send(job, resources, to="alice@example.com")
+    raw = [message_from_bytes(sent.as_bytes(), policy=SMTP) for sent in mails.messages]
+    first, again, other = (sent["Message-ID"] for sent in raw)
+    assert re.fullmatch(r"<7\.[0-9a-f]{24}@localhost>", first)
+    assert first == again != other
+
+
+async def test_a_key_is_one_of_its_mails_alone(define, app, jobs, mails):
+    kinds = [define(), define()]
+    for name, kind in zip(("First", "Second"), kinds, strict=True):
+        kind.__qualname__ = name
+    async with open_session(app) as session:
+        for kind in (*kinds, *kinds):
+            await kind(name="A", count=1).enqueue(session, to="alice@example.com", key="1")
+    assert await jobs.drain() == ["kernel.deliver"] * 2
+
+
 def test_a_long_link_arrives_whole():
     link = f"https://app.example.com/reset#token={'x' * 300}"
     [line] = message(content=Content("x", f"{link}\n", None)).get_content().splitlines()
@@ -220,6 +269,7 @@ async def test_a_server_that_knows_utf_8_takes_an_address_of_any_letters(mail_se
     [
         ("RCPT", "550 5.1.1 <alice@example.com> is nobody", MailRefused),
         ("RCPT", "451 4.7.1 greylisted", MailNotSent),
+        ("RCPT", "530 5.7.0 log in first", MailNotSent),
         ("DATA", "554 5.7.1 alice@example.com wants none", MailRefused),
         ("DATA", "452 4.3.1 full", MailNotSent),
     ],
@@ -234,6 +284,14 @@ async def test_what_the_server_refuses_is_told_without_whom(mail_server, log, st
     assert "alice" not in f"{line}{failure.value!r}{failure.value.__cause__!r}"
 
 
+async def test_a_mail_that_is_too_large_for_the_server_is_refused_for_good():
+    with MailServer(data_size_limit=1000).running() as server:
+        with pytest.raises(MailRefused) as failure:
+            await mailer_for(server).send(message(content=Content("x", "x" * 1000, None)))
+        await mailer_for(server).send(message())
+    assert (failure.value.reason, len(server.messages)) == (552, 1)
+
+
 @pytest.mark.usefixtures("trusted")
 async def test_starttls_is_demanded_and_verified():
     with MailServer(tls_context=tls_context(), require_starttls=True).running() as server:
@@ -242,7 +300,7 @@ async def test_starttls_is_demanded_and_verified():
         assert len(server.messages) == 2
         with pytest.raises(MailNotSent):
             await mailer_for(server).send(message())  # in the clear
-    with MailServer().running() as plain, pytest.raises(MailNotSent):
+    with MailServer().running() as plain, pytest.raises(MailNotSent, match="STARTTLS"):
         await mailer_for(plain, options="").send(message())
     assert plain.messages == []
 
@@ -257,9 +315,9 @@ async def test_a_server_with_tls_from_the_beginning_takes_mails():
 async def test_a_certificate_that_nobody_has_signed_is_refused():
     options = {"tls_context": tls_context()}
     for own, scheme in ((options, "smtp"), ({"is_tls": True}, "smtps")):
-        with MailServer(**own).running() as server, pytest.raises(MailNotSent):
+        with MailServer(**own).running() as server, pytest.raises(MailNotSent) as failure:
             await mailer_for(server, scheme, "").send(message())
-        assert server.messages == []
+        assert (server.messages, failure.value.reason) == ([], "SSLCertVerificationError")
 
 
 async def test_who_has_to_log_in_does():
@@ -278,11 +336,35 @@ async def test_a_server_that_is_not_there_or_says_nothing_is_asked_again(monkeyp
     writers = []
     silent = await asyncio.start_server(lambda _, writer: writers.append(writer), "127.0.0.1", 0)
     async with silent:
-        for port in (1, silent.sockets[0].getsockname()[1]):
+        place = f"127.0.0.1:{silent.sockets[0].getsockname()[1]}"
+        for host, reason in (
+            ("127.0.0.1:1", "ConnectionRefusedError"),
+            (place, "SMTPConnectTimeoutError"),
+        ):
             with pytest.raises(MailNotSent) as failure:
-                await SmtpMailer(SmtpServer.parse(f"smtp://127.0.0.1:{port}")).send(message())
-            assert not isinstance(failure.value, MailRefused)
+                await SmtpMailer(SmtpServer.parse(f"smtp://{host}")).send(message())
+            assert (type(failure.value), failure.value.reason) == (MailNotSent, reason)
         writers[0].close()
+
+
+async def test_a_mail_that_is_cancelled_waits_for_no_answer():
+    """A worker that ends gives its jobs back only when they have ended."""
+    asked = asyncio.Event()
+
+    async def say_nothing_more(reader, writer):
+        writer.write(b"220 hello\r\n")
+        await reader.readline()
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing_more, "127.0.0.1", 0) as silent:
+        url = f"smtp://127.0.0.1:{silent.sockets[0].getsockname()[1]}?starttls=off"
+        sending = asyncio.create_task(SmtpMailer(SmtpServer.parse(url)).send(message()))
+        await asked.wait()
+        sending.cancel()
+        await asyncio.wait([sending], timeout=0.5)
+        assert sending.done()
 
 
 # Settings.
@@ -317,7 +399,9 @@ async def test_the_kept_mails_are_shown_in_dev_and_bounded(client, mails, app, s
     outbox = resources_of(app).get(Mailer)
     for number in range(mailer.KEPT + 1):
         await outbox.send(message(f"user{number}@example.com"))
-    shown = (await client.get("/mail")).json()
+    answer = await client.get("/mail")
+    assert answer.headers["cache-control"] == "no-store"
+    shown = answer.json()
     assert len(shown) == mailer.KEPT
     assert shown[0] == {
         "Message-ID": "<shop.7@example.com>",
