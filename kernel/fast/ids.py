@@ -1,7 +1,7 @@
 """Whole numbers in paths, which are ids."""
 
-from collections.abc import Callable
-from inspect import Signature, signature
+from collections.abc import Callable, Iterable
+from inspect import Parameter, Signature, signature
 from typing import Any, TypeVar, get_args
 
 from pydantic import AfterValidator, BeforeValidator
@@ -45,11 +45,11 @@ def signature_of(endpoint: Callable[..., Any]) -> Signature:
         return signature(endpoint)
 
 
-def with_plain_ids(path: str, endpoint: Callable[..., Any]) -> str:
+def with_plain_ids(path: str, parameters: Iterable[Parameter]) -> str:
     """The path, with its whole numbers marked as ids."""
-    for name, parameter in signature_of(endpoint).parameters.items():
+    for parameter in parameters:
         if _is_plain_id(parameter.annotation):
-            path = path.replace(f"{{{name}}}", f"{{{name}:id}}")
+            path = path.replace(f"{{{parameter.name}}}", f"{{{parameter.name}:id}}")
     return path
 
 
