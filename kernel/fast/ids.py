@@ -6,6 +6,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import AfterValidator, BeforeValidator
 from starlette.convertors import Convertor, register_url_convertor
+from typing_inspection.typing_objects import is_typealiastype
 
 V = TypeVar("V")
 
@@ -38,11 +39,24 @@ register_url_convertor("id", IdConvertor())
 
 
 def signature_of(endpoint: Callable[..., Any]) -> Signature:
-    """The endpoint's signature, with its annotations evaluated if they can be."""
+    """The endpoint's signature, with its annotations evaluated if they can be, and with what
+    `type` statements give a name to (PEP 695) in its place."""
     try:
-        return signature(endpoint, eval_str=True)
+        declared = signature(endpoint, eval_str=True)
     except NameError:  # a name for type checkers alone, which FastAPI can do without
-        return signature(endpoint)
+        declared = signature(endpoint)
+    parameters = [*declared.parameters.values()]
+    if not any(is_typealiastype(each.annotation) for each in parameters):
+        return declared
+    unnamed = [each.replace(annotation=without_name(each.annotation)) for each in parameters]
+    return declared.replace(parameters=unnamed)
+
+
+def without_name(annotation: Any) -> Any:
+    """The type that the annotation is, or that it is a name of."""
+    while is_typealiastype(annotation):
+        annotation = annotation.__value__
+    return annotation
 
 
 def with_plain_ids(path: str, parameters: Iterable[Parameter]) -> str:

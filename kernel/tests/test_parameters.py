@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from fastapi import Body, Cookie, Depends, Form, Header, Path, Query, WebSocket
 from pydantic import Field
+from typing_extensions import TypeAliasType
 
 from kernel.data.filters import Filter
 from kernel.data.models import Dto, Input, Line
@@ -280,6 +281,23 @@ def plain_generator(row: RowId, line: Line = "-") -> Iterator[str]:
     yield plain(row, line)
 
 
+Named = TypeAliasType("Named", RowId)
+NamedLine = TypeAliasType("NamedLine", Annotated[Line | None, Query()])
+
+
+async def named(
+    row: Named, line: NamedLine = "-", rows: Annotated[list[Named] | None, Query()] = None
+) -> str:
+    return plain(row + sum(rows or []), f"{line}")
+
+
+NamedDependency = TypeAliasType("NamedDependency", Annotated[str, Depends(named)])
+
+
+async def of_named(text: NamedDependency) -> str:
+    return text
+
+
 async def sub(text: Annotated[str, Depends(generator)]) -> str:
     return text
 
@@ -343,6 +361,8 @@ DEPENDENCIES = {
     "plain_generator": Depends(plain_generator, scope="function"),
     "dependency_of_it": Depends(sub),
     "default": Depends(by_default),
+    "named": Depends(named),
+    "dependency_of_named": Depends(of_named),
     "partial": Depends(partial(offset, more=0)),
     "decorated": Depends(decorated),
     "class": Depends(Text),
@@ -392,6 +412,12 @@ async def test_any_kind_of_dependency_reads_its_parameters(mount, way):
                     answer = await client.get(f"/kinds/{kind}?{query}")
                     (error,) = answer.json()["errors"]
                     assert error["loc"] in (["query", "row"], ["query", "line"]), (kind, query)
+
+
+async def test_a_type_that_a_statement_names_is_read_as_the_type(mount):
+    async with mount(kinds) as client:
+        assert (await client.get("/kinds/named?row=7&rows=1&rows=2&line=%20a")).text == '"11a"'
+        assert (await client.get("/kinds/named?row=7&rows=1_0")).status_code == 422
 
 
 async def test_a_class_reads_the_parameters_of_its_own(mount):
