@@ -298,11 +298,20 @@ async def of_named(text: NamedDependency) -> str:
     return text
 
 
-async def sub(text: Annotated[str, Depends(generator)]) -> str:
+# Each dependency is read once, so a function of its own tells whether a way to it is known.
+async def inner(row: RowId, line: Line = "-") -> str:
+    return plain(row, line)
+
+
+async def sub(text: Annotated[str, Depends(inner)]) -> str:
     return text
 
 
-async def by_default(text: str = Depends(generator)) -> str:
+async def innermost(row: RowId, line: Line = "-") -> str:
+    return plain(row, line)
+
+
+async def by_default(text: str = Depends(innermost)) -> str:
     return text
 
 
@@ -325,6 +334,16 @@ class Text:
 
 class LaterText(Text):
     pass
+
+
+class AnnotatedText(Text):
+    def __init__(self, row: RowId, line: Line = "-") -> None:
+        super().__init__(row, line)
+
+
+class DefaultText(Text):
+    def __init__(self, row: RowId, line: Line = "-") -> None:
+        super().__init__(row, line)
 
 
 class OtherText(Text):
@@ -389,12 +408,12 @@ for name, depends in DEPENDENCIES.items():
 
 
 @kinds.get("/class-without-a-word")
-async def of_annotation(text: Annotated[Text, Depends()]) -> str:
+async def of_annotation(text: Annotated[AnnotatedText, Depends()]) -> str:
     return f"{text}"
 
 
 @kinds.get("/default-without-a-word")
-async def of_default(text: Text = Depends()) -> str:  # noqa: B008  # as FastAPI's manual has it
+async def of_default(text: DefaultText = Depends()) -> str:  # noqa: B008  # as FastAPI's manual has it
     return f"{text}"
 
 
@@ -503,6 +522,7 @@ async def test_a_dependency_stays_the_one_that_overrides_and_the_cache_know(moun
 
     assert signature(plain).parameters["row"].default is signature(plain).empty
     async with mount(kinds) as client:
-        client.app.dependency_overrides[generator] = fake
+        for function in (generator, inner, innermost):
+            client.app.dependency_overrides[function] = fake
         for kind in ("generator", "dependency_of_it", "default"):
             assert (await client.get(f"/kinds/{kind}")).text == '"fake"'
