@@ -1,10 +1,10 @@
 """Whole numbers in paths, which are ids."""
 
-from collections.abc import Callable, Iterable
-from inspect import Parameter, Signature, signature
-from typing import Any, TypeVar, get_args
+from collections.abc import Callable
+from inspect import Signature, signature
+from typing import Any, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import BeforeValidator
 from starlette.convertors import Convertor, register_url_convertor
 from typing_inspection.typing_objects import is_typealiastype
 
@@ -57,23 +57,3 @@ def without_name(annotation: Any) -> Any:
     while is_typealiastype(annotation):
         annotation = annotation.__value__
     return annotation
-
-
-def with_plain_ids(path: str, parameters: Iterable[Parameter]) -> str:
-    """The path, with its whole numbers marked as ids."""
-    for parameter in parameters:
-        if _is_plain_id(parameter.annotation):
-            path = path.replace(f"{{{parameter.name}}}", f"{{{parameter.name}:id}}")
-    return path
-
-
-def _is_plain_id(annotation: Any) -> bool:
-    """Whether it is a whole number, and nothing that could make one of a word comes before it."""
-    marks = getattr(annotation, "__metadata__", ())
-    of = get_args(annotation)[0] if marks else annotation
-    return of is int and all(
-        mark == PLAIN_INT
-        or isinstance(mark, AfterValidator)
-        or not hasattr(mark, "__get_pydantic_core_schema__")
-        for mark in marks
-    )

@@ -13,7 +13,7 @@ from threading import RLock
 from typing import Any
 
 import httpx
-from fastapi import APIRouter, FastAPI
+from fastapi import FastAPI
 
 from kernel.data.commands import database_of, development
 from kernel.data.readers import open_probe, open_reader, open_replica
@@ -27,10 +27,10 @@ from kernel.http.docs import credential_headers, describe_api, lead_to_docs, ser
 from kernel.http.drain import Drain
 from kernel.http.exceptions import install_error_handlers
 from kernel.http.gauges import sampled
+from kernel.http.inclusions import ReadingApp
 from kernel.http.mail_page import open_mail
 from kernel.http.middleware import RequestMiddleware
 from kernel.http.openapi import operation_id
-from kernel.http.parameters import read_dependencies
 from kernel.http.telemetry import OFF, exporting, telemetry_config
 from kernel.http.welcome import welcome
 from kernel.identity.callers import Credentials, CredentialScheme
@@ -47,14 +47,6 @@ BARE = f"nothing limits slow and oversized requests: start uvicorn with --http {
 logger = logging.getLogger(__name__)
 
 
-class App(FastAPI):
-    """An app whose inclusions' dependencies are read as those of a `Router`."""
-
-    def include_router(self, router: APIRouter, **options: Any) -> None:
-        read_dependencies(options.get("dependencies"))
-        super().include_router(router, **options)
-
-
 def build_app(
     settings: Settings, *, name: str, version: str, credentials: Sequence[CredentialScheme] = ()
 ) -> FastAPI:
@@ -68,7 +60,7 @@ def build_app(
         ValueError: two credential schemes have one name.
     """
     telemetry = telemetry_config()
-    app = App(
+    app = ReadingApp(
         title=name,
         version=version,
         lifespan=_lifespan,

@@ -7,21 +7,22 @@ from inspect import Parameter, Signature, isclass, isfunction, ismethod
 from typing import Annotated, Any, get_args, get_origin
 
 from fastapi import params
-from pydantic import BaseModel, TypeAdapter
+from pydantic import AfterValidator, BaseModel, TypeAdapter
 
 from kernel.data.trimming import Trims, Untrimmable
-from kernel.fast.ids import signature_of
+from kernel.fast.ids import PLAIN_INT, signature_of
 from kernel.http.numbers import reading_numbers
 
-Dependencies = Iterable[params.Depends] | None
 
-
-def with_read_parameters(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+def with_read_parameters(
+    endpoint: Callable[..., Any], dependencies: Iterable[params.Depends] = ()
+) -> Callable[..., Any]:
     """The endpoint with its own parameters read; those of its dependencies are, too.
 
     Raises:
         Untrimmable: a `Trimmed` text is where it cannot be trimmed.
     """
+    read_dependencies(dependencies)
     signature = _read(signature_of(endpoint))
     if signature is None:
         return endpoint
@@ -30,30 +31,49 @@ def with_read_parameters(endpoint: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped  # type: ignore[no-any-return]  # or it had no place for a signature
 
 
-def read_dependencies(dependencies: Dependencies) -> None:
+def read_dependencies(dependencies: Iterable[params.Depends]) -> None:
     """Read the parameters of dependencies, and of theirs.
 
     A dependency stays the same object, which FastAPI's cache and `dependency_overrides` know it by:
     only the signature that it shows is another one.
     """
-    for depends in dependencies or ():
+    for depends in dependencies:
         if depends.dependency is not None:
             _read_dependency(depends.dependency)
 
 
-def parameters_of(endpoint: Callable[..., Any], dependencies: Dependencies) -> Iterator[Parameter]:
-    """What a client may send to the endpoint and to its dependencies, at any depth."""
-    calls = [depends.dependency for depends in dependencies or () if depends.dependency]
-    for call in (*calls, endpoint):
+def with_plain_ids(
+    path: str, endpoint: Callable[..., Any], dependencies: Iterable[params.Depends]
+) -> str:
+    """The path, with its whole numbers marked as ids, whether the endpoint takes them or what it
+    depends on."""
+    calls = [depends.dependency for depends in dependencies]
+    for parameter in _parameters_of([*calls, endpoint]):
+        if _is_plain_id(parameter.annotation):
+            path = path.replace(f"{{{parameter.name}}}", f"{{{parameter.name}:id}}")
+    return path
+
+
+def _is_plain_id(annotation: Any) -> bool:
+    """Whether it is a whole number, and nothing that could make one of a word comes before it."""
+    marks = getattr(annotation, "__metadata__", ())
+    of = get_args(annotation)[0] if marks else annotation
+    return of is int and all(
+        mark == PLAIN_INT
+        or isinstance(mark, AfterValidator)
+        or not hasattr(mark, "__get_pydantic_core_schema__")
+        for mark in marks
+    )
+
+
+def _parameters_of(calls: Iterable[Callable[..., Any] | None]) -> Iterator[Parameter]:
+    """What a client may send to the calls and to what they depend on, at any depth."""
+    for call in filter(None, calls):
         for parameter in signature_of(call).parameters.values():
             if depends := _depends_of(parameter):
-                yield from parameters_of(_nothing, [depends])
+                yield from _parameters_of([depends.dependency])
             else:
                 yield parameter
-
-
-def _nothing() -> None:
-    """An endpoint without parameters."""
 
 
 def _read_dependency(dependency: Callable[..., Any]) -> None:
