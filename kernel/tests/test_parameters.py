@@ -503,6 +503,18 @@ async def test_the_dependencies_of_an_operation_a_router_and_an_inclusion_do_so_
         assert seen == [(7, "a")] * 5
 
 
+async def test_the_dependencies_of_a_router_that_has_sockets_only_do_so_too(mount):
+    seen.clear()
+    sockets = Router(prefix="/sockets", tags=["peels"], dependencies=[noting()])
+
+    @sockets.websocket("/live")
+    async def live(socket: WebSocket) -> None:
+        await socket.accept()
+
+    async with mount(sockets) as client, client.socket("/sockets/live?row=7&line=%20a") as socket:
+        assert (socket.status, seen) == (101, [(7, "a")])
+
+
 async def test_a_word_is_no_id_where_a_dependency_takes_it(mount):
     async def find(row: Id) -> int:
         return row
