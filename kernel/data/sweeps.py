@@ -13,7 +13,8 @@ SWEPT_AT_ONCE = 1000
 def sweeping(table: Any, key: Mapped[Any], *is_expired: ColumnElement[bool]) -> Delete:
     """The statement that deletes some expired rows of a table, by their key."""
     some = select(key).where(*is_expired).limit(SWEPT_AT_ONCE).with_for_update(skip_locked=True)
-    return delete(table).where(key.in_(some))
+    # As a subquery it could be run for each row of the table, and find a thousand others each time.
+    return delete(table).where(key.in_(select(some.cte("expired"))))
 
 
 async def sweep(statement: Delete, **values: Any) -> None:

@@ -2,10 +2,11 @@
 
 from collections.abc import Callable
 from inspect import Signature, signature
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import BeforeValidator
 from starlette.convertors import Convertor, register_url_convertor
+from typing_inspection.typing_objects import is_typealiastype
 
 V = TypeVar("V")
 
@@ -38,28 +39,23 @@ register_url_convertor("id", IdConvertor())
 
 
 def signature_of(endpoint: Callable[..., Any]) -> Signature:
-    """The endpoint's signature, with its annotations evaluated if they can be."""
+    """The endpoint's signature, with its annotations evaluated if they can be, and with the
+    types that `type` statements name (PEP 695) in the place of the names."""
     try:
-        return signature(endpoint, eval_str=True)
+        declared = signature(endpoint, eval_str=True)
     except NameError:  # a name imported for type checkers only; FastAPI needs none of these
-        return signature(endpoint)
+        declared = signature(endpoint)
+    parameters = [*declared.parameters.values()]
+    if not any(is_typealiastype(parameter.annotation) for parameter in parameters):
+        return declared
+    unnamed = [
+        parameter.replace(annotation=without_name(parameter.annotation)) for parameter in parameters
+    ]
+    return declared.replace(parameters=unnamed)
 
 
-def with_plain_ids(path: str, endpoint: Callable[..., Any]) -> str:
-    """The path, with the `id` convertor at its integer parameters: `{item_id}` → `{item_id:id}`."""
-    for name, parameter in signature_of(endpoint).parameters.items():
-        if _is_plain_id(parameter.annotation):
-            path = path.replace(f"{{{name}}}", f"{{{name}:id}}")
-    return path
-
-
-def _is_plain_id(annotation: Any) -> bool:
-    """Whether it is an int without a validator that could accept a word."""
-    metadata = getattr(annotation, "__metadata__", ())
-    kind = get_args(annotation)[0] if metadata else annotation
-    return kind is int and all(
-        item == PLAIN_INT
-        or isinstance(item, AfterValidator)
-        or not hasattr(item, "__get_pydantic_core_schema__")
-        for item in metadata
-    )
+def without_name(annotation: Any) -> Any:
+    """The type that the annotation is, or that it is a name of."""
+    while is_typealiastype(annotation):
+        annotation = annotation.__value__
+    return annotation

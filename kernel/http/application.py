@@ -27,6 +27,7 @@ from kernel.http.docs import credential_headers, describe_api, lead_to_docs, ser
 from kernel.http.drain import Drain
 from kernel.http.exceptions import install_error_handlers
 from kernel.http.gauges import sampled
+from kernel.http.inclusions import ReadingApp
 from kernel.http.mail_page import open_mail
 from kernel.http.middleware import RequestMiddleware
 from kernel.http.openapi import operation_id
@@ -59,7 +60,7 @@ def build_app(
         ValueError: two credential schemes have one name.
     """
     telemetry = telemetry_config()
-    app = FastAPI(
+    app = ReadingApp(
         title=name,
         version=version,
         lifespan=_lifespan,

@@ -1,20 +1,13 @@
-"""The checks of a body before it is parsed, and the trimming of an endpoint's parameters."""
+"""The checks of a body before it is parsed."""
 
 import json
-from collections.abc import Callable
 from fnmatch import fnmatchcase
-from functools import partial, update_wrapper
-from typing import Annotated, Any
 
 from fastapi import Form, Request, Response
-from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
 
-from kernel.data.trimming import Trims, Untrimmable
 from kernel.errors import BadRequest, UnsupportedMediaType
-from kernel.fast.ids import signature_of
 from kernel.fast.plan import Handler
-from kernel.http.numbers import reading_numbers
 
 JSON = "application/json"
 FORM = type(Form())
@@ -47,33 +40,3 @@ def with_checked_body(handler: Handler, field: FieldInfo) -> Handler:
         return await handler(request)
 
     return run
-
-
-def with_read_parameters(endpoint: Callable[..., Any]) -> Callable[..., Any]:
-    """The endpoint, whose own parameters are trimmed where they are lines, as an Input's are, and
-    take text where they are whole numbers."""
-    signature = signature_of(endpoint)
-    declared = signature.parameters.values()
-    parameters = [one.replace(annotation=_trimming(reading_numbers(one))) for one in declared]
-    if parameters == [*declared]:
-        return endpoint
-    wrapped: Any = update_wrapper(partial(endpoint), endpoint)
-    wrapped.__signature__ = signature.replace(parameters=parameters)
-    return wrapped  # type: ignore[no-any-return]  # or it had no place for a signature
-
-
-def _trimming(annotation: Any) -> Any:
-    """The annotation of a parameter, with trimming added if there is a `Trimmed` text in it.
-
-    Raises:
-        Untrimmable: a `Trimmed` text is where it cannot be trimmed.
-    """
-    trims = Trims()
-    typed: Any = Annotated[annotation, trims]
-    try:
-        TypeAdapter(typed)
-    except Untrimmable:
-        raise
-    except Exception:  # noqa: BLE001  # not sent by a client, or FastAPI will refuse it
-        return annotation
-    return typed if trims.has_found else annotation

@@ -3,7 +3,8 @@
 From SIGTERM on, `/readyz` is 503 and each response closes its connection, while requests are still
 served; after `APP_DRAIN` seconds uvicorn stops as usual. Its protocols have no reference to its
 server, so its handler of the signal is called later. A second signal, or SIGINT as Ctrl+C sends it,
-is passed on at once.
+is passed on at once. A closed terminal (SIGHUP) is SIGTERM: it would end the process at once, and
+leave the embedded PostgreSQL behind.
 """
 
 import asyncio
@@ -51,6 +52,9 @@ class Drain:
         }
         for number in self._handlers:
             signal.signal(number, self._on_signal)
+        hangup = signal.getsignal(signal.SIGHUP)
+        if self._handlers and hangup == signal.SIG_DFL:  # or nohup, or somebody else, has set one
+            signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
         try:
             yield
         finally:
@@ -58,6 +62,8 @@ class Drain:
                 self._timer.cancel()
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
+            if self._handlers:
+                signal.signal(signal.SIGHUP, hangup)
 
     @property
     def server(self) -> Any:

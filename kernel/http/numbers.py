@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 
 from kernel.data.filters import Filter
 from kernel.data.values import NUMBER
-from kernel.fast.ids import PLAIN_INT
+from kernel.fast.ids import PLAIN_INT, without_name
 from kernel.fast.request_parameters import ReadsNumbers, is_scalar, models_in, names_of
 
 SEVERAL = {list, set, frozenset, tuple}
@@ -37,6 +37,8 @@ def reading_numbers(parameter: Parameter) -> Any:
 
 def _read(annotation: Any) -> Any:
     """The type with integers that read text; the type itself if it has no integers."""
+    if (unnamed := without_name(annotation)) is not annotation:
+        return annotation if (read := _read(unnamed)) is unnamed else read
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         inner, *metadata = parts

@@ -10,19 +10,20 @@ from functools import cached_property
 from inspect import isfunction
 from typing import Any, TypeVar
 
-from fastapi import APIRouter, Request, Response
+from fastapi import Request, Response
 from fastapi.routing import APIRoute, RouteContext
 from starlette.types import ASGIApp
 
 from kernel.context import current_context
 from kernel.data.driver import Isolation
-from kernel.fast.ids import with_plain_ids
 from kernel.fast.plan import Handler, Plan
 from kernel.fast.planning import NeedsFastAPI
 from kernel.http.answer_headers import Audience
-from kernel.http.bodies import with_checked_body, with_read_parameters
+from kernel.http.bodies import with_checked_body
 from kernel.http.deadlines import set_timeout
+from kernel.http.inclusions import ReadingRouter
 from kernel.http.openapi import declared_errors, document_headers, in_form
+from kernel.http.parameters import with_plain_ids, with_read_parameters
 from kernel.http.preconditions import Place, row_place, tag_response
 from kernel.http.problems import PROBLEM_DETAILS, ErrorForm
 from kernel.http.query_names import with_known_names
@@ -52,8 +53,9 @@ class BoundaryRoute(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         declared = options.get("response_model", UNDECLARED)
-        endpoint = noting_secrets(with_read_parameters(endpoint), declared)
-        super().__init__(with_plain_ids(path, endpoint), endpoint, **options)
+        dependencies = options.get("dependencies") or []
+        endpoint = noting_secrets(with_read_parameters(endpoint, dependencies), declared)
+        super().__init__(with_plain_ids(path, endpoint, dependencies), endpoint, **options)
         self.responses = {**declared_errors(self), **in_form(self.responses, self.errors)}
         self.openapi_extra = {**document_headers(self), **(self.openapi_extra or {})}
 
@@ -112,7 +114,7 @@ class BoundaryRoute(APIRoute):
         return _read(handler, self)
 
 
-class Router(APIRouter):
+class Router(ReadingRouter):
     """A slice's router.
 
     `isolation` is the level of its writes' transactions, "repeatable_read" or "serializable"
@@ -159,13 +161,6 @@ class Router(APIRouter):
             route.isolation = isolation or self._isolation
             route.retries = self._retries if retries is None else retries
             route.timeout = self._timeout if timeout is None else _checked(timeout)
-
-    def add_api_websocket_route(
-        self, path: str, endpoint: Callable[..., Any], *args: Any, **options: Any
-    ) -> None:
-        super().add_api_websocket_route(path, with_read_parameters(endpoint), *args, **options)
-        route: Any = self.routes[-1]
-        route.errors = self._errors
 
     def api_route(self, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
         def add(endpoint: Endpoint) -> Endpoint:

@@ -10,7 +10,13 @@ from uuid import UUID
 import jwt
 import pytest
 from fastapi import WebSocket
+from sqlalchemy import func
+from sqlalchemy.dialects import postgresql
+from sqlmodel import col
 
+from features.auth.handlers.issue import SWEEP
+from kernel.data.idempotency_keys import IdempotencyKey
+from kernel.data.sweeps import sweeping
 from kernel.http.router import Router
 from kernel.identity.callers import CurrentUser
 from kernel.testing.asking import password_hash, running_app  # noqa: F401  # fixtures
@@ -163,7 +169,8 @@ async def test_identity_is_never_a_replicas_word(app, client, alice, monkeypatch
         raise AssertionError("identity has asked the replica")
 
     resources = app.state.resources
-    monkeypatch.setattr(resources, "reader", type("Replica", (), {"fetch": fail, "first": fail})())
+    methods = {"fetch": fail, "first": fail, "loads": lambda _: []}
+    monkeypatch.setattr(resources, "reader", type("Replica", (), methods)())
     tokens = await sign_in(client)
     assert tokens.status_code == 200
     bearer = {"Authorization": f"Bearer {tokens.json()['access_token']}"}
@@ -289,6 +296,28 @@ async def test_what_is_over_is_swept_by_another_sign_in(client, alice, sql, monk
         assert (await sign_in(client)).status_code == 200
         assert await sql.fetchval(over) == left
     assert await sql.fetchval(SIGN_INS) == 3
+
+
+KEYS_SWEEP = sweeping(
+    IdempotencyKey, col(IdempotencyKey.digest), col(IdempotencyKey.created_at) < func.now()
+)
+
+
+@pytest.mark.parametrize("sweep", [SWEEP, KEYS_SWEEP], ids=["sign-ins", "keys"])
+async def test_a_sweep_deletes_a_thousand_rows_whatever_its_plan(sql, sweep):
+    await sql.execute("""
+        INSERT INTO users (email, full_name, password_hash) VALUES ('a@example.com', 'A', '-');
+        INSERT INTO refresh_tokens (user_id, family, digest, expires_at)
+            SELECT id, gen_random_uuid(), int4send(n), '2020-01-01'
+            FROM users, generate_series(1, 1200) n;
+        INSERT INTO idempotency_keys (digest, fingerprint, created_at)
+            SELECT int4send(n), '', '2020-01-01' FROM generate_series(1, 1200) n
+    """)
+    for way in ("hashjoin", "mergejoin", "hashagg", "sort", "material"):
+        await sql.execute(f"SET enable_{way} = off")
+    statement = sweep.compile(dialect=postgresql.dialect(), compile_kwargs={"literal_binds": True})
+    assert await sql.execute(str(statement)) == "DELETE 1000"
+    await sql.execute("RESET ALL")
 
 
 # No door lets in who has been shown out.

@@ -1,16 +1,21 @@
 """The types of a body's fields in parameters, whose values are text, on FastAPI's way and ours."""
 
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial, wraps
+from types import FunctionType
 from typing import Annotated, Any, Literal
 
 import pytest
-from fastapi import Body, Cookie, Form, Header, Path, Query, WebSocket
+from fastapi import Body, Cookie, Depends, Form, Header, Path, Query, WebSocket
 from pydantic import Field
+from typing_extensions import TypeAliasType
 
 from kernel.data.filters import Filter
-from kernel.data.models import Dto, Input
+from kernel.data.models import Dto, Input, Line
 from kernel.data.values import Amount, Day, RowId, Timestamp, Whole
-from kernel.http.dependencies import Session
+from kernel.http.dependencies import Id, Session
 from kernel.http.router import Router
 from kernel.testing.switches import off
 
@@ -122,6 +127,28 @@ async def socket(live: WebSocket, row: RowId) -> None:
     await live.send_text(f"{row + 1}")
 
 
+def through(endpoint: FunctionType) -> Callable[..., Any]:
+    """An operation with a dependency, whose parameters are those of another operation."""
+    parts = (endpoint.__code__, endpoint.__globals__, endpoint.__name__, endpoint.__defaults__)
+    copy = FunctionType(*parts)
+    copy.__annotations__ = {**endpoint.__annotations__}
+
+    async def operation(result: Annotated[Any, Depends(copy)]) -> Any:
+        return result
+
+    operation.__name__ = f"{endpoint.__name__}_through"
+    return operation
+
+
+for read in (own, lists, model, strict, headers, filtered):
+    name = "filter" if read is filtered else read.__name__
+    router.get(f"/through/{name}")(through(read))
+router.get("/through/path/{row}")(through(of_path))
+router.get("/through/told/{row}")(through(of_told_path))
+router.post("/through/form")(through(form))
+router.post("/through/rows")(through(rows))
+
+
 WAYS = {"short": nullcontext, "fastapi": lambda: off("plan")}
 
 
@@ -153,9 +180,10 @@ TAKEN = [
 
 @pytest.mark.parametrize(("path", "found"), TAKEN)
 async def test_a_number_in_a_parameter_is_read(client, path, found):
-    answer = await client.get(f"/peels/{path}", headers=HEADERS)
-    assert answer.status_code == 200, answer.text
-    assert answer.json().items() >= found.items()
+    for place in ("", "through/"):
+        answer = await client.get(f"/peels/{place}{path}", headers=HEADERS)
+        assert answer.status_code == 200, (place, answer.text)
+        assert answer.json().items() >= found.items()
 
 
 NO_NUMBERS = [
@@ -174,6 +202,7 @@ NO_NUMBERS = [
 ]
 PLACES = ["own?row=", "own?whole=", "lists?rows=1&rows=", "model?row=", "model?rows=1&rows="]
 PLACES += ["model?as=", "strict?row=", "filter?row=", "filter?rows=1&rows="]
+PLACES += [f"through/{place}" for place in PLACES]
 
 
 @pytest.mark.parametrize("value", NO_NUMBERS, ids=range(len(NO_NUMBERS)))
@@ -196,7 +225,9 @@ async def test_text_that_only_pythons_int_accepts_is_a_422(client, value):
     ["own?row=0", "own?whole=-6", "own?at-least=4", "lists?rows=0", "model?row=0", "told/10"],
 )
 async def test_the_bounds_of_a_number_hold_in_a_parameter(client, path):
-    assert (await client.get(f"/peels/{path}", headers=HEADERS)).status_code == 422
+    for place in ("", "through/"):
+        answer = await client.get(f"/peels/{place}{path}", headers=HEADERS)
+        assert answer.status_code == 422, place
 
 
 async def test_in_a_body_a_number_is_no_text(client):
@@ -205,11 +236,13 @@ async def test_in_a_body_a_number_is_no_text(client):
             ("body", {"data": {"row": row}}),
             ("body", {"data": {"row": 1}, "more": row}),
             ("rows", [row]),
+            ("through/rows", [row]),
         ):
             answer = await client.post(f"/peels/{path}", json=sent)
             assert answer.status_code == status, (path, row)
-    assert (await client.post("/peels/form", data={"row": "7"})).json() == {"row": 7}
-    assert (await client.post("/peels/form", data={"row": "1_0"})).status_code == 422
+    for form in ("form", "through/form"):
+        assert (await client.post(f"/peels/{form}", data={"row": "7"})).json() == {"row": 7}
+        assert (await client.post(f"/peels/{form}", data={"row": "1_0"})).status_code == 422
 
 
 async def test_a_number_in_a_parameter_of_a_socket_is_read(client):
@@ -223,6 +256,8 @@ async def test_the_document_says_of_a_parameter_what_it_says_of_a_field(client):
     document = (await client.get("/openapi.json")).json()
     paths, schemas = document["paths"], document["components"]["schemas"]
     for place in ("own", "model", "filter", "headers"):
+        ours, theirs = (paths[f"/peels/{at}{place}"]["get"] for at in ("", "through/"))
+        assert ours["parameters"] == theirs["parameters"], place
         parameters = paths[f"/peels/{place}"]["get"]["parameters"]
         schema = {each["name"]: each["schema"] for each in parameters}
         number = schema.get("row") or schema["x-row"]
@@ -231,3 +266,283 @@ async def test_the_document_says_of_a_parameter_what_it_says_of_a_field(client):
     assert schemas["Sent"]["properties"]["row"]["minimum"] == 1
     least = paths["/peels/own"]["get"]["parameters"][2]["schema"]
     assert (least["minimum"], least["maximum"]) == (5, 2**63 - 1)
+
+
+def plain(row: RowId, line: Line = "-") -> str:
+    return f"{row + 1}{line}"
+
+
+async def generator(row: RowId, line: Line = "-") -> AsyncIterator[str]:
+    yield plain(row, line)
+
+
+def plain_generator(row: RowId, line: Line = "-") -> Iterator[str]:
+    yield plain(row, line)
+
+
+Named = TypeAliasType("Named", RowId)
+NamedLine = TypeAliasType("NamedLine", Annotated[Line | None, Query()])
+
+
+async def named(
+    row: Named, line: NamedLine = "-", rows: Annotated[list[Named] | None, Query()] = None
+) -> str:
+    return plain(row + sum(rows or []), f"{line}")
+
+
+NamedHeader = TypeAliasType("NamedHeader", Annotated[RowId, Header()])
+
+
+async def of_header(row: RowId, line: Line = "-", x_row: NamedHeader = 7) -> str:
+    return plain(row + x_row - 7, line)
+
+
+NamedDependency = TypeAliasType("NamedDependency", Annotated[str, Depends(of_header)])
+
+
+async def of_named(text: NamedDependency) -> str:
+    return text
+
+
+# Each dependency is read once, so a function of its own tells whether a way to it is known.
+async def inner(row: RowId, line: Line = "-") -> str:
+    return plain(row, line)
+
+
+async def sub(text: Annotated[str, Depends(inner)]) -> str:
+    return text
+
+
+async def innermost(row: RowId, line: Line = "-") -> str:
+    return plain(row, line)
+
+
+async def by_default(text: str = Depends(innermost)) -> str:
+    return text
+
+
+def offset(row: RowId, line: Line, more: int) -> str:
+    return plain(row + more, line)
+
+
+@wraps(plain)
+def decorated(*args: Any, **options: Any) -> str:
+    return plain(*args, **options)
+
+
+class Text:
+    def __init__(self, row: RowId, line: Line = "-") -> None:
+        self.text = plain(row, line)
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class LaterText(Text):
+    pass
+
+
+class AnnotatedText(Text):
+    def __init__(self, row: RowId, line: Line = "-") -> None:
+        super().__init__(row, line)
+
+
+class DefaultText(Text):
+    def __init__(self, row: RowId, line: Line = "-") -> None:
+        super().__init__(row, line)
+
+
+class OtherText(Text):
+    def __init__(self, row: Annotated[RowId, Query(ge=5)], line: Annotated[Line, Query()]) -> None:
+        super().__init__(row, line)
+
+
+@dataclass(frozen=True)
+class Fields:
+    row: RowId
+    line: Line = "-"
+
+    def __str__(self) -> str:
+        return plain(self.row, self.line)
+
+    def method(self, row: RowId, line: Line = "-") -> str:
+        return plain(row, line)
+
+    async def __call__(self, row: RowId, line: Line = "-") -> str:
+        return plain(row, line)
+
+
+class ModelFields(Dto):
+    row: RowId
+    line: Line = "-"
+
+    def __str__(self) -> str:
+        return plain(self.row, self.line)
+
+
+DEPENDENCIES = {
+    "function": Depends(plain),
+    "generator": Depends(generator),
+    "plain_generator": Depends(plain_generator, scope="function"),
+    "dependency_of_it": Depends(sub),
+    "default": Depends(by_default),
+    "named": Depends(named),
+    "dependency_of_named": Depends(of_named),
+    "partial": Depends(partial(offset, more=0)),
+    "decorated": Depends(decorated),
+    "class": Depends(Text),
+    "subclass": Depends(LaterText),
+    "other_subclass": Depends(OtherText, use_cache=False),
+    "dataclass": Depends(Fields),
+    "method": Depends(Fields(1).method),
+    "instance": Depends(Fields(1)),
+    "model": Depends(ModelFields),
+}
+kinds = Router(prefix="/kinds", tags=["peels"])
+
+
+def add(name: str, depends: Any) -> None:
+    async def operation(text: Annotated[Any, depends]) -> str:
+        return str(text)
+
+    operation.__name__ = f"get_{name}"
+    kinds.get(f"/{name}")(operation)
+
+
+for name, depends in DEPENDENCIES.items():
+    add(name, depends)
+
+
+@kinds.get("/class-without-a-word")
+async def of_annotation(text: Annotated[AnnotatedText, Depends()]) -> str:
+    return f"{text}"
+
+
+@kinds.get("/default-without-a-word")
+async def of_default(text: DefaultText = Depends()) -> str:  # noqa: B008  # as FastAPI's manual has it
+    return f"{text}"
+
+
+ALL_KINDS = [*DEPENDENCIES, "class-without-a-word", "default-without-a-word"]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_any_kind_of_dependency_reads_its_parameters(mount, way):
+    with WAYS[way]():
+        async with mount(kinds) as client:
+            for kind in ALL_KINDS:
+                answer = await client.get(f"/kinds/{kind}?row=7&line=%20a%20")
+                assert (answer.status_code, answer.text) == (200, '"8a"'), kind
+                for query in ("row=1_0&line=a", "row=0&line=a", "row=7&line=%20"):
+                    answer = await client.get(f"/kinds/{kind}?{query}")
+                    (error,) = answer.json()["errors"]
+                    assert error["loc"] in (["query", "row"], ["query", "line"]), (kind, query)
+
+
+async def test_a_type_that_a_statement_names_is_read_as_the_type(mount):
+    async with mount(kinds) as client:
+        assert (await client.get("/kinds/named?row=7&rows=1&rows=2&line=%20a")).text == '"11a"'
+        assert (await client.get("/kinds/named?row=7&rows=1_0")).status_code == 422
+        path = "/kinds/dependency_of_named?row=7"
+        assert (await client.get(path, headers={"X-Row": "9"})).text == '"10-"'
+        assert (await client.get(path, headers={"X-Row": "1_0"})).status_code == 422
+
+
+async def test_a_class_reads_the_parameters_of_its_own(mount):
+    async with mount(kinds) as client:
+        assert (await client.get("/kinds/other_subclass?row=4&line=a")).status_code == 422
+        assert (await client.get("/kinds/other_subclass?row=7")).status_code == 422
+        assert (await client.get("/kinds/class?row=4")).text == '"5-"'
+
+
+async def of_me() -> str:
+    return "me"
+
+
+seen: list[Any] = []
+
+
+async def note(row: RowId, line: Line = "-") -> None:
+    seen.append((row, line))
+
+
+def noting() -> Any:
+    async def note_another(row: RowId, line: Line = "-") -> None:
+        seen.append((row, line))
+
+    return Depends(note_another)
+
+
+def with_dependencies() -> Router:
+    inner = Router(prefix="/inner", tags=["peels"], dependencies=[noting()])
+    outer = Router(prefix="/outer", tags=["peels"], dependencies=[noting()])
+
+    @inner.get("/{row}", dependencies=[noting(), Depends(note), Depends(note)])
+    async def get_inner() -> str:
+        return "inner"
+
+    @inner.websocket("/live", dependencies=[noting()])
+    async def live(socket: WebSocket) -> None:
+        await socket.accept()
+
+    outer.include_router(inner, dependencies=[noting()])
+    return outer
+
+
+async def test_the_dependencies_of_an_operation_a_router_and_an_inclusion_do_so_too(mount):
+    seen.clear()
+    outer = with_dependencies()
+    async with mount(Router()) as client:
+        client.app.include_router(outer, prefix="/mounted", dependencies=[noting()])
+        answer = await client.get("/mounted/outer/inner/7?line=%20a%20")
+        assert (answer.text, seen) == ('"inner"', [(7, "a")] * 6)
+        assert (await client.get("/mounted/outer/inner/1_0")).status_code == 422
+        seen.clear()
+        async with client.socket("/mounted/outer/inner/live?row=7&line=%20a%20") as socket:
+            assert socket.status == 101
+        assert seen == [(7, "a")] * 5
+
+
+async def test_the_dependencies_of_a_router_that_has_sockets_only_do_so_too(mount):
+    seen.clear()
+    sockets = Router(prefix="/sockets", tags=["peels"], dependencies=[noting()])
+
+    @sockets.websocket("/live")
+    async def live(socket: WebSocket) -> None:
+        await socket.accept()
+
+    async with mount(sockets) as client, client.socket("/sockets/live?row=7&line=%20a") as socket:
+        assert (socket.status, seen) == (101, [(7, "a")])
+
+
+async def test_a_word_is_no_id_where_a_dependency_takes_it(mount):
+    async def find(row: Id) -> int:
+        return row
+
+    async def find_its_parent(row: Annotated[int, Depends(find)]) -> int:
+        return row + 1
+
+    beside = Router(prefix="/beside", tags=["peels"])
+    deep = Router(prefix="/deep", tags=["peels"])
+    beside.get("/{row}", name="one", dependencies=[Depends(find)])(of_me)
+    deep.get("/{row}", name="one")(through(find_its_parent))
+    for rows in (beside, deep):
+        rows.get("/me", name="me")(of_me)
+    both = Router()
+    both.include_router(beside)
+    both.include_router(deep)
+    async with mount(both) as client:
+        for prefix in ("beside", "deep"):
+            assert (await client.get(f"/{prefix}/me")).text == '"me"'
+            assert (await client.get(f"/{prefix}/0")).status_code == 422
+
+
+async def test_a_dependency_stays_the_one_that_overrides_and_the_cache_know(mount):
+    async def fake() -> str:
+        return "fake"
+
+    async with mount(kinds) as client:
+        for function in (generator, inner, innermost):
+            client.app.dependency_overrides[function] = fake
+        for kind in ("generator", "dependency_of_it", "default"):
+            assert (await client.get(f"/kinds/{kind}")).text == '"fake"'

@@ -151,7 +151,8 @@ async def test_a_killed_service_loses_nothing_and_two_new_ones_share_its_server(
         assert await first.stop() in ENDED
         assert await rename(second, "Stew")
         assert await second.status("/readyz") == 200
-        assert await second.stop() in ENDED
+        second.process.send_signal(signal.SIGHUP)  # as a terminal does that is closed
+        assert await to_thread.run_sync(second.process.wait, 15) in ENDED
     assert await nothing_lives_in(used_checkout)
 
 

@@ -61,7 +61,9 @@ STATE = (
 OLD_FAMILY = select(family).where(digest == bindparam("token"))
 END = delete(SignIn).where(family == bindparam("sid")).returning(col(SignIn.user_id))
 EXPIRED = select(col(SignIn.id)).where(expires_at < func.now()).limit(1000)
-SWEEP = delete(SignIn).where(col(SignIn.id).in_(EXPIRED.with_for_update(skip_locked=True)))
+# As a subquery it could be run for each row of the table, and find a thousand others each time.
+SWEPT = EXPIRED.with_for_update(skip_locked=True).cte("swept")
+SWEEP = delete(SignIn).where(col(SignIn.id).in_(select(SWEPT)))
 
 
 @dataclass(frozen=True)
