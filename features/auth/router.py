@@ -49,8 +49,7 @@ async def create_token(
     session: Session,
 ) -> TokenPublic:
     """Sign in: `username` is the e-mail address (RFC 6749 §4.3)."""
-    password = SecretStr(form.password)
-    return await issuer.sign_in(service.primary, session, form.username, password)
+    return await issuer.sign_in(service.primary, session, form.username, SecretStr(form.password))
 
 
 @router.post("/refresh", responses={401: error_response(401)})
