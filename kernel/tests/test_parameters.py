@@ -5,7 +5,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial, wraps
 from types import FunctionType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import pytest
 from fastapi import Body, Cookie, Depends, Form, Header, Path, Query, WebSocket
@@ -372,6 +372,14 @@ class Fields:
         return plain(row, line)
 
 
+class NamedFields(NamedTuple):
+    row: RowId
+    line: Line = "-"
+
+    def __str__(self) -> str:
+        return plain(self.row, self.line)
+
+
 class ModelFields(Dto):
     row: RowId
     line: Line = "-"
@@ -396,6 +404,7 @@ DEPENDENCIES = {
     "dataclass": Depends(Fields),
     "method": Depends(Fields(1).method),
     "instance": Depends(Fields(1)),
+    "named_tuple": Depends(NamedFields),
     "model": Depends(ModelFields),
 }
 kinds = Router(prefix="/kinds", tags=["peels"])
