@@ -147,8 +147,8 @@ async def run_bounded(work: Coroutine[Any, Any, BaseException | None], seconds: 
     """
     running = asyncio.create_task(work)
     try:
-        async with asyncio.timeout(seconds):
-            await asyncio.wait([running])
+        if not (await asyncio.wait([running], timeout=seconds))[0]:
+            raise TimeoutError
     except (TimeoutError, asyncio.CancelledError) as interruption:
         running.cancel()
         await asyncio.wait([running], timeout=CLEANUP_SECONDS)
