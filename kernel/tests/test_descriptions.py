@@ -7,7 +7,7 @@ from itertools import chain
 import pytest
 from sqlmodel import Field
 
-from kernel import Amount, CurrentUser, Input, Line, Router, Session, Text, Whole
+from kernel import Amount, CurrentUser, Dto, Input, Line, Router, Session, Text, Whole
 from kernel.http.descriptions import add_examples
 from kernel.http.openapi import GENERAL
 from kernel.http.problems import PROBLEM_DETAILS, Failure
@@ -28,6 +28,10 @@ class Jar(Input):
     degrees: Whole = Field(lt=0)
     price: Amount = Field(max_digits=12, decimal_places=2)
     deposit: Amount | None = None
+
+
+class Label(Dto):
+    first_word: Line = Field(max_length=40)
 
 
 @router.post("", responses={413: {"description": "Our own."}})
@@ -69,6 +73,12 @@ def test_an_example_fits_its_field_and_is_not_made_up_for_a_pattern_of_ones_own(
         "deposit": ["12.50"],
     }
     assert Jar.model_validate({name: each[0] for name, each in shown.items()} | NEEDED)
+
+
+def test_the_words_of_an_answer_have_an_example_too():
+    schemas = {"Label": Label.model_json_schema(mode="serialization")}
+    add_examples(schemas)
+    assert schemas["Label"]["properties"]["first_word"]["examples"] == ["First word"]
 
 
 def test_an_error_is_shown_as_the_service_sends_it(document):
