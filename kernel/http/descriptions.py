@@ -7,11 +7,11 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
 
-from kernel.data.lines import LINE_PATTERN
+from kernel.data.lines import LINE_PATTERN, STORED_LINE
 from kernel.data.models import TEXT_PATTERN
 
 # Patterns that any words match; a docs page would invent letters and signs that match.
-FREE_TEXT_PATTERNS = {TEXT_PATTERN, LINE_PATTERN}
+FREE_TEXT_PATTERNS = {TEXT_PATTERN, LINE_PATTERN, f"^{STORED_LINE}$"}
 
 
 def describe_tags(app: FastAPI) -> list[dict[str, str]]:

@@ -8,7 +8,7 @@ import pytest
 from pydantic import TypeAdapter
 from sqlmodel import Field
 
-from kernel import Amount, CurrentUser, Input, Line, Password, Router, Session, Text, Whole
+from kernel import Amount, CurrentUser, Dto, Input, Line, Password, Router, Session, Text, Whole
 from kernel.http.descriptions import FREE_TEXT_PATTERNS, add_examples
 from kernel.http.openapi import GENERAL
 from kernel.http.problems import PROBLEM_DETAILS, Failure
@@ -29,6 +29,10 @@ class Jar(Input):
     labels: list[Line] = Field(default=[])
     marks: set[Text] | None = None
     pairs: list[Line] = Field(min_length=2)
+
+
+class Label(Dto):
+    first_word: Line = Field(max_length=40)
 
 
 @router.post("", responses={413: {"description": "Our own."}})
@@ -99,6 +103,12 @@ def test_an_example_fits_its_field_and_is_not_made_up_for_a_pattern_of_ones_own(
     }
     examples = {name: each[0] for name, each in shown.items()}
     assert Jar.model_validate({**examples, "country": "DE"}).code == "xxxxxxxxx"
+
+
+def test_the_words_of_an_answer_have_an_example_too():
+    schemas = {"Label": Label.model_json_schema(mode="serialization")}
+    add_examples(schemas)
+    assert schemas["Label"]["properties"]["first_word"]["examples"] == ["First word"]
 
 
 def test_an_error_is_shown_as_the_service_sends_it(document):
