@@ -36,6 +36,8 @@ def add_examples(schemas: dict[str, Any]) -> None:
 
 def _example(name: str, schema: dict[str, Any]) -> Any | None:
     for choice in (schema, *schema.get("anyOf", ())):
+        if examples := choice.get("examples"):
+            return examples[0]
         if choice.get("pattern") in FREE_TEXT_PATTERNS:
             example = name.replace("_", " ").capitalize()[: choice.get("maxLength")]
             minimum = choice.get("minLength", 0)
