@@ -39,6 +39,8 @@ def add_examples(schemas: dict[str, Any]) -> None:
 
 def _example(name: str, field: dict[str, Any]) -> Any | None:
     for choice in _choices(field):
+        if examples := choice.get("examples"):
+            return examples[0]
         if choice.get("pattern") in FREE_TEXT_PATTERNS and "format" not in choice:
             text = name.replace("_", " ").capitalize()[: choice.get("maxLength")]
             minimum = choice.get("minLength", 0)

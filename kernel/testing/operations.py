@@ -134,9 +134,13 @@ class Operation:
         return "Idempotency-Key" in self.parameters("header")
 
     @property
+    def has_pages(self) -> bool:
+        return "cursor" in self.parameters("query")
+
+    @property
     def is_list(self) -> bool:
         """Whether it returns pages, and a POST of the same path makes their rows."""
-        return "cursor" in self.parameters("query") and "post" in self.document["paths"][self.path]
+        return self.has_pages and "post" in self.document["paths"][self.path]
 
     # Tables.
 

@@ -896,7 +896,7 @@ async def test_where_no_worker_runs_one_of_many_keyed_writes_sweeps(mount, alice
         INSERT INTO idempotency_keys (digest, fingerprint, created_at)
         VALUES ('old', '', now() - interval '2 days'), ('new', '', now())
     """)
-    scope = [str(alice.user_id), "member", "POST", "/chores"]
+    scope = [str(alice.user_id), alice.role, "POST", "/chores"]
     keys = (f"key-{number}" for number in count())
     key = next(key for key in keys if sha256(json.dumps([*scope, key]).encode()).digest()[0] == 0)
     async with mount(router, jobs=jobs) as client:
