@@ -13,6 +13,7 @@ import time_machine
 from pydantic import BaseModel, Field, SecretStr
 from sqlalchemy import text
 
+from kernel import metrics
 from kernel.data.independent import open_session
 from kernel.data.jobs import TAKE_TURNS, Job
 from kernel.data.models import Dto
@@ -26,9 +27,11 @@ from kernel.identity.callers import CurrentUser
 from kernel.jobs.queue import Ticks, take
 from kernel.jobs.tasks import TASKS, task
 from kernel.jobs.worker import Worker, working
+from kernel.metrics import Values
 from kernel.testing.jobs import Jobs
 from kernel.tests.peelings.models import Peeling, PeelingPublic
 from kernel.tests.processes import until
+from kernel.tests.test_metrics import told
 
 SECRET = "a secret"
 ON = {"jobs": "on"}
@@ -405,6 +408,7 @@ async def test_a_task_may_open_a_session_beside_its_own(enqueue, jobs, sql, alic
 
 
 async def test_whoever_has_lost_the_lease_changes_nothing(app, enqueue, sql, alice, log, jobs):
+    metrics.STATE.use(Values())
     await enqueue(peel, owner_id=alice.user_id)
     (slow,) = await take(app, [peel], 1)
     (quick,) = await take(app, [peel], 1, clock=datetime.now(UTC) + HOUR)
@@ -413,6 +417,8 @@ async def test_whoever_has_lost_the_lease_changes_nothing(app, enqueue, sql, ali
     await slow.run()
     assert await sql.fetchval("SELECT count(*) FROM peelings") == 1
     assert [line["outcome"] for line in log.lines() if line["message"] == "job"] == ["done", "lost"]
+    runs = {key[1:]: n for key, n in told().items() if key[0] == "jobs_runs_total"}
+    assert runs == {("done", "kernel.peel"): 1, ("lost", "kernel.peel"): 1}
 
 
 async def test_a_line_of_a_run_has_the_id_of_the_request(chores, log):
@@ -433,6 +439,27 @@ async def test_a_job_of_a_task_that_this_code_has_not_waits_and_is_told(app, job
     await Gauges(app).count()
     (line,) = [each for each in log.lines("WARNING") if each["message"] == NOBODYS]
     assert (line["task"], line["waiting"]) == ("later.task", 1)
+
+
+async def test_gauges_tell_of_each_task_what_waits_and_what_has_failed(app, sql):
+    metrics.STATE.use(Values())
+    await sql.execute("""
+        INSERT INTO jobs (task, arguments, state, run_at) VALUES
+            ('kernel.peel', '{}', 'waiting', now() - interval '90 s'),
+            ('kernel.peel', '{}', 'waiting', now() + interval '1 hour'),
+            ('kernel.peel', '{}', 'failed', now() - interval '1 day'),
+            ('later.task', '{}', 'waiting', now())
+    """)
+    gauges = Gauges(app)
+    await gauges.count()
+    counted = told()
+    assert counted["jobs_waiting", "kernel.peel"] == 2
+    assert 90 <= counted["jobs_oldest_seconds", "kernel.peel"] < 120
+    assert counted["jobs_failed", "kernel.peel"] == 1
+    assert (counted["jobs_waiting", "later.task"], counted["jobs_unknown",]) == (1, 1)
+    await sql.execute("DELETE FROM jobs")
+    await gauges.count()
+    assert [name for name, *_ in told() if name.startswith("jobs_")] == []
 
 
 async def test_a_limit_holds_though_two_take_at_once(app, enqueue, sql):
