@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from pydantic import BaseModel, Field, SecretStr
 from sqlalchemy import text
 
+from kernel import metrics
 from kernel.data.independent import open_session
 from kernel.data.jobs import TAKE_TURNS, Job
 from kernel.data.models import Dto
@@ -33,6 +34,7 @@ from kernel.identity.callers import CurrentUser
 from kernel.jobs.queue import Ticks, take
 from kernel.jobs.tasks import TASKS, task
 from kernel.jobs.worker import Worker, working
+from kernel.metrics import Values
 from kernel.testing.jobs import Jobs
 from kernel.tests.peelings.models import Peeling, PeelingPublic
 from kernel.tests.processes import until
@@ -506,6 +508,7 @@ async def test_a_task_may_open_a_session_beside_its_own(enqueue, jobs, sql, alic
 
 
 async def test_whoever_has_lost_the_lease_changes_nothing(app, enqueue, sql, alice, log, jobs):
+    metrics.STATE.use(Values())
     await enqueue(peel, owner_id=alice.user_id)
     (slow,) = await take(app, [peel], 1)
     (quick,) = await take(app, [peel], 1, clock=datetime.now(UTC) + HOUR)
@@ -514,6 +517,7 @@ async def test_whoever_has_lost_the_lease_changes_nothing(app, enqueue, sql, ali
     await slow.run()
     assert await sql.fetchval("SELECT count(*) FROM peelings") == 1
     assert [line["outcome"] for line in log.lines() if line["message"] == "job"] == ["done", "lost"]
+    assert told("jobs_runs_total", task="kernel.peel", outcome="lost") == 1
 
 
 async def test_a_run_whose_job_was_discarded_is_lost_whether_it_fails_or_not(

@@ -21,12 +21,14 @@ from kernel.data.outages import Outages
 from kernel.data.reader import ReadPool
 from kernel.data.readers import ReplicaReader
 from kernel.data.resources import resources_of
+from kernel.data.schema import head_revision
 from kernel.data.sqlstate import UNREACHABLE, unavailable
 from kernel.driver_errors import ShareTimeout
 from kernel.exposition import render
 from kernel.http.dependencies import Id, Passwords
 from kernel.http.gauges import sample, sampled
 from kernel.http.router import Router
+from kernel.http.server import _shed
 from kernel.identity.in_flight import InFlight
 from kernel.identity.passwords import PasswordVault
 from kernel.metric_files import MetricFiles
@@ -162,6 +164,17 @@ async def test_requests_that_are_refused_unhandled_are_counted(client):
     assert answers() == {("POST", "unmatched", "413"): 1}
 
 
+async def test_what_the_server_sheds_counts():
+    async def send(message):
+        sent.append(message)
+
+    sent = []
+    await _shed({"type": "http", "method": "GET", "headers": [], "client": None}, None, send)
+    assert sent[0]["status"] == 503
+    assert told()["http_requests_refused_total", "shed"] == 1
+    assert answers() == {("GET", "unmatched", "503"): 1}
+
+
 async def test_requests_count_while_they_are_under_way_and_no_longer(mount):
     router, begun, may_end = Router(), asyncio.Event(), asyncio.Event()
 
@@ -251,6 +264,15 @@ async def test_an_event_loop_that_is_held_up_is_told_of(app, monkeypatch):
         for _ in range(3):
             await asyncio.sleep(0)
     assert 0.08 < told()["event_loop_lag_seconds",] < 10
+
+
+async def test_a_worker_tells_which_service_it_is_and_its_use_of_the_processor(app):
+    async with sampled(resources_of(app)):
+        await asyncio.sleep(0)
+    counted, resources = told(), resources_of(app)
+    assert counted["service_info", head_revision(), resources.name, resources.version] == 1
+    assert counted["service_workers",] == 1
+    assert counted["service_cpu_seconds_total",] > 0
 
 
 async def test_hashes_that_wait_count(mount):
