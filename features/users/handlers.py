@@ -1,8 +1,8 @@
 from functools import cache
-from typing import Any
+from typing import Any, Literal
 
 from sqlalchemy import Select, String, and_, bindparam, delete, func, or_
-from sqlmodel import col, select
+from sqlmodel import Field, col, select
 
 from features.users.models import (
     NOT_THE_EMAIL,
@@ -10,7 +10,6 @@ from features.users.models import (
     MeUpdate,
     User,
     UserCreate,
-    UserFilter,
     UserPublic,
     UserSummary,
     UserUpdate,
@@ -20,6 +19,7 @@ from features.users.models import (
 )
 from kernel import (
     Conflict,
+    Filter,
     Forbidden,
     NotFound,
     Page,
@@ -27,6 +27,7 @@ from kernel import (
     PasswordVault,
     Principal,
     ReadPool,
+    Text,
     Unprocessable,
     WriteSession,
     like,
@@ -46,6 +47,15 @@ WITH_ADMINS = (
 EVENTS = {"role": "role_changed", "is_active": "activity_changed"}
 NOT_RIGHT = "the current password is not right"
 END_KEYS = delete(keys).where(keys.c.user_id == bindparam("id"))
+
+
+# Not in models.py, which operators' commands read without FastAPI.
+class UserFilter(Filter):
+    is_active: bool | None = None
+    q: Text | None = Field(
+        default=None, max_length=100, description="What names contain; for admins, addresses, too."
+    )
+    order: Literal["id", "-id", "full_name", "-full_name", "email", "-email"] = "id"
 
 
 @cache

@@ -6,19 +6,7 @@ from pydantic.config import JsonDict
 from sqlalchemy import BigInteger, CheckConstraint, Index, String, Uuid, column, func, table, text
 from sqlmodel import Field, SQLModel
 
-from kernel import (
-    Dto,
-    Email,
-    Filter,
-    Input,
-    Line,
-    Password,
-    Public,
-    Table,
-    Text,
-    one_of,
-    search_index,
-)
+from kernel import Dto, Email, Input, Line, Password, Public, Table, one_of, search_index
 
 Role = Literal["member", "admin"]
 # What ends with a password, by name: slices share the database, not classes.
@@ -103,14 +91,6 @@ class UserUpdate(Input):
     full_name: Line = Field(default=None, max_length=100)
     role: Role = Field(default=None)
     is_active: bool = Field(default=None)
-
-
-class UserFilter(Filter):
-    is_active: bool | None = None
-    q: Text | None = Field(
-        default=None, max_length=100, description="What names contain; for admins, addresses, too."
-    )
-    order: Literal["id", "-id", "full_name", "-full_name", "email", "-email"] = "id"
 
 
 class Account(Dto):

@@ -5,14 +5,8 @@ from typing import Annotated
 from fastapi import Depends, Query, Request
 
 from features.users import handlers
-from features.users.models import (
-    MeUpdate,
-    UserCreate,
-    UserFilter,
-    UserPublic,
-    UserSummary,
-    UserUpdate,
-)
+from features.users.handlers import UserFilter
+from features.users.models import MeUpdate, UserCreate, UserPublic, UserSummary, UserUpdate
 from kernel import (
     Admin,
     CurrentUser,
