@@ -2,7 +2,7 @@ import hashlib
 import secrets
 from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import Select, bindparam, delete, func, insert, select, update
+from sqlalchemy import BindParameter, Select, bindparam, delete, func, insert, select, update
 from sqlmodel import col
 
 from features.invitations.models import (
@@ -35,30 +35,24 @@ PURPOSE = "invitation"
 LIFETIME = timedelta(days=7)
 NOT_GOOD = "this invitation is not good, or not any more: ask for another one"
 digest, expires_at = col(Invitation.digest), col(Invitation.expires_at)
+TOKEN: BindParameter[bytes] = bindparam("token")
 ALL: Select[tuple[Invitation]] = select(Invitation)
 # Each link ends at a time of its own: by that, its job sees whether a newer one has replaced it.
 IS_LATEST = (col(Invitation.id) == bindparam("invitation_id"), expires_at == bindparam("until"))
 LATEST = ALL.where(*IS_LATEST, expires_at > func.now())
 # If the signing secret was changed while the job waited, the link has another token.
-SET_DIGEST = (
-    update(Invitation)
-    .where(*IS_LATEST, digest != bindparam("token"))
-    .values(digest=bindparam("token"))
-)
+SET_DIGEST = update(Invitation).where(*IS_LATEST, digest != TOKEN).values(digest=TOKEN)
 ACCOUNT = select(users.c.id).where(users.c.email == bindparam("email"))
 # Only of one who is still an active admin: an invitation ends with the rights of its admin.
-INVITED = (
-    select(col(Invitation.email), col(Invitation.role), digest)
-    .join(users, users.c.id == col(Invitation.invited_by))
-    .where(
-        digest == bindparam("token"),
-        expires_at > func.now(),
-        users.c.is_active,
-        users.c.role == "admin",
-    )
+IS_GOOD = (
+    digest == TOKEN,
+    expires_at > func.now(),
+    users.c.id == col(Invitation.invited_by),
+    users.c.is_active,
+    users.c.role == "admin",
 )
-LOCKED = INVITED.with_for_update(of=Invitation)
-USE = delete(Invitation).where(digest == bindparam("token"), expires_at > func.now())
+INVITED = select(col(Invitation.email), col(Invitation.role)).where(*IS_GOOD)
+USE = delete(Invitation).where(*IS_GOOD).returning(*INVITED.selected_columns)
 REVOKE = delete(Invitation).where(col(Invitation.id) == bindparam("id")).returning(digest)
 
 
@@ -75,7 +69,7 @@ async def invite(
     seed, values = _new_link(resources)
     row = {**data.model_dump(), **values, "invited_by": me.id}
     invitation = await session.insert(Invitation, InvitationPublic, **row)
-    await _send_later(session, invitation.id, seed, invitation.expires_at)
+    await _send_later(session, invitation, seed)
     return invitation
 
 
@@ -90,8 +84,9 @@ async def renew(
     seed, values = _new_link(resources)
     invitation.sqlmodel_update({**values, "invited_by": me.id})
     await session.flush()
-    await _send_later(session, invitation_id, seed, invitation.expires_at)
-    return InvitationPublic.model_validate(invitation)
+    renewed = InvitationPublic.model_validate(invitation)
+    await _send_later(session, renewed, seed)
+    return renewed
 
 
 async def revoke(session: WriteSession, invitation_id: int) -> None:
@@ -100,11 +95,10 @@ async def revoke(session: WriteSession, invitation_id: int) -> None:
     session.after_commit(security_event, "invitation_revoked", f"invitation {invitation_id}")
 
 
-async def _send_later(
-    session: WriteSession, invitation_id: int, seed: str, until: datetime
-) -> None:
-    await session.enqueue(send_invitation, invitation_id=invitation_id, seed=seed, until=until)
-    session.after_commit(security_event, "invited", f"invitation {invitation_id}")
+async def _send_later(session: WriteSession, invitation: InvitationPublic, seed: str) -> None:
+    number, until = invitation.id, invitation.expires_at
+    await session.enqueue(send_invitation, invitation_id=number, seed=seed, until=until)
+    session.after_commit(security_event, "invited", f"invitation {number}")
 
 
 @task(external=True, timeout=60, concurrency=4)
@@ -138,13 +132,12 @@ async def accept(
         raise Forbidden(NOT_GOOD)
     # Before the transaction begins: no connection is held while a password is hashed.
     password_hash = await passwords.hash(data.password, invited.email)
-    # Read again under a lock: of two concurrent requests, the second finds no invitation.
-    locked = await session.first(Invited, LOCKED, token=token)
-    if locked is None:
+    # Looked up again as it is used: of two concurrent requests, the second finds no invitation.
+    used = await session.first(Invited, USE, token=token)
+    if used is None:
         raise Forbidden(NOT_GOOD)
-    await session.fetch(USE, token=token)
     chosen = {**data.model_dump(exclude={"token", "password"}), "password_hash": password_hash}
-    account = chosen | {"email": locked.email, "role": locked.role, "is_active": True}
+    account = chosen | {"email": used.email, "role": used.role, "is_active": True}
     [row] = await session.fetch(insert(users).values(account).returning(users.c.id))
     session.after_commit(security_event, "invitation_accepted", row["id"])
 

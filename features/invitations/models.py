@@ -38,7 +38,6 @@ class Invitation(Table, table=True):
 class Invited(Dto):
     email: str
     role: str
-    digest: bytes
 
 
 class InvitationMail(Mail, template="invitation"):
