@@ -111,11 +111,10 @@ async def send_invitation(
     async with open_session() as session:
         await session.fetch(SET_DIGEST, **latest, token=_digest(token))
         invited = await session.first(Invited, LATEST, **latest)
-    if invited is None:
-        return
-    base, days = resources.settings.link_base, LIFETIME.days
-    mail = InvitationMail(service=resources.name, base=base, token=token, days=days)
-    await mail.send(job, resources, to=invited.email)
+    if invited:
+        base, days = resources.settings.link_base, LIFETIME.days
+        mail = InvitationMail(service=resources.name, base=base, token=token, days=days)
+        await mail.send(job, resources, to=invited.email)
 
 
 async def accept(

@@ -18,7 +18,7 @@ RULES = {
     "revoke_invitation": "admin",
     "accept_invitation": "open",
 }
-COSTS = {"create_invitation": 6, "renew_invitation": 6, "accept_invitation": 6}
+COSTS = {"create_invitation": 6, "renew_invitation": 6, "accept_invitation": 5}
 INVITER = insert(users).returning(users.c.id)
 CAROL = "carol@example.com"
 ACCEPTED = {"full_name": "Carol", "password": "correct horse battery"}
