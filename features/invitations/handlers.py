@@ -36,7 +36,6 @@ LIFETIME = timedelta(days=7)
 NOT_GOOD = "this invitation is not valid, or no longer valid: ask for another one"
 digest, expires_at = col(Invitation.digest), col(Invitation.expires_at)
 TOKEN: BindParameter[bytes] = bindparam("token")
-IS_GOOD = (digest == TOKEN, expires_at > func.now())
 ALL: Select[tuple[Invitation]] = select(Invitation)
 # Each link ends at a time of its own: by that, its job sees whether a newer one has replaced it.
 IS_LATEST = (col(Invitation.id) == bindparam("invitation_id"), expires_at == bindparam("until"))
@@ -45,13 +44,15 @@ LATEST = ALL.where(*IS_LATEST, expires_at > func.now())
 SET_DIGEST = update(Invitation).where(*IS_LATEST, digest != TOKEN).values(digest=TOKEN)
 ACCOUNT = select(users.c.id).where(users.c.email == bindparam("email"))
 # Only of one who is still an active admin: an invitation ends with the rights of its admin.
-INVITED = (
-    select(col(Invitation.email), col(Invitation.role))
-    .join(users, users.c.id == col(Invitation.invited_by))
-    .where(*IS_GOOD, users.c.is_active, users.c.role == "admin")
+IS_GOOD = (
+    digest == TOKEN,
+    expires_at > func.now(),
+    users.c.id == col(Invitation.invited_by),
+    users.c.is_active,
+    users.c.role == "admin",
 )
-LOCKED = INVITED.with_for_update(of=Invitation)
-USE = delete(Invitation).where(*IS_GOOD)
+INVITED = select(col(Invitation.email), col(Invitation.role)).where(*IS_GOOD)
+USE = delete(Invitation).where(*IS_GOOD).returning(*INVITED.selected_columns)
 REVOKE = delete(Invitation).where(col(Invitation.id) == bindparam("id")).returning(digest)
 
 
@@ -109,11 +110,10 @@ async def send_invitation(
     async with open_session() as session:
         await session.fetch(SET_DIGEST, **latest, token=_digest(token))
         invited = await session.first(Invited, LATEST, **latest)
-    if invited is None:
-        return
-    base, days = resources.settings.link_base, LIFETIME.days
-    mail = InvitationMail(service=resources.name, base=base, token=token, days=days)
-    await mail.send(job, resources, to=invited.email)
+    if invited:
+        base, days = resources.settings.link_base, LIFETIME.days
+        mail = InvitationMail(service=resources.name, base=base, token=token, days=days)
+        await mail.send(job, resources, to=invited.email)
 
 
 async def accept(
@@ -130,12 +130,11 @@ async def accept(
         raise Forbidden(NOT_GOOD)
     # Before the transaction begins: no connection is held while a password is hashed.
     password_hash = await passwords.hash(data.password, invited.email)
-    # Read again under a lock: of two concurrent requests, the second finds no invitation.
-    locked = await session.first(Invited, LOCKED, token=token)
-    if locked is None:
+    # Looked up again as it is used: of two concurrent requests, the second finds no invitation.
+    used = await session.first(Invited, USE, token=token)
+    if used is None:
         raise Forbidden(NOT_GOOD)
-    await session.fetch(USE, token=token)
-    account = data.model_dump(exclude={"token", "password"}) | locked.model_dump()
+    account = data.model_dump(exclude={"token", "password"}) | used.model_dump()
     account |= {"password_hash": password_hash, "is_active": True}
     [row] = await session.fetch(insert(users).values(account).returning(users.c.id))
     session.after_commit(security_event, "invitation_accepted", row["id"])

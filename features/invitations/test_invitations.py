@@ -18,7 +18,7 @@ RULES = {
     "revoke_invitation": "admin",
     "accept_invitation": "open",
 }
-COSTS = {"create_invitation": 6, "renew_invitation": 6, "accept_invitation": 6}
+COSTS = {"create_invitation": 6, "renew_invitation": 6, "accept_invitation": 5}
 INVITER = insert(users).returning(users.c.id)
 CAROL = "carol@example.com"
 ACCEPTED = {"full_name": "Carol", "password": "correct horse battery"}
@@ -230,6 +230,16 @@ async def test_of_two_who_accept_at_once_one_joins(client, token, sql):
     won = [answer.status_code for answer in answers].index(204)
     joined = await sql.fetch("SELECT full_name FROM users WHERE email = $1", CAROL)
     assert [row["full_name"] for row in joined] == [names[won]]
+
+
+async def test_an_invitation_that_ends_meanwhile_lets_nobody_in(client, token, sql):
+    """The token has been looked at when its invitation expires."""
+    async with sql.transaction():
+        await sql.execute(ENDED["expired"])
+        accepting = asyncio.create_task(accept(client, token))
+        await asyncio.sleep(0.5)
+    assert (await accepting).status_code == 403
+    assert await sql.fetchval("SELECT count(*) FROM users WHERE email = $1", CAROL) == 0
 
 
 async def test_the_latest_link_alone_is_good(client, admin, token, jobs, mails):
