@@ -159,7 +159,7 @@ TICK = """
         ON CONFLICT (task, tick) DO NOTHING
         RETURNING id
     )
-    SELECT now() AS now, yes AS is_due, EXISTS (SELECT FROM made) AS is_made, latest.tick AS before
+    SELECT now() AS now, yes AS is_due, (SELECT latest.tick FROM made) AS last
     FROM is_due, latest
 """
 COUNT = """

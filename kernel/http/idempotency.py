@@ -158,7 +158,7 @@ def may_be_repeated(response: Response, route: Operation) -> bool:
     return is_plain and all(name.lower() != b"set-cookie" for name, _ in response.raw_headers)
 
 
-@task(external=True, every="1m")
+@task(external=True, every="10m")
 async def sweep_idempotency_keys(resources: Resources) -> None:
     """Delete the keys that are older than the retention."""
     await sweep(SWEEP, retention=timedelta(seconds=resources.settings.idempotency_retention))

@@ -132,7 +132,7 @@ async def _always_wrong() -> bool:
     return False
 
 
-@task(external=True, every="1m")
+@task(external=True, every="10m")
 async def sweep_password_attempts(resources: Resources) -> None:
     """Delete the counts whose window has ended."""
     await sweep(SWEEP, window=timedelta(seconds=resources.settings.sign_in_window))

@@ -40,6 +40,8 @@ class Ticks:
 
     def __init__(self, app: HasState) -> None:
         self._app, self._seen = app, dict[str, datetime]()
+        # A developer's service stands still most of the time.
+        self._level = logging.DEBUG if resources_of(app).settings.env == "dev" else logging.WARNING
         self._behind = timedelta()  # how far the host's clock is behind the database's
 
     async def make(self, clock: datetime | None = None) -> None:
@@ -55,7 +57,6 @@ class Ticks:
             self._behind = made["now"] - datetime.now(UTC)
             if made["is_due"]:
                 self._seen[task.name] = tick
-            before = made["before"] if made["is_made"] else None
-            if before and task.schedule.latest(tick - timedelta(microseconds=1)) > before:
-                fields = {"task": task.name, "last": before, "newest": tick}
-                logger.warning("ticks were missed: the newest runs", extra={"fields": fields})
+            if (last := made["last"]) and task.schedule.latest(tick - timedelta.resolution) > last:
+                extra = {"fields": {"task": task.name, "last": last, "newest": tick}}
+                logger.log(self._level, "ticks were missed: the newest runs", extra=extra)

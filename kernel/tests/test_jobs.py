@@ -670,14 +670,18 @@ async def test_the_first_tick_is_not_run_and_each_other_one_once(app, jobs, sql)
     assert await sql.fetchval(strikes) == 3
 
 
-async def test_of_missed_ticks_the_newest_runs_and_that_is_told(app, jobs, log):
+@pytest.mark.parametrize(("env", "is_told"), [("dev", False), ("prod", True)])
+async def test_of_missed_ticks_the_newest_runs_and_that_is_told(
+    app, jobs, log, monkeypatch, env, is_told
+):
+    monkeypatch.setitem(vars(resources_of(app).settings), "env", env)
     jobs.clock = datetime.now(UTC) + 24 * HOUR
     await jobs.tick()
     jobs.clock += 5 * HOUR
     await jobs.tick()
     assert done == ["dong"]
     lines = [each for each in log.lines("WARNING") if "missed" in each["message"]]
-    assert "kernel.strike" in [each["task"] for each in lines]
+    assert ("kernel.strike" in [each["task"] for each in lines]) is is_told
 
 
 async def test_a_tick_that_has_not_run_makes_room_for_the_next_one(app, sql, jobs):
@@ -887,7 +891,7 @@ async def test_what_is_kept_for_a_while_is_swept(app, sql, jobs, alice):
         SELECT int4send(n), now() - interval '1 day' FROM generate_series(1, 1500) n
     """)
     await sql.execute("INSERT INTO idempotency_keys VALUES ('new', '')")
-    for minutes in (1, 2):
+    for minutes in (10, 20):
         jobs.clock = datetime.now(UTC) + timedelta(minutes=minutes)
         await jobs.tick()
     assert await sql.fetchval("SELECT array_agg(digest) FROM idempotency_keys") == [b"new"]

@@ -159,7 +159,7 @@ class TokenIssuer:
             await session.fetch(REHASH, **values)
 
 
-@task(every="1m")
+@task(every="10m")
 async def sweep_sign_ins(session: WriteSession) -> None:
     """Delete up to 1,000 expired sign-ins."""
     await session.fetch(SWEEP)
