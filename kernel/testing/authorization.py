@@ -122,7 +122,7 @@ def test_each_rule_has_its_operation(walk: Walk) -> None:
 
 
 @every()
-@pytest.mark.usefixtures("upstreams")
+@pytest.mark.usefixtures("fake_http")
 async def test_a_caller_gets_what_the_rule_says(
     app: FastAPI,
     client: httpx.AsyncClient,
@@ -134,7 +134,7 @@ async def test_a_caller_gets_what_the_rule_says(
 
 
 @every(outside_dev)
-@pytest.mark.usefixtures("upstreams")
+@pytest.mark.usefixtures("fake_http")
 async def test_a_caller_gets_what_the_rule_says_outside_dev(
     app: FastAPI,
     serve: Serve,

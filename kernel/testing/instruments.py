@@ -7,7 +7,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from kernel.testing import upstreams as elsewhere
+from kernel.testing import upstreams
 from kernel.testing.authorization import role_for
 from kernel.testing.callers import Caller
 from kernel.testing.fixtures import Connection, SignUp
@@ -23,14 +23,14 @@ TABLES = "SELECT tablename FROM pg_tables WHERE schemaname = 'public'"
 
 
 @pytest.fixture
-def upstreams(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> Iterator[Upstreams]:
+def fake_http(app: FastAPI, monkeypatch: pytest.MonkeyPatch) -> Iterator[Upstreams]:
     """The answers of other services: UPSTREAMS of the mounted slices, and what a test adds:
-    `upstreams["https://rates.example/"] = {"EUR": 1}`. A request to any other URL fails."""
+    `fake_http["https://rates.example/"] = {"EUR": 1}`. A request to any other URL fails."""
     fakes = Upstreams(all_hooks(app))
     monkeypatch.setattr(httpx.AsyncHTTPTransport, "handle_async_request", _ask(fakes))
-    elsewhere.unanswered.clear()
+    upstreams.unanswered.clear()
     yield fakes
-    elsewhere.unanswered.clear()
+    upstreams.unanswered.clear()
 
 
 def _ask(fakes: Upstreams) -> Callable[..., Awaitable[httpx.Response]]:
@@ -66,7 +66,7 @@ def walk(request: pytest.FixtureRequest) -> Walk:
 
 @pytest.fixture
 async def sampler(
-    request: pytest.FixtureRequest, app: FastAPI, sign_up: SignUp, upstreams: Upstreams
+    request: pytest.FixtureRequest, app: FastAPI, sign_up: SignUp, fake_http: Upstreams
 ) -> Sampler:
     """Calls operations with valid requests: as an admin or, where the rule of the operation under
     test refuses admins, as a role that it allows."""

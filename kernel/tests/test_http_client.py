@@ -99,10 +99,10 @@ FAILURES = {
 @pytest.mark.parametrize(("upstream_does", "status"), FAILURES.values(), ids=FAILURES)
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_what_another_service_fails_to_do_is_no_mistake_of_ours(
-    mount, alice, upstreams, log, monkeypatch, upstream_does, status, method
+    mount, alice, fake_http, log, monkeypatch, upstream_does, status, method
 ):
     monkeypatch.setattr(exceptions, "_reminders", Reminders())  # each is told anew
-    upstreams[RATES] = upstream_does
+    fake_http[RATES] = upstream_does
     async with mount(router) as client:
         answer = await client.request(method, "/peeled_rates", headers=alice.headers)
     assert (answer.status_code, answer.json()["status"]) == (status, status)

@@ -145,9 +145,9 @@ async def test_a_state_that_cannot_be_made_is_told(sampler, operation, monkeypat
 
 
 async def test_without_its_answer_another_service_is_out_of_reach(
-    sampler, operation, upstreams, monkeypatch
+    sampler, operation, fake_http, monkeypatch
 ):
-    upstreams.clear()
+    fake_http.clear()
     told = await failure(sampler.succeed(operation("translate_peeled_article")))
     assert (
         "POST /peeled_articles/{peeled_slug}/translation (translate_peeled_article) answered 502"
@@ -168,7 +168,7 @@ def test_without_a_rule_an_operation_is_told(operation, monkeypatch, rule):
 
 
 async def test_a_caller_who_gets_something_else_is_told(
-    app, client, cast, upstreams, operation, monkeypatch
+    app, client, cast, fake_http, operation, monkeypatch
 ):
     monkeypatch.setitem(hooks.RULES, "update_peeled_article", "owner_or_admin")
     told = await failure(
@@ -292,7 +292,7 @@ async def test_a_sample_can_be_a_list(sampler, operation, monkeypatch, sample):
 
 
 async def test_a_rule_can_name_a_further_role(
-    app, client, cast, sql, upstreams, operation, monkeypatch
+    app, client, cast, sql, fake_http, operation, monkeypatch
 ):
     rule = await sql.fetchval(
         "SELECT pg_get_constraintdef(oid) FROM pg_constraint WHERE conname = 'ck_users_role'"

@@ -71,8 +71,8 @@ OWN_KEY = {"test_a_column_that_is_not_the_clients_cannot_be_set": "the client ch
 SKIPS = {"tag_peeled_article": LINK, "untag_peeled_article": LINK, "create_peeled_country": OWN_KEY}
 
 
-async def test_an_article_is_translated_by_another_service(alice, upstreams):
-    upstreams["https://translator.example/"] = {"text": "Suppe"}
+async def test_an_article_is_translated_by_another_service(alice, fake_http):
+    fake_http["https://translator.example/"] = {"text": "Suppe"}
     made = (await alice.post("/peeled_articles", json={"article": {"title": "Soup"}})).json()
     url = f"/peeled_articles/{made['article']['slug']}/translation"
     answer = await alice.post(url, params={"language": "de"})
