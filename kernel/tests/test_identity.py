@@ -304,12 +304,11 @@ KEYS_SWEEP = sweeping(
 
 
 @pytest.mark.parametrize("sweep", [SWEEP, KEYS_SWEEP], ids=["sign-ins", "keys"])
-async def test_a_sweep_deletes_a_thousand_rows_whatever_its_plan(sql, sweep):
-    await sql.execute("""
-        INSERT INTO users (email, full_name, password_hash) VALUES ('a@example.com', 'A', '-');
+async def test_a_sweep_deletes_a_thousand_rows_whatever_its_plan(sql, alice, sweep):
+    await sql.execute(f"""
         INSERT INTO refresh_tokens (user_id, family, digest, expires_at)
-            SELECT id, gen_random_uuid(), int4send(n), '2020-01-01'
-            FROM users, generate_series(1, 1200) n;
+            SELECT {alice.user_id}, gen_random_uuid(), int4send(n), '2020-01-01'
+            FROM generate_series(1, 1200) n;
         INSERT INTO idempotency_keys (digest, fingerprint, created_at)
             SELECT int4send(n), '', '2020-01-01' FROM generate_series(1, 1200) n
     """)
