@@ -139,6 +139,15 @@ async def test_a_bare_checkout_serves_at_once_and_leaves_nothing_running(checkou
         assert await nothing_lives_in(checkout)
 
 
+@pytest.fixture
+def not_under_nohup():
+    """What ignores SIGHUP has children that ignore it."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.usefixtures("not_under_nohup")
 async def test_a_killed_service_loses_nothing_and_two_new_ones_share_its_server(used_checkout):
     async with serve(used_checkout) as killed:
         await killed.sign_up("killed")
