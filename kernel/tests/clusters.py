@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -79,7 +79,8 @@ class Cluster:
             children = Path(f"/proc/{self.process.pid}/task/{self.process.pid}/children")
             pids = [self.process.pid, *map(int, children.read_text().split())]
             for pid in pids:
-                os.kill(pid, number)
+                with suppress(ProcessLookupError):  # a backend has just ended
+                    os.kill(pid, number)
 
     def kill(self) -> None:
         self.signal(signal.SIGKILL)
