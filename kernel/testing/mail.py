@@ -97,12 +97,14 @@ class MailServer(Mailbox):
 
 
 async def _end(sessions: Sequence[SMTP]) -> None:
-    """Close what is open, that of a connection which is just being accepted as well."""
+    """Close what is open, and no longer wait for the TLS handshake of whoever says nothing."""
     async with asyncio.timeout(5):
         while True:
             for session in sessions:
                 if isinstance(session.transport, asyncio.Transport):
                     session.transport.abort()
+            for task in asyncio.all_tasks() - {asyncio.current_task()}:
+                task.cancel()
             await asyncio.sleep(0.01)  # in which they end
             if asyncio.all_tasks() == {asyncio.current_task()}:
                 return

@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+import socket
 import sys
+import time
 from email import message_from_bytes
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -318,6 +320,15 @@ async def test_a_certificate_that_nobody_has_signed_is_refused():
         with MailServer(**own).running() as server, pytest.raises(MailNotSent) as failure:
             await mailer_for(server, scheme, "").send(message())
         assert (server.messages, failure.value.reason) == ([], "SSLCertVerificationError")
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_a_server_of_tests_ends_while_a_client_is_silent(is_tls):
+    with MailServer(is_tls=is_tls).running() as server:
+        client = socket.create_connection(("127.0.0.1", server.port), timeout=5)
+        time.sleep(0.1)  # in which it is accepted
+    with client:
+        assert is_tls or client.recv(4) == b"220 "
 
 
 async def test_who_has_to_log_in_does():
