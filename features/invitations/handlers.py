@@ -39,20 +39,19 @@ TOKEN: BindParameter[bytes] = bindparam("token")
 ALL: Select[tuple[Invitation]] = select(Invitation)
 # Each link ends at a time of its own: by that, its job sees whether a newer one has replaced it.
 IS_LATEST = (col(Invitation.id) == bindparam("invitation_id"), expires_at == bindparam("until"))
-LATEST = ALL.where(*IS_LATEST, expires_at > func.now())
 # If the signing secret was changed while the job waited, the link has another token.
 SET_DIGEST = update(Invitation).where(*IS_LATEST, digest != TOKEN).values(digest=TOKEN)
 ACCOUNT = select(users.c.id).where(users.c.email == bindparam("email"))
 # Only of one who is still an active admin: an invitation ends with the rights of its admin.
 IS_GOOD = (
-    digest == TOKEN,
     expires_at > func.now(),
     users.c.id == col(Invitation.invited_by),
     users.c.is_active,
     users.c.role == "admin",
 )
-INVITED = select(col(Invitation.email), col(Invitation.role)).where(*IS_GOOD)
-USE = delete(Invitation).where(*IS_GOOD).returning(*INVITED.selected_columns)
+LATEST = ALL.where(*IS_LATEST, *IS_GOOD)
+INVITED = select(col(Invitation.email), col(Invitation.role)).where(digest == TOKEN, *IS_GOOD)
+USE = delete(Invitation).where(digest == TOKEN, *IS_GOOD).returning(*INVITED.selected_columns)
 REVOKE = delete(Invitation).where(col(Invitation.id) == bindparam("id")).returning(digest)
 
 

@@ -261,6 +261,14 @@ async def test_a_mail_that_was_late_is_not_sent(admin, jobs, mails):
     assert [mail["To"] for mail in mails.messages] == [CAROL]
 
 
+@pytest.mark.parametrize("change", ENDED.values(), ids=ENDED)
+async def test_a_link_that_would_be_dead_is_not_sent(admin, jobs, mails, sql, change):
+    await invite(admin)
+    await sql.execute(change)
+    assert await jobs.drain() == ["invitations.send_invitation"]
+    assert [*mails.messages] == []
+
+
 async def test_an_expired_invitation_is_shown_and_can_be_renewed(client, admin, token, jobs, mails):
     later = datetime.now(UTC) + timedelta(days=8)
     invitation = (await admin.get("/invitations")).json()["items"][0]
