@@ -56,7 +56,16 @@ def refusal(error: BaseException, code: str, inputs: frozenset[str] | None) -> S
     extras: dict[str, Any] = {"fields": fields} if fields else {}
     if code == CHECK_VIOLATION:
         extras["constraint"] = getattr(error, "constraint_name", None)
-    return kind(message.format(fields=" and ".join(fields) or "a value"), headers=headers, **extras)
+    return kind(message.format(fields=_subject(fields)), headers=headers, **extras)
+
+
+def _subject(fields: list[str]) -> str:
+    match fields:
+        case []:
+            return "a value"
+        case [field]:
+            return field
+    return f"the combination of {' and '.join(fields)}"
 
 
 def _side_of_reference(error: BaseException) -> str | None:

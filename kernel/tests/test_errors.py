@@ -17,6 +17,7 @@ from kernel.http.problems import failure_response, has_path
 from kernel.http.router import Router
 from kernel.identity.callers import CurrentUser, get_principal
 from kernel.tests.app import PATHS, create_app
+from kernel.tests.articles.models import PeeledArticleTag
 from kernel.tests.peelings.models import Peeling
 
 FORM = {"error", "message", "status", "title", "detail", "request_id"}
@@ -370,6 +371,17 @@ async def test_each_refusal_of_the_database_has_its_answer(faulty, sqlstate, sta
     assert "canary" not in answer.text
     worth_a_retry = status == 503 or sqlstate in ("40001", "40P01", "55P03")
     assert ("retry-after" in answer.headers) == worth_a_retry
+
+
+async def test_several_fields_are_refused_as_a_combination(faulty):
+    key = PeeledArticleTag.__table__.primary_key
+    rule = f"TABLE = '{key.table.name}', CONSTRAINT = '{key.name}'"
+    raise_it = f"DO $$ BEGIN RAISE 'x' USING ERRCODE = '23505', {rule}; END $$"
+    answer = await faulty.post("/faulty/session", params={"statement": raise_it})
+    assert_form(answer, 409, "conflict")
+    assert answer.json()["fields"] == ["peeled_article_id", "peeled_tag_id"]
+    together = "the combination of peeled_article_id and peeled_tag_id is already taken"
+    assert answer.json()["message"] == together
 
 
 async def test_extras_never_override_the_form():
