@@ -16,6 +16,7 @@ from kernel.identity.principal import ADMIN, Authenticator, Principal
 from kernel.metrics import REFUSED
 
 CHALLENGE = "WWW-Authenticate"
+NOBODY, SEVERAL = "sign in to do this", "a request should have one credential, and not several"
 
 
 @dataclass(frozen=True)
@@ -153,11 +154,12 @@ async def get_principal(connection: HTTPConnection) -> Principal:
     """The caller.
 
     Raises:
-        Unauthorized: no credential, one that is not valid, or an account that is not active.
+        Unauthorized: no credential, several, one that is not valid, or an account that is not
+            active.
     """
     principal = await note_principal(connection)
     if principal is None:
-        raise Unauthorized("sign in to do this")
+        raise Unauthorized(SEVERAL if len(_credentials(connection)) > 1 else NOBODY)
     return principal
 
 
