@@ -6,7 +6,8 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, AwareDatetime, BeforeValidator, WithJsonSchema
+from pydantic import AfterValidator, AwareDatetime, BeforeValidator, GetJsonSchemaHandler
+from pydantic_core import CoreSchema
 
 from kernel.data.bounds import Bounds
 from kernel.data.models import BIGINT_MAX, storable
@@ -69,23 +70,29 @@ DIGITS = r"-?[0-9]{1,10}(\.[0-9]{1,2})?"
 MOST = 9_999_999_999.99
 # "decimal" is in OpenAPI's format registry; a client that used floats would be inexact.
 AS_TEXT = {"type": "string", "format": "decimal", "pattern": f"^{DIGITS}$"}
+AS_NUMBER = {"type": "number", "minimum": -MOST, "maximum": MOST, "multipleOf": 0.01}
 EXACT = "An exact number with two decimals, such as money: text in answers, and never a float."
+
+
+class _AmountInJson:
+    """The JSON Schema of an amount. The bounds of its field are those of a number: JSON Schema has
+    none for text."""
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        if handler.mode == "serialization":
+            return AS_TEXT | {"description": EXACT}
+        number, _ = handler(schema)["anyOf"]
+        return {"anyOf": [AS_NUMBER | number, {**AS_TEXT}], "description": EXACT}
+
+
 Amount = Annotated[
     Decimal,
     _like(DIGITS, "12.50"),
     # Adding 0 turns minus zero into zero.
     AfterValidator(lambda amount: amount.quantize(Decimal("0.01")) + 0),
-    WithJsonSchema(
-        {
-            "anyOf": [
-                {"type": "number", "minimum": -MOST, "maximum": MOST, "multipleOf": 0.01},
-                AS_TEXT,
-            ],
-            "description": EXACT,
-        },
-        mode="validation",
-    ),
-    WithJsonSchema(AS_TEXT | {"description": EXACT}, mode="serialization"),
+    _AmountInJson(),
 ]
 """An exact number with two decimals: `Field(max_digits=12, decimal_places=2)`. Responses have it as
 text, because most clients read a JSON number as a float, which is inexact."""

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from math import inf
 from typing import Any
 
 from fastapi import FastAPI
@@ -45,14 +46,20 @@ def _example(name: str, field: dict[str, Any]) -> Any | None:
             text = name.replace("_", " ").capitalize()[: choice.get("maxLength")]
             minimum = choice.get("minLength", 0)
             return text if len(text.strip()) >= minimum else "x" * minimum
-        if choice.get("format") == "decimal":
-            return "12.50"
+        if choice.get("multipleOf") == 0.01 or choice.get("format") == "decimal":
+            return "12.50" if _is_within(choice, 12.5) else None
         if choice.get("type") == "integer" and choice.get("minimum", 0) < 0:
             number: int = min(1, choice.get("maximum", 1), choice.get("exclusiveMaximum", 2) - 1)
             return number
         if isinstance(items := choice.get("items"), dict) and (element := _example(name, items)):
             return [element] * max(1, choice.get("minItems", 0))
     return None
+
+
+def _is_within(schema: dict[str, Any], number: float) -> bool:
+    least, most = schema.get("minimum", number), schema.get("maximum", number)
+    above, below = schema.get("exclusiveMinimum", -inf), schema.get("exclusiveMaximum", inf)
+    return bool(least <= number <= most and above < number < below)
 
 
 def _choices(field: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -50,8 +50,8 @@ def describe_api(app: FastAPI, schemes: Sequence[CredentialScheme]) -> None:
             described = _security_schemes(schemes, document["paths"])
             components["securitySchemes"] = described
             _add_error_forms(app, schemas := components.setdefault("schemas", {}))
-            add_examples(schemas)
             add_hints(document)
+            add_examples(schemas)
             document.setdefault("tags", describe_tags(app))
             for operations in document["paths"].values():
                 for operation in operations.values():

@@ -1,5 +1,5 @@
 """Hints in the OpenAPI document for generators of clients, which FastAPI does not give: names of
-choices, and which fields and responses are files."""
+choices, bounds, and which fields and responses are files."""
 
 import re
 from itertools import chain
@@ -11,6 +11,9 @@ from kernel.http.schemas import ITEM_SCHEMA, Schema, schemas_of, within
 NAMES = "x-enum-varnames"
 WORD = re.compile(r"[A-Za-z]\w*", re.ASCII)
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+# What pydantic calls the rules of a type with a validator, and JSON Schema's keywords for numbers.
+RULES = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+RULES_OF_DIGITS = ("max_digits", "decimal_places")
 
 
 def add_hints(document: Schema) -> None:
@@ -23,6 +26,7 @@ def add_hints(document: Schema) -> None:
     for schema in within([*chain.from_iterable(map(schemas_of, operations)), *schemas.values()]):
         _name_choices(schema)
         _mark_file(schema)
+        _show_bounds(schema)
         _round_bounds(schema)
     add_references(paths, schemas)
 
@@ -61,6 +65,16 @@ def _mark_file(schema: Schema) -> None:
     """Mark a file as OpenAPI 3.0 does, too (`format: binary`), which most tools understand."""
     if schema.get("contentMediaType") == "application/octet-stream":
         schema.setdefault("format", "binary")
+
+
+def _show_bounds(schema: Schema) -> None:
+    """Give an optional type its bounds in JSON Schema's words: pydantic leaves its own."""
+    for name in RULES_OF_DIGITS:
+        schema.pop(name, None)
+    bounds = {RULES[name]: schema.pop(name) for name in RULES.keys() & schema.keys()}
+    for choice in (schema, *schema.get("anyOf", ())) if bounds else ():
+        if choice.get("type") in {"number", "integer"}:
+            choice.update(bounds)
 
 
 def _round_bounds(schema: Schema) -> None:

@@ -1,6 +1,7 @@
 """What the document tells tools: names of choices, files, references, labels, exact numbers."""
 
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from enum import IntEnum
 from types import SimpleNamespace
 from typing import Annotated, Any, Literal
@@ -30,6 +31,7 @@ from kernel import (
     Session,
     Whole,
 )
+from kernel.data.values import AS_TEXT, MOST
 from kernel.http import references
 from kernel.http.hints import add_hints
 from kernel.http.schemas import fields
@@ -47,7 +49,8 @@ class Rank(IntEnum):
 
 class PeeledReceiptCreate(Input):
     amount: Amount
-    discount: Amount | None = None
+    fee: Amount = Field(default=Decimal(1), ge=0, lt=5, max_digits=12, decimal_places=2)
+    discount: Amount | None = Field(default=None, gt=0, le=9, max_digits=12, decimal_places=2)
     status: Status = "open"
     rank: Rank = Rank.LOW
     level: Literal[1, 2] = 1
@@ -82,7 +85,7 @@ class PeeledReceiptFilter(Filter):
     status: list[Status] | None = None
     owner_id: list[RowId] | None = None
     due_before: Day | None = None
-    amount_min: Amount | None = None
+    amount_min: Amount | None = Field(default=None, ge=0)
     order: Literal["-id", "due", "status,-id", "-status,id"] = "-id"
 
 
@@ -329,6 +332,21 @@ def test_an_amount_is_said_to_be_exact(fields):
     assert "never a float" in amount["description"]
     number, text = fields("PeeledReceiptCreate")["amount"]["anyOf"]
     assert (number["type"], text["format"]) == ("number", "decimal")
+
+
+def test_the_bounds_of_an_amount_are_those_of_a_number(fields, parameters):
+    body = fields("PeeledReceiptCreate")
+    for field, bounds in (
+        (body["fee"], {"minimum": 0, "maximum": MOST, "exclusiveMaximum": 5}),
+        (body["discount"]["anyOf"][0], {"minimum": -MOST, "maximum": 9, "exclusiveMinimum": 0}),
+        (parameters["amount_min"]["anyOf"][0], {"minimum": 0, "maximum": MOST}),
+    ):
+        number, text = field["anyOf"]
+        assert number == {"type": "number", "multipleOf": 0.01} | bounds
+        assert text == AS_TEXT
+        assert field.keys() - {"title", "default"} == {"anyOf", "description"}
+    assert "examples" not in body["discount"]  # 12.50 is no such amount
+    assert body["amount"]["examples"] == ["12.50"]
 
 
 def test_the_mistakes_of_a_problem_are_a_list_and_never_null(fields):
