@@ -19,9 +19,10 @@ APP = "kernel.tests.faults.chores:app"
 DRAIN_SECONDS = 2
 # Of the tasks of `APP`, which only a process of its own imports: they are enqueued by schedules.
 TABLES = """
-    DROP TABLE IF EXISTS booked, rung, struck;
+    DROP TABLE IF EXISTS booked, rung, struck, shared;
     CREATE TABLE booked (number int); CREATE TABLE rung (number int, job bigint);
-    CREATE TABLE struck (job bigint); TRUNCATE jobs
+    CREATE TABLE struck (job bigint); TRUNCATE jobs;
+    CREATE TABLE shared (job bigint, process int, began timestamptz, ended timestamptz)
 """
 ENQUEUE = """
     INSERT INTO jobs (task, arguments)
@@ -34,6 +35,16 @@ LEFT = f"SELECT count(*) FROM jobs WHERE {OURS}"  # a constant
 STATES = f"SELECT DISTINCT state, attempts FROM jobs WHERE {OURS}"  # a constant
 DONE = "SELECT (SELECT count(*) FROM booked) + (SELECT count(*) FROM rung)"
 COUNTED = "SELECT count(*) AS rows, count(DISTINCT number) AS numbers FROM {}"
+SHARED = (
+    "INSERT INTO jobs (task, arguments) SELECT 'kernel.share', '{}' FROM generate_series(1, 60)"
+)
+BUSY = "SELECT process FROM shared ORDER BY began DESC LIMIT 1"  # a constant
+AT_ONCE = """
+    SELECT count(ended) AS ended, count(DISTINCT process) AS processes,
+        max((SELECT count(*) FROM shared AS other
+             WHERE other.began <= shared.began AND other.ended > shared.began)) AS most
+    FROM shared
+"""
 TICKS = """
     SELECT count(*) AS ticks, count(*) FILTER (WHERE state = 'done') AS done,
         extract(epoch FROM max(tick) - min(tick))::int / 2 + 1 AS due,
@@ -193,3 +204,34 @@ async def scheduled(server: Postgres, ticks: int) -> list[Row]:
 async def ticking(folder: Path) -> list[Row]:
     async with postgres(folder) as server:
         return await scheduled(server, ticks=100)
+
+
+async def limited(server: Postgres) -> list[Row]:
+    """Two workers, of which one is told to end, and a task of which two may run at once."""
+    await enqueue(server, SHARED)
+    with worker(server) as one, worker(server) as other:
+
+        async def is_half_done() -> bool:
+            return await count(server, LEFT) <= 30
+
+        async def none_is_left() -> bool:
+            return await count(server, LEFT) == 0
+
+        await until(is_half_done, 60)
+        busy = await count(server, BUSY)
+        (one if one.pid == busy else other).send_signal(signal.SIGTERM)
+        await until(none_is_left, 60)
+    (seen,) = await server.fetch(AT_ONCE)
+    return [
+        Row(
+            "two at once, and never more, in all processes",
+            f"{seen['most']} of {seen['ended']} at once, in {seen['processes']} processes",
+            holds=(seen["most"], seen["ended"], seen["processes"]) == (2, 60, 2),
+        )
+    ]
+
+
+@drill("J4", "two workers and a task with a limit of two at once")
+async def sharing(folder: Path) -> list[Row]:
+    async with postgres(folder) as server:
+        return await limited(server)
