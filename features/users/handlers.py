@@ -49,7 +49,6 @@ NOT_RIGHT = "the current password is not right"
 END_KEYS = delete(keys).where(keys.c.user_id == bindparam("id"))
 
 
-# Not in models.py, which operators' commands read without FastAPI.
 class UserFilter(Filter):
     is_active: bool | None = None
     q: Text | None = Field(

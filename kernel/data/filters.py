@@ -18,9 +18,8 @@ from kernel.context import query_names
 from kernel.data.models import Input
 from kernel.data.places import named_column
 from kernel.data.refusals import NO_FILTER
-from kernel.fast.ids import plain_int
+from kernel.fast.inputs import plain_int, request_names
 from kernel.fast.plain_types import value_class
-from kernel.fast.request_parameters import request_names
 
 Statement = Select[*tuple[Any, ...]]
 S = TypeVar("S", bound=Statement)

@@ -2,13 +2,10 @@
 
 from collections.abc import Callable
 from inspect import Signature, signature
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BeforeValidator
 from starlette.convertors import Convertor, register_url_convertor
 from typing_inspection.typing_objects import is_typealiastype
-
-V = TypeVar("V")
 
 
 class IdConvertor(Convertor[str]):
@@ -23,18 +20,6 @@ class IdConvertor(Convertor[str]):
         return str(value)
 
 
-def plain_int(value: V) -> V:
-    """The value, unless it is text that int() accepts and JSON does not.
-
-    Raises:
-        ValueError: it is like "1_0" or " 1", or has digits of another script.
-    """
-    if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
-        raise ValueError("should be an integer")
-    return value
-
-
-PLAIN_INT = BeforeValidator(plain_int)
 register_url_convertor("id", IdConvertor())
 
 

@@ -2,12 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, NamedTuple, TypeGuard, get_args, get_origin
 
 from fastapi._compat import field_annotation_is_scalar
 from pydantic import (
-    AliasChoices,
     BaseModel,
     GetCoreSchemaHandler,
     Json,
@@ -17,7 +15,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, PydanticUndefined, core_schema
 
-from kernel.fast.ids import plain_int
+from kernel.fast.inputs import plain_int
 
 
 class Sources(NamedTuple):
@@ -123,19 +121,6 @@ def _number(value: Any) -> Any:
 def models_in(annotation: object) -> list[type[BaseModel]]:
     """The models in an annotation such as `Model` or `Model | None`."""
     return [part for part in (annotation, *get_args(annotation)) if is_model(part)]
-
-
-@cache
-def request_names(model: type[BaseModel]) -> frozenset[str]:
-    """The names under which clients may send the fields of the model."""
-    return frozenset().union(*[names_of(*item) for item in model.model_fields.items()])
-
-
-def names_of(name: str, field: FieldInfo) -> frozenset[str]:
-    """The names under which clients may send a field."""
-    alias = field.validation_alias or field.alias or name
-    choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
-    return frozenset(choice for choice in choices if isinstance(choice, str))
 
 
 def is_model(annotation: object) -> TypeGuard[type[BaseModel]]:

@@ -14,7 +14,7 @@ from kernel.data.paging import Pager
 from kernel.data.reader import ReadPool
 from kernel.data.resources import Resources, resources_of
 from kernel.data.session import WriteSession
-from kernel.fast.ids import PLAIN_INT
+from kernel.fast.inputs import PLAIN_INT
 from kernel.identity.passwords import PasswordVault
 
 T = TypeVar("T")

@@ -13,8 +13,9 @@ from pydantic.fields import FieldInfo
 
 from kernel.data.filters import Filter
 from kernel.data.values import NUMBER
-from kernel.fast.ids import PLAIN_INT, without_name
-from kernel.fast.request_parameters import ReadsNumbers, is_scalar, models_in, names_of
+from kernel.fast.ids import without_name
+from kernel.fast.inputs import PLAIN_INT, names_of
+from kernel.fast.request_parameters import ReadsNumbers, is_scalar, models_in
 
 SEVERAL = {list, set, frozenset, tuple}
 

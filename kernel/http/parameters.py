@@ -10,7 +10,8 @@ from fastapi import params
 from pydantic import AfterValidator, BaseModel, TypeAdapter
 
 from kernel.data.trimming import Trims, Untrimmable
-from kernel.fast.ids import PLAIN_INT, signature_of
+from kernel.fast.ids import signature_of
+from kernel.fast.inputs import PLAIN_INT
 from kernel.http.numbers import reading_numbers
 
 

@@ -8,7 +8,8 @@ from typing import Any, get_args, get_type_hints
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from kernel.fast.request_parameters import models_in, request_names
+from kernel.fast.inputs import request_names
+from kernel.fast.request_parameters import models_in
 from kernel.http.answer_headers import Audience
 from kernel.http.bodies import JSON
 from kernel.http.secrets import holds_secret

@@ -1,0 +1,36 @@
+"""What a request may send: integers as text, and the fields of a model under their names."""
+
+from functools import cache
+from typing import TypeVar
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator
+from pydantic.fields import FieldInfo
+
+V = TypeVar("V")
+
+
+def plain_int(value: V) -> V:
+    """The value, unless it is text that int() accepts and JSON does not.
+
+    Raises:
+        ValueError: it is like "1_0" or " 1", or has digits of another script.
+    """
+    if isinstance(value, str) and not (value.isascii() and value.removeprefix("-").isdigit()):
+        raise ValueError("should be an integer")
+    return value
+
+
+PLAIN_INT = BeforeValidator(plain_int)
+
+
+@cache
+def request_names(model: type[BaseModel]) -> frozenset[str]:
+    """The names under which clients may send the fields of the model."""
+    return frozenset().union(*[names_of(*item) for item in model.model_fields.items()])
+
+
+def names_of(name: str, field: FieldInfo) -> frozenset[str]:
+    """The names under which clients may send a field."""
+    alias = field.validation_alias or field.alias or name
+    choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
+    return frozenset(choice for choice in choices if isinstance(choice, str))
