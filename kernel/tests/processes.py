@@ -1,6 +1,7 @@
 """Run the service as its users do: `uvicorn service:app`, in a process of its own."""
 
 import asyncio
+import atexit
 import json
 import os
 import re
@@ -14,7 +15,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any, Self
 
 import httpx
@@ -98,6 +101,14 @@ class Service:
         return int(status.split(f"{field}:")[1].split()[0]) * 1024
 
 
+@cache
+def _logs() -> Path:
+    """A folder for the services' logs, which is removed when the tests end."""
+    folder = Path(mkdtemp(prefix="service-logs-"))
+    atexit.register(shutil.rmtree, folder)
+    return folder
+
+
 @asynccontextmanager
 async def serve(
     checkout: Path, *options: str, python: str = sys.executable, user: int | None = None, **app: Any
@@ -105,7 +116,7 @@ async def serve(
     """Start the service on a checkout and wait for `/livez`; `app` holds its `APP_…` variables.
     Another app may be named in front of the options: `serve(checkout, "package.module:app")`."""
     port = free_port()
-    log = checkout.parent / f"{checkout.name}-{port}.log"
+    log = _logs() / f"{port}.log"
     process = launch(checkout, log, *options, "--port", str(port), python=python, user=user, **app)
     limits = httpx.Limits(max_keepalive_connections=0)
     try:

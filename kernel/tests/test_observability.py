@@ -166,7 +166,6 @@ async def test_on_a_file_system_that_is_read_only_each_worker_tells_its_own(tmp_
         warning, *_ = [line for line in lines if "cannot share their metrics" in line]
         assert json.loads(warning)["level"] == "WARNING"
         assert "PROMETHEUS_MULTIPROC_DIR" in warning
-        service.log.unlink()
 
 
 # Prometheus.
@@ -324,4 +323,3 @@ async def test_each_query_of_the_dashboard_and_the_alerts_has_an_answer(tmp_path
         (group,) = (await watching.ask("rules"))["groups"]
         health = {each["name"]: each["health"] for each in group["rules"]}
         assert health == dict.fromkeys(rules(), "ok")
-        service.log.unlink()
