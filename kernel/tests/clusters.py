@@ -26,6 +26,8 @@ SETTINGS = {
     "unix_socket_directories": "",
     "max_connections": "100",
     "shared_buffers": "16MB",
+    # In its folder: a server that is killed would leave files in /dev/shm.
+    "dynamic_shared_memory_type": "mmap",
 }
 PATIENCE = 30  # seconds, for a start on a busy machine
 
