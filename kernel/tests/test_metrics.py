@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import prometheus_client
@@ -258,12 +259,14 @@ async def test_a_worker_that_lets_requests_pass_uncounted_is_told_of(mount, free
 
 async def test_an_event_loop_that_is_held_up_is_told_of(app, monkeypatch):
     monkeypatch.setattr("kernel.http.gauges.SAMPLE_SECONDS", 0.05)
+    lags = []  # all of them: the app has a sampler, too, which may come after this one
+    monkeypatch.setattr("kernel.http.gauges.LAG", SimpleNamespace(set=lags.append))
     async with sampled(resources_of(app)):
         await asyncio.sleep(0)
         time.sleep(0.15)  # noqa: ASYNC251  # which holds it up
         for _ in range(3):
             await asyncio.sleep(0)
-    assert 0.08 < told()["event_loop_lag_seconds",] < 10
+    assert 0.08 < max(lags) < 10
 
 
 async def test_a_worker_tells_which_service_it_is_and_its_use_of_the_processor(app):
