@@ -1,4 +1,4 @@
-"""Integers in paths, which are ids."""
+"""Ids in paths, and the signatures of endpoints."""
 
 from collections.abc import Callable
 from inspect import Signature, signature
