@@ -80,6 +80,7 @@ ERRORS = {
     "cancelled": asyncio.CancelledError(),
     "group": ExceptionGroup(SECRET, [LookupError(SECRET)]),
 }
+IN_VAIN = ExceptionGroup(SECRET, [Job.Failed("no knife")])  # of errors that nobody has raised
 
 
 class Told(Dto):
@@ -122,7 +123,7 @@ async def wait_here(job: Job) -> None:
 
 @task
 async def fail(which: str) -> None:
-    raise ERRORS.get(which) or Job.Failed("no knife")
+    raise ERRORS.get(which) or (IN_VAIN if which == "in a group" else Job.Failed("no knife"))
 
 
 @task(external=True)
@@ -462,8 +463,9 @@ async def test_a_task_may_say_that_it_is_in_vain(enqueue, jobs, sql, alice):
     assert "no knife" in (await sql.fetchrow(ROW, failing))["error"]
 
 
-async def test_one_of_a_group_of_tasks_may_say_so_too(enqueue, jobs, sql):
-    failing = await enqueue(give_up_in_a_group)
+@pytest.mark.parametrize("call", [(give_up_in_a_group, {}), (fail, {"which": "in a group"})])
+async def test_one_of_a_group_of_tasks_may_say_so_too(enqueue, jobs, sql, call):
+    failing = await enqueue(call[0], **call[1])
     await jobs.drain(raises=False)
     assert await state(sql, failing) == ("failed", 1)
     assert "JobFailed: no knife" in (await sql.fetchrow(ROW, failing))["error"]

@@ -186,6 +186,23 @@ def test_in_development_an_exception_is_logged_with_its_message_but_no_body(erro
     assert told not in formatted(error)
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_an_error_that_is_taken_out_of_its_group_is_logged_once(full):
+    """Raised while its group is handled, it has the group as its context, which has it as a part."""
+
+    def unwrap():
+        try:
+            raise ExceptionGroup("several", [KeyError("first"), LookupError("second")])
+        except ExceptionGroup as group:
+            raise group.exceptions[0]  # noqa: B904
+
+    with pytest.raises(KeyError) as raised:
+        unwrap()
+    lines = formatted(raised.value, full=full).splitlines()
+    told = sorted(line.partition(":")[0] for line in lines if "Error" in line[:12])
+    assert told == ["KeyError", "LookupError"]
+
+
 def test_an_error_that_speaks_of_code_keeps_its_message():
     assert "no attribute 'x'" in formatted(AttributeError("no attribute 'x'"))
     assert "email is already taken" in formatted(Conflict("email is already taken"))
