@@ -21,7 +21,7 @@ from sqlalchemy import text
 
 from kernel import metrics
 from kernel.data.independent import open_session
-from kernel.data.jobs import TAKE_TURNS, Job
+from kernel.data.jobs import END, TAKE_TURNS, Job
 from kernel.data.models import Dto
 from kernel.data.resources import Resources, resources_of
 from kernel.data.schedules import make_schedule
@@ -735,6 +735,27 @@ async def test_the_end_costs_no_attempt(app, sql, enqueue, which, log):
     assert [await state(sql, each) for each in waiting] == [("waiting", 0)] * 2
     assert log.lines("WARNING", "ERROR") == []
     here.set()
+
+
+async def test_what_an_external_task_has_done_is_not_done_again(app, sql, enqueue, monkeypatch):
+    """The worker ends while the database takes its time to record that the task has returned."""
+    called = await enqueue(call)
+    slow = "AND id IN (SELECT $1 FROM pg_sleep(0.3))"
+    monkeypatch.setattr("kernel.jobs.runs.END", END.replace("RETURNING", f"{slow} RETURNING"))
+    worker = Worker(app, 4)
+    await until(has_done(1), seconds=5)
+    await worker.close()
+    assert await state(sql, called) is None
+
+
+async def test_what_is_taken_while_the_worker_ends_is_given_back(app, sql, enqueue, monkeypatch):
+    monkeypatch.setattr("kernel.jobs.worker.END_SECONDS", 0.1)
+    monkeypatch.setattr("kernel.jobs.queue.TAKE_TURNS", "SELECT pg_sleep(0.5)")
+    waiting = await enqueue(wait_here)
+    worker = Worker(app, 4)
+    await asyncio.sleep(0.2)
+    await worker.close(0.8)
+    assert await state(sql, waiting) == ("waiting", 0)
 
 
 async def test_four_jobs_at_once_hold_a_connection_though_more_are_taken(app, sql, enqueue):

@@ -188,7 +188,7 @@ def test_in_development_an_exception_is_logged_with_its_message_but_no_body(erro
 
 @pytest.mark.parametrize("full", [False, True])
 def test_an_error_that_is_taken_out_of_its_group_is_logged_once(full):
-    """Raised while its group is handled, it has the group as its context, which has it as a part."""
+    """Raised while its group is handled, it has the group as its context."""
 
     def unwrap():
         try:
