@@ -13,7 +13,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from kernel.errors import Conflict
 from kernel.http.router import Router
-from kernel.logs import JsonFormatter, configure_logging
+from kernel.logs import UNSHOWN, JsonFormatter, _Lines, configure_logging
 from kernel.terminal import ConsoleFormatter
 from kernel.tests.app import create_app
 
@@ -277,3 +277,39 @@ def test_arguments_that_do_not_fit_their_message_cost_no_line_and_are_not_told(f
     text = formatter.format(record)
     assert "%d peeled (its arguments do not fit)" in text
     assert "canary" not in text
+
+
+class Secretive:
+    def __str__(self):
+        raise KeyError("canary")
+
+
+def of_a_group_in_a_group(depth=3000):
+    error = RuntimeError("leaf")
+    for _ in range(depth):
+        error = ExceptionGroup("several", [error])
+    return error
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), ConsoleFormatter()], ids=["json", "text"])
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"msg": Secretive()},
+        {"fields": "canary"},
+        {"fields": {"sql": "canary"}, "msg": "statement"},
+        {"fields": {b"canary": Secretive(), "a": Secretive()}},
+        {"exc_info": (RuntimeError, of_a_group_in_a_group(), None)},
+    ],
+    ids=["message", "fields", "statement", "key", "depth"],
+)
+def test_a_record_that_cannot_be_formatted_is_a_line_without_its_values(capsys, formatter, members):
+    stream = io.StringIO()
+    handler = _Lines(stream)
+    handler.setFormatter(formatter)
+    record = {"name": "features.x", "levelname": "ERROR", "lineno": 7, "msg": "peeled"}
+    handler.handle(logging.makeLogRecord(record | members))
+    told = stream.getvalue()
+    assert told.count("\n") == 1
+    assert ("canary" not in told and "features.x:7" in told) or UNSHOWN not in told
+    assert capsys.readouterr().err == ""
