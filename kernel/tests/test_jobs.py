@@ -32,6 +32,7 @@ from kernel.http.job_gauges import NOBODYS, Gauges
 from kernel.http.router import Router
 from kernel.identity.callers import CurrentUser
 from kernel.jobs.queue import Ticks, take
+from kernel.jobs.runs import LEASE_SECONDS
 from kernel.jobs.tasks import TASKS, task
 from kernel.jobs.worker import Worker, working
 from kernel.metrics import Values
@@ -602,13 +603,17 @@ async def test_a_limit_holds_though_two_take_at_once(app, enqueue, sql):
 
 
 async def test_who_looks_how_many_run_waits_for_who_looks(app, enqueue, sql):
-    await enqueue(wait_here)
+    waiting = await enqueue(wait_here)
     async with sql.transaction():
         await sql.execute(TAKE_TURNS)
         taking = asyncio.create_task(take(app, [wait_here], 5))
         await asyncio.wait([taking], timeout=0.2)
         assert not taking.done()
+        let_go = await sql.fetchval("SELECT clock_timestamp()")
     assert len(await taking) == 1
+    # The lease is as long as this process takes it to be: the wait is no part of it.
+    lease = (await sql.fetchrow(ROW, waiting))["run_at"] - let_go
+    assert lease > timedelta(seconds=wait_here.timeout + LEASE_SECONDS)
 
 
 async def test_a_job_that_has_been_due_for_ever_keeps_no_other_one_waiting(app, enqueue, sql):
