@@ -31,8 +31,8 @@ ROW_SQLSTATES = ("23502", "23514")
 STATEMENT_MAX_CHARACTERS = 2000
 SUMMARY_MAX_CHARACTERS = 1000
 TRACEBACK = "Traceback (most recent call last):"
-# The type of an error, before its message.
-FIRST_WORD = re.compile(r"^(?:Traceback \(most recent call last\):|[A-Za-z_][\w.]*(?=:|$))")
+# What a group of errors has before its lines, and the type of an error, before its message.
+MARGIN, FIRST_WORD = re.compile(r"^ *[|+] ?"), re.compile(r"^[A-Za-z_][\w.]*(?=:|$)")
 
 
 def message_of(record: logging.LogRecord, *, full: bool) -> str:
@@ -46,10 +46,13 @@ def message_of(record: logging.LogRecord, *, full: bool) -> str:
 
 
 def without_values(text: str) -> str:
-    """A formatted traceback without the messages of its errors."""
-    lines = text.splitlines()
-    kept = [line for line in lines if line[:1] == " " or FIRST_WORD.match(line)]
-    return "\n".join(line if line[0] == " " else FIRST_WORD.findall(line)[0] for line in kept)
+    """A formatted traceback without the messages of its errors, whose lines may be like others."""
+    kept, is_frame = list[str](), False
+    for line in text.splitlines():
+        bare = MARGIN.sub("", line)
+        is_frame, was_frame = bare.endswith(TRACEBACK) or (is_frame and bare[:1] == " "), is_frame
+        kept += [line] if is_frame else FIRST_WORD.findall(bare) if was_frame else []
+    return "\n".join(kept)
 
 
 def describe(error: BaseException, *, full: bool = False) -> str:

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import sys
+import traceback
 
 import asyncpg
 import httpx
@@ -238,6 +239,28 @@ def test_the_message_of_an_error_that_stopped_the_start_is_for_development(full)
     assert ("canary" in message) is full
     for told in ("features/mail/router.py", "ValueError", "smtplib.SMTPServerDisconnected"):
         assert told in message
+
+
+def a_group_of_errors():
+    word = chr(99) + "anary"  # a line of code is logged
+    raise ExceptionGroup(word, [of_a_body(), ValueError(f"a\n{word}\n  {word}:")])
+
+
+@pytest.mark.parametrize("error", [of_a_body(), ValueError("see:\ncanary\n  canary"), None])
+def test_no_line_of_the_message_of_such_an_error_is_logged(error):
+    """Nor one that is indented, as pydantic's with the input is, or of one word, as a type is."""
+
+    def fail():
+        raise error or a_group_of_errors()
+
+    with pytest.raises((ValueError, ExceptionGroup)) as raised:
+        fail()
+    text = "".join(traceback.format_exception(raised.value))
+    record = logging.LogRecord("uvicorn.error", logging.ERROR, "", 0, text, None, None)
+    message = json.loads(JsonFormatter().format(record))["message"]
+    assert "canary" not in message
+    assert any(line.endswith(raised.typename) for line in message.splitlines())
+    assert "in fail" in message
 
 
 class Unshowable:
