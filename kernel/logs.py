@@ -17,6 +17,7 @@ from kernel.terminal import ConsoleFormatter, shows_colours
 from kernel.tracebacks import describe, message_of
 
 LogFormat = Literal["console", "json"]
+UNSHOWN = "a record cannot be shown"
 WEBSOCKET_MESSAGES = ('"WebSocket %s"', "without completing handshake")
 
 
@@ -90,6 +91,15 @@ class _Lines(logging.StreamHandler[TextIO]):
             self.stream.write(self.format(record) + self.terminator)
         except Exception:  # noqa: BLE001  # as every handler does
             self.handleError(record)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Never raises: logging would print the error and the record's arguments, with values."""
+        try:
+            return super().format(record)
+        except Exception as error:  # noqa: BLE001  # whatever a value's own methods raise
+            known = {name: getattr(record, name) for name in ("name", "levelname", "created")}
+            fields = {"error": type(error).__qualname__, "place": f"{record.name}:{record.lineno}"}
+            return super().format(logging.makeLogRecord(known | {"msg": UNSHOWN, "fields": fields}))
 
 
 def _is_not_about_websockets(record: logging.LogRecord) -> bool:

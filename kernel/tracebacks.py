@@ -31,8 +31,8 @@ ROW_SQLSTATES = ("23502", "23514")
 STATEMENT_MAX_CHARACTERS = 2000
 SUMMARY_MAX_CHARACTERS = 1000
 TRACEBACK = "Traceback (most recent call last):"
-# The type of an error, before its message.
-FIRST_WORD = re.compile(r"^(?:Traceback \(most recent call last\):|[A-Za-z_][\w.]*(?=:|$))")
+# What a group of errors has before its lines, and the type of an error, before its message.
+MARGIN, FIRST_WORD = re.compile(r"^ *[|+] ?"), re.compile(r"^[A-Za-z_][\w.]*(?=:|$)")
 
 
 def message_of(record: logging.LogRecord, *, full: bool) -> str:
@@ -46,16 +46,25 @@ def message_of(record: logging.LogRecord, *, full: bool) -> str:
 
 
 def without_values(text: str) -> str:
-    """A formatted traceback without the messages of its errors."""
-    lines = text.splitlines()
-    kept = [line for line in lines if line[:1] == " " or FIRST_WORD.match(line)]
-    return "\n".join(line if line[0] == " " else FIRST_WORD.findall(line)[0] for line in kept)
+    """A formatted traceback without the messages of its errors, whose lines may be like others."""
+    kept, is_frame = list[str](), False
+    for line in text.splitlines():
+        bare = MARGIN.sub("", line)
+        is_frame, was_frame = bare.endswith(TRACEBACK) or (is_frame and bare[:1] == " "), is_frame
+        kept += [line] if is_frame else FIRST_WORD.findall(bare) if was_frame else []
+    return "\n".join(kept)
 
 
 def describe(error: BaseException, *, full: bool = False) -> str:
     """The chain of an error's causes with their tracebacks, and its statement. Values are left out,
     unless `full`."""
-    chain, seen = [], set[int]()
+    return _describe(error, set(), full=full)
+
+
+def _describe(error: BaseException, seen: set[int], *, full: bool) -> str:
+    """Those of the errors that have not been `seen`: one of a group, raised again, has that group
+    as its context."""
+    chain = list[str]()
     cause: BaseException | None = error
     refused: object = None
     while cause is not None and id(cause) not in seen:
@@ -66,7 +75,8 @@ def describe(error: BaseException, *, full: bool = False) -> str:
         chain.append("".join(traceback.format_tb(cause.__traceback__)) + summary)
         refused = cause.orig if isinstance(cause, StatementError) else None
         if isinstance(cause, BaseExceptionGroup):
-            chain += [describe(part, full=full) for part in cause.exceptions]
+            parts = [part for part in cause.exceptions if id(part) not in seen]
+            chain += [_describe(part, seen, full=full) for part in parts]
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
     if statement := statement_of(error):
         chain.insert(0, f"statement: {statement[:STATEMENT_MAX_CHARACTERS]}")
@@ -105,9 +115,10 @@ def summarize_with_place(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         group, error = f"{type(error).__qualname__}: ", error.exceptions[0]
         frames = traceback.extract_tb(error.__traceback__) or frames  # it may not have been raised
-    frame = ([frame for frame in frames if "/features/" in frame.filename] or frames)[-1]
-    place = f"{Path(frame.filename).name}:{frame.lineno} in {frame.name}"
-    text = f"{group}{summarize(error)[:SUMMARY_MAX_CHARACTERS]} at {place}"
+    text = f"{group}{summarize(error)[:SUMMARY_MAX_CHARACTERS]}"
+    if frames:  # an error in a group may have been made and not raised
+        frame = ([frame for frame in frames if "/features/" in frame.filename] or frames)[-1]
+        text += f" at {Path(frame.filename).name}:{frame.lineno} in {frame.name}"
     return text.encode("utf-8", "backslashreplace").decode().replace("\0", "\\0")
 
 

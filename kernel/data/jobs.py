@@ -100,7 +100,8 @@ REPLACE = ENQUEUE.format("""DO UPDATE SET arguments = excluded.arguments, run_at
     request_id = excluded.request_id, state = 'waiting', attempts = 0, lease = NULL, error = NULL
 """)
 # Of each task the oldest due jobs, with those whose lease has ended. `take` shuffles the tasks, so
-# that one with many jobs cannot starve the others.
+# that one with many jobs cannot starve the others. A lease begins when TAKE runs: now(), the begin of
+# the transaction, is before it waited for its turn.
 TAKE = """
     WITH due AS MATERIALIZED (
         SELECT job.id, job.run_at, tasks.seconds
@@ -117,7 +118,7 @@ TAKE = """
         ) AS job LIMIT $5
     )
     UPDATE jobs SET state = 'running', lease = $6, attempts = attempts + 1,
-        run_at = greatest($1, now()) + due.seconds * interval '1 second'
+        run_at = greatest($1, clock_timestamp()) + due.seconds * interval '1 second'
     FROM due WHERE jobs.id = due.id
     RETURNING jobs.*, greatest($1, now()) - greatest(due.run_at, created_at) AS waited
 """

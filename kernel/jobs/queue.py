@@ -28,8 +28,7 @@ async def take(
         if any(limits):
             await raw.run(TAKE_TURNS)
         rows = await raw.run(TAKE, clock, names, limits, seconds, most, lease)
-    jobs = [dict(row) for row in rows]
-    runs = [Run(app, job.pop("waited"), Job(**job), clock) for job in jobs]
+    runs = [Run(app, job.pop("waited"), Job(**job), clock) for job in map(dict, rows)]
     # Should one of those that are not new kill its process, the others are not always behind it.
     runs, last = random.sample(runs, len(runs)), 2**63
     return sorted(runs, key=lambda run: run.job.id if run.job.attempts == 1 else last)

@@ -23,10 +23,9 @@ from kernel.metrics import Family
 from kernel.tracebacks import summarize_with_place
 
 MOST_ATTEMPTS = 25
-# A lease lasts this much longer than the task's timeout: time to record the outcome.
-LEASE_SECONDS = 15.0
-# How long a task that was cancelled may take to end: less than that, so that it can be recorded.
-CLEANUP_SECONDS = 5.0
+# A lease lasts this much longer than the task's timeout: time to record the outcome. A task that
+# was cancelled may take less time than that to end.
+LEASE_SECONDS, CLEANUP_SECONDS = 15.0, 5.0
 STILL_RUNS = "it suppressed its cancellation at the timeout, and may still run"
 RUNS = Family("jobs_runs_total", "Runs that have ended.", ("task", "outcome"))
 logger = logging.getLogger(__name__)
@@ -46,6 +45,7 @@ class Run:
     clock: datetime | None = None
     taken_at: float = field(default_factory=time.monotonic)
     error: BaseException | None = None
+    release: str = GIVE_BACK  # what an interruption makes of the job
 
     @property
     def task(self) -> Task[Any]:
@@ -78,8 +78,9 @@ class Run:
             logger.log(level, "job", exc_info=self.error, extra={"fields": fields})
 
     async def give_back(self) -> None:
-        """Make the job due again for any worker; this attempt does not count."""
-        await self._persist(GIVE_BACK)
+        """Make the job due again for any worker; this attempt does not count. But a job whose task
+        has returned is ended."""
+        await self._persist(self.release)
 
     async def _perform(self, context: RequestContext) -> str:
         if self.job.attempts > MOST_ATTEMPTS:
@@ -95,7 +96,8 @@ class Run:
         finally:
             context.unit = None
             await session.end()
-        if task.external and not await self._persist(END_TICK if self.job.tick else END):
+        self.release = END_TICK if self.job.tick else END
+        if task.external and not await self._persist(self.release):
             raise LeaseLost
         await run_callbacks(session.unit.committed)
         return "done"
@@ -118,9 +120,8 @@ class Run:
         jitter = random.uniform(0.75, 1.25)  # noqa: S311  # not a secret
         seconds = 0.0 if is_last else jitter * math.exp(min(10, self.job.attempts))
         state, message = "failed" if is_last else "waiting", summarize_with_place(failed or error)
-        if not await self._persist(FAIL, state, self.clock, seconds, message):
-            return "lost"
-        return "failed" if is_last else "retry"
+        is_ours = await self._persist(FAIL, state, self.clock, seconds, message)
+        return ("failed" if is_last else "retry") if is_ours else "lost"
 
     async def _write(self, session: WriteSession, sql: str, *values: Any) -> bool:
         """Whether the job was still this run's."""

@@ -113,8 +113,7 @@ def task(function: Callable[P, Awaitable[Any]] | None = None, /, **options: Unpa
 
     def make(function: Callable[P, Awaitable[Any]]) -> Task[P]:
         new = Task(function, **options)
-        existing = TASKS.get(new.name)
-        if existing and existing.place != new.place and "<" not in new.place:
+        if TASKS.get(new.name, new).place != new.place and "<" not in new.place:
             raise ValueError(f"two tasks are called {new.name}: give one another name")
         TASKS[new.name] = new
         return new

@@ -102,12 +102,14 @@ class Worker:
         self._is_stopping = True
         self.wake()
         await asyncio.wait([self._working], timeout=END_SECONDS)  # it may just have taken some
-        running = [self._working, *(task for lane in self._lanes for task in lane.runs)]
-        await asyncio.wait(running, timeout=grace_seconds)
-        for task in running:
+        await asyncio.wait(self._running(), timeout=grace_seconds)
+        for task in (running := self._running()):  # with those that it has taken meanwhile
             task.cancel()
         # A job that has not ended then keeps its lease, and is taken again when that ends.
         await asyncio.wait(running, timeout=2 * END_SECONDS)
+
+    def _running(self) -> list["asyncio.Task[None]"]:
+        return [self._working, *(task for lane in self._lanes for task in lane.runs)]
 
     def _finish(self, task: "asyncio.Task[None]") -> None:
         if not task.cancelled() and (error := task.exception()):

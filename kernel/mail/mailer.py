@@ -79,6 +79,10 @@ class SmtpMailer(Mailer):
             async with asyncio.timeout(IN_ALL_SECONDS), self._connection() as connection:
                 await _hand_over(message, connection)
                 is_accepted = True
+        except asyncio.CancelledError:
+            if not is_accepted:
+                raise
+            # Only QUIT was cancelled: the job ends as done, or the mail would be sent twice.
         except (SMTPException, OSError) as error:  # their texts may repeat an address
             if is_accepted:
                 return  # only QUIT has failed

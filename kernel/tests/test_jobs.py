@@ -21,7 +21,7 @@ from sqlalchemy import text
 
 from kernel import metrics
 from kernel.data.independent import open_session
-from kernel.data.jobs import TAKE_TURNS, Job
+from kernel.data.jobs import END, TAKE_TURNS, Job
 from kernel.data.models import Dto
 from kernel.data.resources import Resources, resources_of
 from kernel.data.schedules import make_schedule
@@ -32,6 +32,7 @@ from kernel.http.job_gauges import NOBODYS, Gauges
 from kernel.http.router import Router
 from kernel.identity.callers import CurrentUser
 from kernel.jobs.queue import Ticks, take
+from kernel.jobs.runs import LEASE_SECONDS
 from kernel.jobs.tasks import TASKS, task
 from kernel.jobs.worker import Worker, working
 from kernel.metrics import Values
@@ -80,6 +81,7 @@ ERRORS = {
     "cancelled": asyncio.CancelledError(),
     "group": ExceptionGroup(SECRET, [LookupError(SECRET)]),
 }
+IN_VAIN = ExceptionGroup(SECRET, [Job.Failed("no knife")])  # of errors that nobody has raised
 
 
 class Told(Dto):
@@ -122,7 +124,7 @@ async def wait_here(job: Job) -> None:
 
 @task
 async def fail(which: str) -> None:
-    raise ERRORS.get(which) or Job.Failed("no knife")
+    raise ERRORS.get(which) or (IN_VAIN if which == "in a group" else Job.Failed("no knife"))
 
 
 @task(external=True)
@@ -462,8 +464,9 @@ async def test_a_task_may_say_that_it_is_in_vain(enqueue, jobs, sql, alice):
     assert "no knife" in (await sql.fetchrow(ROW, failing))["error"]
 
 
-async def test_one_of_a_group_of_tasks_may_say_so_too(enqueue, jobs, sql):
-    failing = await enqueue(give_up_in_a_group)
+@pytest.mark.parametrize("call", [(give_up_in_a_group, {}), (fail, {"which": "in a group"})])
+async def test_one_of_a_group_of_tasks_may_say_so_too(enqueue, jobs, sql, call):
+    failing = await enqueue(call[0], **call[1])
     await jobs.drain(raises=False)
     assert await state(sql, failing) == ("failed", 1)
     assert "JobFailed: no knife" in (await sql.fetchrow(ROW, failing))["error"]
@@ -600,13 +603,17 @@ async def test_a_limit_holds_though_two_take_at_once(app, enqueue, sql):
 
 
 async def test_who_looks_how_many_run_waits_for_who_looks(app, enqueue, sql):
-    await enqueue(wait_here)
+    waiting = await enqueue(wait_here)
     async with sql.transaction():
         await sql.execute(TAKE_TURNS)
         taking = asyncio.create_task(take(app, [wait_here], 5))
         await asyncio.wait([taking], timeout=0.2)
         assert not taking.done()
+        let_go = await sql.fetchval("SELECT clock_timestamp()")
     assert len(await taking) == 1
+    # The lease is as long as this process takes it to be: the wait is no part of it.
+    lease = (await sql.fetchrow(ROW, waiting))["run_at"] - let_go
+    assert lease > timedelta(seconds=wait_here.timeout + LEASE_SECONDS)
 
 
 async def test_a_job_that_has_been_due_for_ever_keeps_no_other_one_waiting(app, enqueue, sql):
@@ -733,6 +740,27 @@ async def test_the_end_costs_no_attempt(app, sql, enqueue, which, log):
     assert [await state(sql, each) for each in waiting] == [("waiting", 0)] * 2
     assert log.lines("WARNING", "ERROR") == []
     here.set()
+
+
+async def test_what_an_external_task_has_done_is_not_done_again(app, sql, enqueue, monkeypatch):
+    """The worker ends while the database takes its time to record that the task has returned."""
+    called = await enqueue(call)
+    slow = "AND id IN (SELECT $1 FROM pg_sleep(0.3))"
+    monkeypatch.setattr("kernel.jobs.runs.END", END.replace("RETURNING", f"{slow} RETURNING"))
+    worker = Worker(app, 4)
+    await until(has_done(1), seconds=5)
+    await worker.close()
+    assert await state(sql, called) is None
+
+
+async def test_what_is_taken_while_the_worker_ends_is_given_back(app, sql, enqueue, monkeypatch):
+    monkeypatch.setattr("kernel.jobs.worker.END_SECONDS", 0.1)
+    monkeypatch.setattr("kernel.jobs.queue.TAKE_TURNS", "SELECT pg_sleep(0.5)")
+    waiting = await enqueue(wait_here)
+    worker = Worker(app, 4)
+    await asyncio.sleep(0.2)
+    await worker.close(0.8)
+    assert await state(sql, waiting) == ("waiting", 0)
 
 
 async def test_four_jobs_at_once_hold_a_connection_though_more_are_taken(app, sql, enqueue):

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import sys
+import traceback
 
 import asyncpg
 import httpx
@@ -13,7 +14,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from kernel.errors import Conflict
 from kernel.http.router import Router
-from kernel.logs import JsonFormatter, configure_logging
+from kernel.logs import UNSHOWN, JsonFormatter, _Lines, configure_logging
 from kernel.terminal import ConsoleFormatter
 from kernel.tests.app import create_app
 
@@ -186,6 +187,23 @@ def test_in_development_an_exception_is_logged_with_its_message_but_no_body(erro
     assert told not in formatted(error)
 
 
+@pytest.mark.parametrize("full", [False, True])
+def test_an_error_that_is_taken_out_of_its_group_is_logged_once(full):
+    """Raised while its group is handled, it has the group as its context."""
+
+    def unwrap():
+        try:
+            raise ExceptionGroup("several", [KeyError("first"), LookupError("second")])
+        except ExceptionGroup as group:
+            raise group.exceptions[0]  # noqa: B904
+
+    with pytest.raises(KeyError) as raised:
+        unwrap()
+    lines = formatted(raised.value, full=full).splitlines()
+    told = sorted(line.partition(":")[0] for line in lines if "Error" in line[:12])
+    assert told == ["KeyError", "LookupError"]
+
+
 def test_an_error_that_speaks_of_code_keeps_its_message():
     assert "no attribute 'x'" in formatted(AttributeError("no attribute 'x'"))
     assert "email is already taken" in formatted(Conflict("email is already taken"))
@@ -221,6 +239,28 @@ def test_the_message_of_an_error_that_stopped_the_start_is_for_development(full)
     assert ("canary" in message) is full
     for told in ("features/mail/router.py", "ValueError", "smtplib.SMTPServerDisconnected"):
         assert told in message
+
+
+def a_group_of_errors():
+    word = chr(99) + "anary"  # a line of code is logged
+    raise ExceptionGroup(word, [of_a_body(), ValueError(f"a\n{word}\n  {word}:")])
+
+
+@pytest.mark.parametrize("error", [of_a_body(), ValueError("see:\ncanary\n  canary"), None])
+def test_no_line_of_the_message_of_such_an_error_is_logged(error):
+    """Nor one that is indented, as pydantic's with the input is, or of one word, as a type is."""
+
+    def fail():
+        raise error or a_group_of_errors()
+
+    with pytest.raises((ValueError, ExceptionGroup)) as raised:
+        fail()
+    text = "".join(traceback.format_exception(raised.value))
+    record = logging.LogRecord("uvicorn.error", logging.ERROR, "", 0, text, None, None)
+    message = json.loads(JsonFormatter().format(record))["message"]
+    assert "canary" not in message
+    assert any(line.endswith(raised.typename) for line in message.splitlines())
+    assert "in fail" in message
 
 
 class Unshowable:
@@ -260,3 +300,39 @@ def test_arguments_that_do_not_fit_their_message_cost_no_line_and_are_not_told(f
     text = formatter.format(record)
     assert "%d peeled (its arguments do not fit)" in text
     assert "canary" not in text
+
+
+class Secretive:
+    def __str__(self):
+        raise KeyError("canary")
+
+
+def of_a_group_in_a_group(depth=3000):
+    error = RuntimeError("leaf")
+    for _ in range(depth):
+        error = ExceptionGroup("several", [error])
+    return error
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), ConsoleFormatter()], ids=["json", "text"])
+@pytest.mark.parametrize(
+    "members",
+    [
+        {"msg": Secretive()},
+        {"fields": "canary"},
+        {"fields": {"sql": "canary"}, "msg": "statement"},
+        {"fields": {b"canary": Secretive(), "a": Secretive()}},
+        {"exc_info": (RuntimeError, of_a_group_in_a_group(), None)},
+    ],
+    ids=["message", "fields", "statement", "key", "depth"],
+)
+def test_a_record_that_cannot_be_formatted_is_a_line_without_its_values(capsys, formatter, members):
+    stream = io.StringIO()
+    handler = _Lines(stream)
+    handler.setFormatter(formatter)
+    record = {"name": "features.x", "levelname": "ERROR", "lineno": 7, "msg": "peeled"}
+    handler.handle(logging.makeLogRecord(record | members))
+    told = stream.getvalue()
+    assert told.count("\n") == 1
+    assert ("canary" not in told and "features.x:7" in told) or UNSHOWN not in told
+    assert capsys.readouterr().err == ""

@@ -378,6 +378,30 @@ async def test_a_mail_that_is_cancelled_waits_for_no_answer():
         assert sending.done()
 
 
+async def test_a_mail_that_was_accepted_has_been_sent_though_its_end_is_cancelled():
+    """Or a worker that ends meanwhile would give its job back, and have it sent twice."""
+    asked = asyncio.Event()
+    replies = {b"EHLO": b"250 hello", b"DATA": b"354 go on", b".\r\n": b"250 OK"}
+
+    async def say_nothing_to_quit(reader, writer):
+        writer.write(b"220 hello\r\n")
+        is_data = False
+        while (line := await reader.readline())[:4] != b"QUIT":
+            if not is_data or line == b".\r\n":
+                writer.write(replies.get(line[:4], b"250 OK") + b"\r\n")
+            is_data = line[:4] == b"DATA" or (is_data and line != b".\r\n")
+        asked.set()
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing_to_quit, "127.0.0.1", 0) as server:
+        url = f"smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}?starttls=off"
+        sending = asyncio.create_task(SmtpMailer(SmtpServer.parse(url)).send(message()))
+        await asyncio.wait_for(asked.wait(), 5)
+        sending.cancel()
+        await asyncio.wait_for(sending, 1)
+
+
 # Settings.
 
 
