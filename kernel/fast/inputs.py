@@ -26,11 +26,15 @@ PLAIN_INT = BeforeValidator(plain_int)
 @cache
 def request_names(model: type[BaseModel]) -> frozenset[str]:
     """The names under which clients may send the fields of the model."""
-    return frozenset().union(*[names_of(*item) for item in model.model_fields.items()])
+    fields = model.model_fields.items()
+    return frozenset().union(*[names_of(model, *item) for item in fields])
 
 
-def names_of(name: str, field: FieldInfo) -> frozenset[str]:
-    """The names under which clients may send a field."""
+def names_of(model: type[BaseModel], name: str, field: FieldInfo) -> frozenset[str]:
+    """The names under which clients may send a field of the model."""
     alias = field.validation_alias or field.alias or name
     choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
-    return frozenset(choice for choice in choices if isinstance(choice, str))
+    config = model.model_config
+    is_named = config.get("populate_by_name") or config.get("validate_by_name")
+    names = [*choices, name] if is_named else choices
+    return frozenset(choice for choice in names if isinstance(choice, str))

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI
 
 from kernel.http.parameters import read_dependencies, with_read_parameters
 from kernel.http.problems import PROBLEM_DETAILS
@@ -29,7 +29,17 @@ class ReadingRouter(APIRouter):
 
 
 class ReadingApp(FastAPI):
-    """An app whose inclusions have their parameters read."""
+    """An app whose inclusions and overrides of dependencies have their parameters read."""
+
+    @property
+    def dependency_overrides(self) -> dict[Callable[..., Any], Callable[..., Any]]:
+        """What FastAPI calls instead of a dependency, read when it looks for one."""
+        read_dependencies(map(Depends, self._overrides.values()))
+        return self._overrides
+
+    @dependency_overrides.setter
+    def dependency_overrides(self, overrides: dict[Callable[..., Any], Callable[..., Any]]) -> None:
+        self._overrides = overrides
 
     def include_router(self, router: APIRouter, **options: Any) -> None:
         read_dependencies(options.get("dependencies") or [])
