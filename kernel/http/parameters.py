@@ -119,8 +119,10 @@ def _parameter(parameter: Parameter) -> Parameter:
     annotation, source = _trimming(reading_numbers(parameter)), parameter.default
     if isinstance(source, params.Param | params.Body) and get_origin(annotation) is Annotated:
         # With `row: RowId = Query()`, FastAPI reads an `int`, without the rules of a `RowId`.
-        source = copy(source)
-        source.metadata = [*source.metadata, *annotation.__metadata__]
+        known = {*map(id, source.metadata)}  # those of a dependency that is an endpoint, too
+        if rules := [rule for rule in annotation.__metadata__ if id(rule) not in known]:
+            source = copy(source)
+            source.metadata = [*source.metadata, *rules]
     is_same = annotation is parameter.annotation and source is parameter.default
     return parameter if is_same else parameter.replace(annotation=annotation, default=source)
 

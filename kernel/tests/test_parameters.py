@@ -10,7 +10,7 @@ from types import FunctionType
 from typing import Annotated, Any, Literal, NamedTuple, NewType
 
 import pytest
-from fastapi import Body, Cookie, Depends, Form, Header, Path, Query, WebSocket
+from fastapi import APIRouter, Body, Cookie, Depends, Form, Header, Path, Query, WebSocket
 from pydantic import ConfigDict, Field, Json
 from typing_extensions import TypeAliasType
 
@@ -729,3 +729,33 @@ def test_an_operation_is_called_as_its_endpoint_is():
     router.get("/find")(Find())
     router.get("/keep", name="keeps")(Find())
     assert [route.name for route in router.routes] == ["Find", "keeps"]
+
+
+async def test_an_operation_of_fastapis_own_router_or_of_the_app_reads_its_parameters(mount):
+    outer = APIRouter(prefix="/outer", dependencies=[noting()])
+    inner = APIRouter(prefix="/inner", dependencies=[noting()])
+    ours = Router(prefix="/ours", dependencies=[noting()])
+
+    async def of_plain(row: RowId, line: Line = Query("-")) -> str:  # noqa: B008  # as in FastAPI's manual
+        return plain(row, line)
+
+    async def live(socket: WebSocket, row: RowId) -> None:
+        await socket.accept()
+        await socket.send_text(f"{row + 1}")
+
+    inner.get("/plain", dependencies=[noting()])(of_plain)
+    inner.websocket("/live")(live)
+    ours.get("/plain")(through(of_plain))
+    outer.include_router(inner, dependencies=[noting()])
+    outer.include_router(ours, dependencies=[noting()])
+    async with mount(outer) as client:
+        client.app.get("/direct", dependencies=[noting()])(of_plain)
+        client.app.websocket("/live")(live)
+        for path, count in (("/outer/inner/plain", 4), ("/outer/ours/plain", 3), ("/direct", 1)):
+            seen.clear()
+            answer = await client.get(f"{path}?row=7&line=%20a")
+            assert (answer.text, seen) == ('"8a"', [(7, "a")] * count)
+            assert (await client.get(f"{path}?row=1_0")).status_code == 422
+        for path in ("/outer/inner/live?row=7", "/live?row=7"):
+            async with client.socket(path) as socket:
+                assert await socket.receive() == "8"
