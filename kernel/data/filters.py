@@ -18,8 +18,7 @@ from kernel.context import query_names
 from kernel.data.models import Input
 from kernel.data.places import named_column
 from kernel.data.refusals import NO_FILTER
-from kernel.fast.ids import without_name
-from kernel.fast.inputs import plain_int, request_names
+from kernel.fast.inputs import plain_int, request_names, without_name
 from kernel.fast.plain_types import value_class
 
 Statement = Select[*tuple[Any, ...]]

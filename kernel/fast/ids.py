@@ -5,7 +5,9 @@ from inspect import Signature, signature, unwrap
 from typing import Any
 
 from starlette.convertors import Convertor, register_url_convertor
-from typing_inspection.typing_objects import is_newtype, is_typealiastype
+from typing_inspection.typing_objects import is_typealiastype
+
+from kernel.fast.inputs import without_name
 
 
 class IdConvertor(Convertor[str]):
@@ -53,14 +55,3 @@ def _value(annotation: Any, names: dict[str, Any]) -> Any:
         return eval(annotation, names) if isinstance(annotation, str) else annotation  # noqa: S307  # it is code
     except NameError:
         return annotation
-
-
-def without_name(annotation: Any) -> Any:
-    """The type that the annotation is, or that it is a name of."""
-    while True:
-        if is_typealiastype(annotation):
-            annotation = annotation.__value__
-        elif is_newtype(annotation):
-            annotation = annotation.__supertype__
-        else:
-            return annotation

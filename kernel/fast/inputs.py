@@ -1,10 +1,11 @@
 """What a request may send: integers as text, and the fields of a model under their names."""
 
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
+from typing_inspection.typing_objects import is_newtype, is_typealiastype
 
 V = TypeVar("V")
 
@@ -38,3 +39,14 @@ def names_of(model: type[BaseModel], name: str, field: FieldInfo) -> frozenset[s
     is_named = config.get("populate_by_name") or config.get("validate_by_name")
     names = [*choices, name] if is_named else choices
     return frozenset(choice for choice in names if isinstance(choice, str))
+
+
+def without_name(annotation: Any) -> Any:
+    """The type that the annotation is, or that it is a name of."""
+    while True:
+        if is_typealiastype(annotation):
+            annotation = annotation.__value__
+        elif is_newtype(annotation):
+            annotation = annotation.__supertype__
+        else:
+            return annotation

@@ -2,7 +2,7 @@
 has numbers, so in a body the same types refuse text."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from inspect import Parameter
 from operator import or_
@@ -15,8 +15,7 @@ from pydantic.fields import FieldInfo
 
 from kernel.data.filters import Filter
 from kernel.data.values import NUMBER
-from kernel.fast.ids import without_name
-from kernel.fast.inputs import PLAIN_INT, names_of
+from kernel.fast.inputs import PLAIN_INT, names_of, without_name
 from kernel.fast.request_parameters import ReadsNumbers, is_scalar, models_in
 
 SEVERAL = {list, set, frozenset, tuple, deque, Sequence}
@@ -54,8 +53,8 @@ def _read(annotation: Any) -> Any:
 
 
 def _read_annotated(annotation: Any, inner: Any, *metadata: Any) -> Any:
-    if any(type(item) is Json for item in metadata):
-        return annotation  # it is JSON, which has numbers
+    if _is_json(metadata):
+        return annotation
     new, read = [PLAIN_INT if item == NUMBER else item for item in metadata], _read(inner)
     if read is inner and new == [*metadata]:
         return annotation
@@ -76,6 +75,12 @@ def _numbers_of(model: type[BaseModel]) -> frozenset[str]:
         *[
             names_of(model, name, field)
             for name, field in model.model_fields.items()
-            if NUMBER in field.metadata or _read(field.annotation) is not field.annotation
+            if not _is_json(field.metadata)
+            and (NUMBER in field.metadata or _read(field.annotation) is not field.annotation)
         ]
     )
+
+
+def _is_json(metadata: Iterable[Any]) -> bool:
+    """Whether the text is JSON, which has numbers."""
+    return any(type(item) is Json for item in metadata)

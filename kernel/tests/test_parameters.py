@@ -630,6 +630,7 @@ class Several(Dto):
     model_config = ConfigDict(populate_by_name=True)
     rows: Sequence[RowId] = []
     row: NewRow | None = Field(default=None, alias="as")
+    parsed: Json[RowId] = 1
 
 
 async def of_several(
@@ -642,7 +643,7 @@ async def of_several(
 
 
 async def of_several_in_a_model(several: Annotated[Several, Query()]) -> list[Any]:
-    return [several.rows, several.row]
+    return [several.rows, several.row, several.parsed]
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -657,8 +658,8 @@ async def test_a_number_is_read_in_any_collection_and_under_any_name(mount, way)
             (error,) = (await client.get(f'{path}["5"]')).json()["errors"]
             assert error["loc"] == ["query", "parsed", 0]
             for name in ("as", "row"):
-                answer = await client.get(f"/several/model?rows=1&rows=2&{name}=3")
-                assert answer.json() == [[1, 2], 3]
+                answer = await client.get(f"/several/model?rows=1&rows=2&{name}=3&parsed=4")
+                assert answer.json() == [[1, 2], 3, 4]
 
 
 # As with `from __future__ import annotations`, and a class that only type checkers import.
