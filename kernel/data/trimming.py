@@ -99,7 +99,9 @@ class _Walk:
         if part.get("type") == "definition-ref":
             return self._defined(part)
         if _is_trimmed(part):
-            return core_schema.no_info_after_validator_function(_strip, _as_sent(part))
+            # The type's JSON Schema may be made of this part or of the inner one.
+            sent, is_sent = _as_sent(part), {MARK: SENT}
+            return core_schema.no_info_after_validator_function(_strip, sent, metadata=is_sent)
         return _changed(part, {name: self._child(name, child) for name, child in part.items()})
 
     def _child(self, name: str, child: Any) -> Any:

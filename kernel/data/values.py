@@ -81,10 +81,14 @@ class _AmountInJson:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
+        own = handler(schema)
         if handler.mode == "serialization":
-            return AS_TEXT | {"description": EXACT}
-        number, _ = handler(schema)["anyOf"]
-        return {"anyOf": [AS_NUMBER | number, {**AS_TEXT}], "description": EXACT}
+            # A serializer of a team's may make something else of it.
+            return {"description": EXACT} | own | AS_TEXT if own.get("type") == "string" else own
+        if "anyOf" not in own:
+            return own  # with a validator of a team's instead of these
+        number, _ = own["anyOf"]
+        return {"description": EXACT} | own | {"anyOf": [AS_NUMBER | number, {**AS_TEXT}]}
 
 
 Amount = Annotated[

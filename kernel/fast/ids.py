@@ -1,11 +1,13 @@
 """Ids in paths, and the signatures of endpoints."""
 
 from collections.abc import Callable
-from inspect import Signature, signature
+from inspect import Signature, signature, unwrap
 from typing import Any
 
 from starlette.convertors import Convertor, register_url_convertor
 from typing_inspection.typing_objects import is_typealiastype
+
+from kernel.fast.inputs import without_name
 
 
 class IdConvertor(Convertor[str]):
@@ -29,7 +31,7 @@ def signature_of(endpoint: Callable[..., Any]) -> Signature:
     try:
         declared = signature(endpoint, eval_str=True)
     except NameError:  # a name imported for type checkers only; FastAPI needs none of these
-        declared = signature(endpoint)
+        declared = _evaluated(signature(endpoint), getattr(unwrap(endpoint), "__globals__", {}))
     parameters = [*declared.parameters.values()]
     if not any(is_typealiastype(parameter.annotation) for parameter in parameters):
         return declared
@@ -39,8 +41,17 @@ def signature_of(endpoint: Callable[..., Any]) -> Signature:
     return declared.replace(parameters=unnamed)
 
 
-def without_name(annotation: Any) -> Any:
-    """The type that the annotation is, or that it is a name of."""
-    while is_typealiastype(annotation):
-        annotation = annotation.__value__
-    return annotation
+def _evaluated(declared: Signature, names: dict[str, Any]) -> Signature:
+    """The signature with those annotations evaluated that can be."""
+    parameters = [
+        parameter.replace(annotation=_value(parameter.annotation, names))
+        for parameter in declared.parameters.values()
+    ]
+    return declared.replace(parameters=parameters)
+
+
+def _value(annotation: Any, names: dict[str, Any]) -> Any:
+    try:
+        return eval(annotation, names) if isinstance(annotation, str) else annotation  # noqa: S307  # it is code
+    except NameError:
+        return annotation

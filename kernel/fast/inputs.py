@@ -1,10 +1,11 @@
 """What a request may send: integers as text, and the fields of a model under their names."""
 
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator
 from pydantic.fields import FieldInfo
+from typing_inspection.typing_objects import is_newtype, is_typealiastype
 
 V = TypeVar("V")
 
@@ -26,11 +27,26 @@ PLAIN_INT = BeforeValidator(plain_int)
 @cache
 def request_names(model: type[BaseModel]) -> frozenset[str]:
     """The names under which clients may send the fields of the model."""
-    return frozenset().union(*[names_of(*item) for item in model.model_fields.items()])
+    fields = model.model_fields.items()
+    return frozenset().union(*[names_of(model, *item) for item in fields])
 
 
-def names_of(name: str, field: FieldInfo) -> frozenset[str]:
-    """The names under which clients may send a field."""
+def names_of(model: type[BaseModel], name: str, field: FieldInfo) -> frozenset[str]:
+    """The names under which clients may send a field of the model."""
     alias = field.validation_alias or field.alias or name
     choices = alias.choices if isinstance(alias, AliasChoices) else [alias]
-    return frozenset(choice for choice in choices if isinstance(choice, str))
+    config = model.model_config
+    is_named = config.get("populate_by_name") or config.get("validate_by_name")
+    names = [*choices, name] if is_named else choices
+    return frozenset(choice for choice in names if isinstance(choice, str))
+
+
+def without_name(annotation: Any) -> Any:
+    """The type that the annotation is, or that it is a name of."""
+    while True:
+        if is_typealiastype(annotation):
+            annotation = annotation.__value__
+        elif is_newtype(annotation):
+            annotation = annotation.__supertype__
+        else:
+            return annotation

@@ -13,6 +13,7 @@ WORD = re.compile(r"[A-Za-z]\w*", re.ASCII)
 BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 # What pydantic calls the rules of a type with a validator, and JSON Schema's keywords for numbers.
 RULES = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
+RULES |= {"multiple_of": "multipleOf"}
 RULES_OF_DIGITS = ("max_digits", "decimal_places")
 
 
@@ -74,7 +75,8 @@ def _show_bounds(schema: Schema) -> None:
     bounds = {RULES[name]: schema.pop(name) for name in RULES.keys() & schema.keys()}
     for choice in (schema, *schema.get("anyOf", ())) if bounds else ():
         if choice.get("type") in {"number", "integer"}:
-            choice.update(bounds)
+            # A bound that is a Decimal is text here.
+            choice.update({n: float(b) if isinstance(b, str) else b for n, b in bounds.items()})
 
 
 def _round_bounds(schema: Schema) -> None:

@@ -1,6 +1,8 @@
 """Lets parameters of the path, query, headers, cookies and forms, which are text, be integers. JSON
 has numbers, so in a body the same types refuse text."""
 
+from collections import deque
+from collections.abc import Iterable, Sequence
 from functools import reduce
 from inspect import Parameter
 from operator import or_
@@ -8,16 +10,15 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from fastapi import params
-from pydantic import BaseModel
+from pydantic import BaseModel, Json
 from pydantic.fields import FieldInfo
 
 from kernel.data.filters import Filter
 from kernel.data.values import NUMBER
-from kernel.fast.ids import without_name
-from kernel.fast.inputs import PLAIN_INT, names_of
+from kernel.fast.inputs import PLAIN_INT, names_of, without_name
 from kernel.fast.request_parameters import ReadsNumbers, is_scalar, models_in
 
-SEVERAL = {list, set, frozenset, tuple}
+SEVERAL = {list, set, frozenset, tuple, deque, Sequence}
 
 
 def reading_numbers(parameter: Parameter) -> Any:
@@ -42,21 +43,25 @@ def _read(annotation: Any) -> Any:
         return annotation if (read := _read(unnamed)) is unnamed else read
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
-        inner, *metadata = parts
-        new = [PLAIN_INT if item == NUMBER else item for item in metadata]
-        read = _read(inner)
-        if read is inner and new == metadata:
-            return annotation
-        # The parameter's own bounds come first, which those of its type narrow, and all of them
-        # before the check of the text, or OpenAPI would not show them.
-        new.sort(key=lambda item: not isinstance(item, FieldInfo))
-        return Annotated[(read, *new)]
+        return _read_annotated(annotation, *parts)
     if origin not in {Union, UnionType, *SEVERAL}:
         return annotation
     reads = [_read(part) for part in parts]
     if all(new is old for new, old in zip(reads, parts, strict=True)):
         return annotation
     return origin[tuple(reads)] if origin in SEVERAL else reduce(or_, reads)
+
+
+def _read_annotated(annotation: Any, inner: Any, *metadata: Any) -> Any:
+    if _is_json(metadata):
+        return annotation
+    new, read = [PLAIN_INT if item == NUMBER else item for item in metadata], _read(inner)
+    if read is inner and new == [*metadata]:
+        return annotation
+    # The parameter's own bounds come first, which those of its type narrow, and all of them before
+    # the check of the text, or OpenAPI would not show them.
+    new.sort(key=lambda item: not isinstance(item, FieldInfo))
+    return Annotated[(read, *new)]
 
 
 def _names(annotation: Any) -> frozenset[str]:
@@ -68,8 +73,14 @@ def _names(annotation: Any) -> frozenset[str]:
 def _numbers_of(model: type[BaseModel]) -> frozenset[str]:
     return frozenset().union(
         *[
-            names_of(name, field)
+            names_of(model, name, field)
             for name, field in model.model_fields.items()
-            if NUMBER in field.metadata or _read(field.annotation) is not field.annotation
+            if not _is_json(field.metadata)
+            and (NUMBER in field.metadata or _read(field.annotation) is not field.annotation)
         ]
     )
+
+
+def _is_json(metadata: Iterable[Any]) -> bool:
+    """Whether the text is JSON, which has numbers."""
+    return any(type(item) is Json for item in metadata)

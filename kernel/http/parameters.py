@@ -2,6 +2,7 @@
 whole numbers are read from text."""
 
 from collections.abc import Callable, Iterable, Iterator
+from copy import copy
 from functools import cache, partial, update_wrapper
 from inspect import Parameter, Signature, isclass, isfunction, ismethod
 from typing import Annotated, Any, get_args, get_origin
@@ -92,7 +93,8 @@ def _functions_of(dependency: Any) -> list[Any]:
     """What has the parameters of a dependency in its signature."""
     if ismethod(dependency):
         return [dependency.__func__]
-    if isfunction(dependency) or isinstance(dependency, partial):
+    is_wrapper = hasattr(dependency, "__wrapped__")  # such as what `functools.cache` makes
+    if isfunction(dependency) or isinstance(dependency, partial) or is_wrapper:
         return [dependency]
     if not isclass(dependency):
         return [call] if isfunction(call := type(dependency).__call__) else []
@@ -104,20 +106,25 @@ def _functions_of(dependency: Any) -> list[Any]:
 def _read(signature: Signature) -> Signature | None:
     """The signature with what reads its parameters, or None if nothing has to."""
     declared = [*signature.parameters.values()]
-    annotations = [_annotation(parameter) for parameter in declared]
-    if all(new is old.annotation for new, old in zip(annotations, declared, strict=True)):
+    parameters = [*map(_parameter, declared)]
+    if all(new is old for new, old in zip(parameters, declared, strict=True)):
         return None
-    parameters = [
-        old.replace(annotation=new) for new, old in zip(annotations, declared, strict=True)
-    ]
     return signature.replace(parameters=parameters)
 
 
-def _annotation(parameter: Parameter) -> Any:
+def _parameter(parameter: Parameter) -> Parameter:
     if depends := _depends_of(parameter):
         read_dependencies([depends])
-        return parameter.annotation
-    return _trimming(reading_numbers(parameter))
+        return parameter
+    annotation, source = _trimming(reading_numbers(parameter)), parameter.default
+    if isinstance(source, params.Param | params.Body) and get_origin(annotation) is Annotated:
+        # With `row: RowId = Query()`, FastAPI reads an `int`, without the rules of a `RowId`.
+        known = {*map(id, source.metadata)}  # those of a dependency that is an endpoint, too
+        if rules := [rule for rule in annotation.__metadata__ if id(rule) not in known]:
+            source = copy(source)
+            source.metadata = [*source.metadata, *rules]
+    is_same = annotation is parameter.annotation and source is parameter.default
+    return parameter if is_same else parameter.replace(annotation=annotation, default=source)
 
 
 def _depends_of(parameter: Parameter) -> params.Depends | None:

@@ -54,6 +54,7 @@ class BoundaryRoute(APIRoute):
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         declared = options.get("response_model", UNDECLARED)
         dependencies = options.get("dependencies") or []
+        options["name"] = options.get("name") or _name_of(endpoint)  # before it is wrapped
         endpoint = noting_secrets(with_read_parameters(endpoint, dependencies), declared)
         super().__init__(with_plain_ids(path, endpoint, dependencies), endpoint, **options)
         self.responses = {**declared_errors(self), **in_form(self.responses, self.errors)}
@@ -186,6 +187,10 @@ class Router(ReadingRouter):
 
     def delete(self, path: str, **options: Any) -> Callable[[Endpoint], Endpoint]:
         return self.api_route(path, methods=["DELETE"], **options)
+
+
+def _name_of(endpoint: Callable[..., Any]) -> str:
+    return str(getattr(endpoint, "__name__", type(endpoint).__name__))
 
 
 def _checked(timeout: float | None) -> float | None:

@@ -4,12 +4,13 @@ import gc
 import itertools
 import re
 import urllib.parse
+from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum as PythonEnum
 from functools import partial
 from operator import itemgetter
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NewType, get_args
 from uuid import UUID
 
 import pytest
@@ -39,6 +40,7 @@ from sqlalchemy.dialects import postgresql
 from sqlalchemy.schema import CreateTable
 from sqlmodel import Field as TableField
 from sqlmodel import UTCDateTime
+from typing_extensions import TypeAliasType
 
 from kernel.data.filters import SETS_KEPT, Filter, _filtered
 from kernel.data.models import Dto, Line, Text  # noqa: F401  # of the example
@@ -493,6 +495,41 @@ async def test_a_text_that_is_too_long_for_its_column_finds_nothing(tasks, reade
         (TextFilter(status_min="voidness"), 0),
     ):
         assert len(await reader.fetch(filters.apply(ALL), **filters.values())) == count
+
+
+OwnerId = NewType("OwnerId", RowId)
+Rate = TypeAliasType("Rate", OwnerId)
+
+
+class CollectionFilter(Filter):
+    id: frozenset[RowId] = frozenset()
+    rank: tuple[Whole, ...] | None = None
+    owner_id: set[OwnerId] | None = None
+    status: Sequence[Status] = ()
+    rate_min: Rate | None = None
+
+
+async def test_a_collection_of_any_kind_is_for_the_rows_with_one_of_its_values(mount, tasks):
+    router = Router(prefix="/collected", tags=["peels"])
+
+    @router.get("")
+    async def collected(reader: Reader, filters: Annotated[CollectionFilter, Query()]) -> list[int]:
+        rows = await reader.fetch(filters.apply(PLAIN), **filters.values())
+        return sorted(row["id"] for row in rows)
+
+    async with mount(router) as client:
+        for query, holds in (
+            ("", lambda _: True),
+            ("id=1&id=2&id=3", lambda row: row["id"] in {1, 2, 3}),
+            ("rank=1&rank=0", lambda row: row["rank"] in {0, 1}),
+            ("owner_id=1&owner_id=2", lambda row: row["owner_id"] in {1, 2}),
+            ("status=open&status=paid", lambda row: row["status"] in {"open", "paid"}),
+            ("rate_min=1", lambda row: row["rate_min"] == 1),
+        ):
+            answer = await client.get(f"/collected?{query}")
+            assert answer.json() == ids(holds), query
+        for wrong in ("id=0", "rank=1_0", "owner_id=x", "rate_min=1.0"):
+            assert (await client.get(f"/collected?{wrong}")).status_code == 422
 
 
 def test_an_empty_list_that_nobody_sent_is_no_condition():

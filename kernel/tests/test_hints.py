@@ -10,6 +10,8 @@ import pytest
 from fastapi import Query, Response, UploadFile
 from fastapi.responses import StreamingResponse
 from fastapi.sse import EventSourceResponse
+from pydantic import Field as Bound
+from pydantic import PlainSerializer, PlainValidator, TypeAdapter
 from sqlalchemy import Column, ForeignKey, Integer, MetaData, String, Table
 from sqlmodel import Field
 
@@ -51,6 +53,9 @@ class PeeledReceiptCreate(Input):
     amount: Amount
     fee: Amount = Field(default=Decimal(1), ge=0, lt=5, max_digits=12, decimal_places=2)
     discount: Amount | None = Field(default=None, gt=0, le=9, max_digits=12, decimal_places=2)
+    tip: Amount | None = Field(default=None, ge=Decimal("1.50"))
+    parts: list[Annotated[Amount, Bound(gt=0, description="One of several")]] = Field(default=[])
+    dozens: Whole | None = Field(default=None, multiple_of=12)
     status: Status = "open"
     rank: Rank = Rank.LOW
     level: Literal[1, 2] = 1
@@ -339,6 +344,8 @@ def test_the_bounds_of_an_amount_are_those_of_a_number(fields, parameters):
     for field, bounds in (
         (body["fee"], {"minimum": 0, "maximum": MOST, "exclusiveMaximum": 5}),
         (body["discount"]["anyOf"][0], {"minimum": -MOST, "maximum": 9, "exclusiveMinimum": 0}),
+        (body["tip"]["anyOf"][0], {"minimum": 1.5, "maximum": MOST}),
+        (body["parts"]["items"], {"minimum": -MOST, "maximum": MOST, "exclusiveMinimum": 0}),
         (parameters["amount_min"]["anyOf"][0], {"minimum": 0, "maximum": MOST}),
     ):
         number, text = field["anyOf"]
@@ -347,6 +354,15 @@ def test_the_bounds_of_an_amount_are_those_of_a_number(fields, parameters):
         assert field.keys() - {"title", "default"} == {"anyOf", "description"}
     assert "examples" not in body["discount"]  # 12.50 is no such amount
     assert body["amount"]["examples"] == ["12.50"]
+    assert body["parts"]["items"]["description"] == "One of several"
+    assert body["dozens"]["anyOf"][0]["multipleOf"] == 12
+
+
+def test_what_another_validator_or_serializer_makes_of_an_amount_is_what_the_schema_says():
+    floats = TypeAdapter(Annotated[Amount, PlainSerializer(float, return_type=float)])
+    assert floats.json_schema(mode="serialization") == {"type": "number"}
+    cents = TypeAdapter(Annotated[Amount, PlainValidator(int, json_schema_input_type=int)])
+    assert cents.json_schema() == {"type": "integer"}
 
 
 def test_the_mistakes_of_a_problem_are_a_list_and_never_null(fields):

@@ -1,18 +1,21 @@
 """The types of a body's fields in parameters, whose values are text, on FastAPI's way and ours."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from functools import partial, wraps
+from decimal import Decimal
+from functools import cache, partial, update_wrapper, wraps
 from types import FunctionType
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, NewType
 
 import pytest
-from fastapi import Body, Cookie, Depends, Form, Header, Path, Query, WebSocket
-from pydantic import Field
+from fastapi import APIRouter, Body, Cookie, Depends, Form, Header, Path, Query, WebSocket
+from pydantic import ConfigDict, Field, Json
 from typing_extensions import TypeAliasType
 
 from kernel.data.filters import Filter
+from kernel.data.lines import LINE_PATTERN
 from kernel.data.models import Dto, Input, Line
 from kernel.data.values import Amount, Day, RowId, Timestamp, Whole
 from kernel.http.dependencies import Id, Session
@@ -555,3 +558,205 @@ async def test_a_dependency_stays_the_one_that_overrides_and_the_cache_know(moun
             client.app.dependency_overrides[function] = fake
         for kind in ("generator", "dependency_of_it", "default"):
             assert (await client.get(f"/kinds/{kind}")).text == '"fake"'
+
+
+async def of_old_style(
+    row: RowId = Query(),  # noqa: B008  # as in FastAPI's manual
+    line: Line = Query("-", max_length=5),  # noqa: B008  # as in FastAPI's manual
+    day: Day | None = Query(None),  # noqa: B008  # as in FastAPI's manual
+    fee: Amount = Query(Decimal(1), ge=1),  # noqa: B008  # as in FastAPI's manual
+    x_row: RowId = Header(1),  # noqa: B008  # as in FastAPI's manual
+) -> list[Any]:
+    return [row, line, day, fee, x_row]
+
+
+async def of_old_model(asked: AskedStrictly = Query()) -> dict[str, Any]:  # noqa: B008  # as in FastAPI's manual
+    return asked.model_dump()
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_source_that_is_a_default_leaves_the_type_its_rules(mount, way):
+    old = Router(prefix="/old", tags=["peels"])
+    old.get("/own")(of_old_style)
+    old.get("/through")(through(of_old_style))
+    old.get("/model")(of_old_model)
+
+    @old.post("/form")
+    async def of_form(
+        _: Session,
+        row: RowId = Form(),  # noqa: B008  # as in FastAPI's manual
+        line: Line = Form(),  # noqa: B008  # as in FastAPI's manual
+    ) -> list[Any]:
+        return [row, line]
+
+    @old.post("/body")
+    async def of_body(_: Session, row: RowId = Body(embed=True)) -> int:  # noqa: B008  # as in FastAPI's manual
+        return row
+
+    with WAYS[way]():
+        async with mount(old) as client:
+            for path in ("/old/own", "/old/through"):
+                answer = await client.get(f"{path}?row=7&line=%20a%20&fee=2")
+                assert answer.json()[:2] == [7, "a"]
+                for wrong in (
+                    "line=%20",
+                    "line=abcdef",
+                    "fee=0.5",
+                    "fee=1.234",
+                    "row=0",
+                    "row=1_0",
+                ):
+                    answer = await client.get(f"{path}?row=7&{wrong}")
+                    (error,) = answer.json()["errors"]
+                    assert error["loc"] == ["query", wrong.partition("=")[0]]
+                headers = {"X-Row": "0"}
+                assert (await client.get(f"{path}?row=7", headers=headers)).status_code == 422
+            assert (await client.get("/old/model?row=8")).json() == {"row": 8}
+            answer = await client.post("/old/form", data={"row": "7", "line": " a "})
+            assert answer.json() == [7, "a"]
+            assert (await client.post("/old/body", json={"row": "7"})).status_code == 422
+            assert (await client.post("/old/body", json={"row": 7})).json() == 7
+            document = client.app.openapi()["paths"]["/old/own"]["get"]["parameters"]
+            shown = {each["name"]: each["schema"] for each in document}
+            assert (shown["row"]["minimum"], shown["row"]["maximum"]) == (1, 2**63 - 1)
+            assert shown["line"]["pattern"] == LINE_PATTERN
+            assert shown["fee"]["anyOf"][0]["minimum"] == 1
+
+
+NewRow = NewType("NewRow", RowId)
+
+
+class Several(Dto):
+    model_config = ConfigDict(populate_by_name=True)
+    rows: Sequence[RowId] = []
+    row: NewRow | None = Field(default=None, alias="as")
+    parsed: Json[RowId] = 1
+
+
+async def of_several(
+    rows: Annotated[Sequence[RowId], Query()],
+    queue: Annotated[deque[RowId], Query()],
+    new: NewRow,
+    parsed: Annotated[Json[list[RowId]], Query()],
+) -> list[Any]:
+    return [[*rows], [*queue], new, parsed]
+
+
+async def of_several_in_a_model(several: Annotated[Several, Query()]) -> list[Any]:
+    return [several.rows, several.row, several.parsed]
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_number_is_read_in_any_collection_and_under_any_name(mount, way):
+    both = Router(prefix="/several", tags=["peels"])
+    both.get("/own")(of_several)
+    both.get("/model")(of_several_in_a_model)
+    with WAYS[way]():
+        async with mount(both) as client:
+            path = "/several/own?rows=1&rows=2&queue=3&new=4&parsed="
+            assert (await client.get(f"{path}[5]")).json() == [[1, 2], [3], 4, [5]]
+            (error,) = (await client.get(f'{path}["5"]')).json()["errors"]
+            assert error["loc"] == ["query", "parsed", 0]
+            for name in ("as", "row"):
+                answer = await client.get(f"/several/model?rows=1&rows=2&{name}=3&parsed=4")
+                assert answer.json() == [[1, 2], 3, 4]
+
+
+# As with `from __future__ import annotations`, and a class that only type checkers import.
+async def of_unknown(row: "RowId", line: "Line" = "-") -> "Unknown":  # type: ignore[name-defined]  # noqa: F821
+    return [row, line]
+
+
+async def through_unknown(pair: "Annotated[Any, Depends(of_unknown)]") -> "Unknown":  # type: ignore[name-defined]  # noqa: F821
+    return pair
+
+
+class Decorated:
+    def __init__(self, function: Callable[..., Any]) -> None:
+        update_wrapper(self, function)
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        function: Any = self
+        return function.__wrapped__(*args, **options)
+
+
+@cache
+def remembered(row: RowId) -> int:
+    return row
+
+
+@Decorated
+def by_a_class(row: RowId) -> int:
+    return row
+
+
+async def test_a_dependency_is_read_whatever_its_other_names_and_decorators_are(mount):
+    router = Router(prefix="/more", tags=["peels"])
+    router.get("/unknown", response_model=None)(of_unknown)
+    for name, dependency in (
+        ("unknown-below", through_unknown),
+        ("remembered", remembered),
+        ("by-a-class", by_a_class),
+    ):
+
+        async def operation(result: Annotated[Any, Depends(dependency)]) -> Any:
+            return result
+
+        router.get(f"/{name}")(operation)
+    async with mount(router) as client:
+        assert (await client.get("/more/unknown?row=7&line=%20a")).json() == [7, "a"]
+        assert (await client.get("/more/unknown-below?row=7&line=%20a")).json() == [7, "a"]
+        for name in ("remembered", "by-a-class"):
+            assert (await client.get(f"/more/{name}?row=7")).json() == 7
+
+
+async def test_what_overrides_a_dependency_reads_its_parameters(mount):
+    async def another(row: RowId, line: Line = "-") -> str:
+        return plain(row, line)
+
+    async with mount(kinds) as client:
+        client.app.dependency_overrides[generator] = another
+        assert (await client.get("/kinds/generator?row=7&line=%20a")).text == '"8a"'
+        client.app.dependency_overrides = {}
+        assert (await client.get("/kinds/generator?row=7&line=%20b")).text == '"8b"'
+
+
+def test_an_operation_is_called_as_its_endpoint_is():
+    class Find:
+        async def __call__(self, row: RowId) -> Any:
+            return row
+
+    router = Router()
+    router.get("/find")(Find())
+    router.get("/keep", name="keeps")(Find())
+    assert [route.name for route in router.routes] == ["Find", "keeps"]
+
+
+async def test_an_operation_of_fastapis_own_router_or_of_the_app_reads_its_parameters(mount):
+    outer = APIRouter(prefix="/outer", dependencies=[noting()])
+    inner = APIRouter(prefix="/inner", dependencies=[noting()])
+    ours = Router(prefix="/ours", dependencies=[noting()])
+
+    async def of_plain(row: RowId, line: Line = Query("-")) -> str:  # noqa: B008  # as in FastAPI's manual
+        return plain(row, line)
+
+    async def live(socket: WebSocket, row: RowId) -> None:
+        await socket.accept()
+        await socket.send_text(f"{row + 1}")
+
+    inner.get("/plain", dependencies=[noting()])(of_plain)
+    inner.websocket("/live")(live)
+    ours.get("/plain")(through(of_plain))
+    outer.include_router(inner, dependencies=[noting()])
+    outer.include_router(ours, dependencies=[noting()])
+    async with mount(outer) as client:
+        client.app.get("/direct", dependencies=[noting()])(of_plain)
+        client.app.websocket("/live")(live)
+        for path, count in (("/outer/inner/plain", 4), ("/outer/ours/plain", 3), ("/direct", 1)):
+            seen.clear()
+            answer = await client.get(f"{path}?row=7&line=%20a")
+            assert (answer.text, seen) == ('"8a"', [(7, "a")] * count)
+            assert (await client.get(f"{path}?row=1_0")).status_code == 422
+        for path in ("/outer/inner/live?row=7", "/live?row=7"):
+            async with client.socket(path) as socket:
+                assert await socket.receive() == "8"
