@@ -100,8 +100,8 @@ REPLACE = ENQUEUE.format("""DO UPDATE SET arguments = excluded.arguments, run_at
     request_id = excluded.request_id, state = 'waiting', attempts = 0, lease = NULL, error = NULL
 """)
 # Of each task the oldest due jobs, with those whose lease has ended. `take` shuffles the tasks, so
-# that one with many jobs cannot starve the others. A lease begins when TAKE runs: now() is the begin
-# of the transaction, which may have waited for its turn.
+# that one with many jobs cannot starve the others. A lease begins when TAKE runs, and not at now(),
+# the begin of the transaction, which may have waited for its turn.
 TAKE = """
     WITH due AS MATERIALIZED (
         SELECT job.id, job.run_at, tasks.seconds

@@ -49,7 +49,8 @@ class ReadingApp(FastAPI):
     @property
     def dependency_overrides(self) -> dict[Callable[..., Any], Callable[..., Any]]:
         """What FastAPI calls instead of a dependency, read when it looks for one."""
-        read_dependencies(map(Depends, self._overrides.values()))
+        if self._overrides:  # mostly there are none, and this is asked in each request
+            read_dependencies(map(Depends, self._overrides.values()))
         return self._overrides
 
     @dependency_overrides.setter
