@@ -78,7 +78,7 @@ def check_call(task: str, run_at: datetime | None, key: str | None) -> None:
         ValueError: `run_at` is out of range, or `key` is too long or not storable.
     """
     if run_at is not None:
-        if getattr(run_at, "tzinfo", None) is None:
+        if not isinstance(run_at, datetime) or run_at.tzinfo is None:
             raise TypeError(f"{task}: run_at should be a datetime with an offset from UTC")
         if not 1970 <= run_at.year < 9000:
             raise ValueError(f"{task}: run_at should be between the years 1970 and 9000")

@@ -294,6 +294,7 @@ async def test_a_wrong_argument_is_our_own_mistake_and_tells_no_value(chores, lo
         ({"owner_id": 1, "title": "\ud800"}, "cannot hold title"),
         ({"owner_id": 1, "run_at": datetime(2026, 1, 1)}, "run_at"),  # noqa: DTZ001
         ({"owner_id": 1, "run_at": datetime(2026, 1, 1).date()}, "run_at"),  # noqa: DTZ001
+        ({"owner_id": 1, "run_at": datetime.now(UTC).timetz()}, "run_at"),
         ({"owner_id": 1, "run_at": datetime.min.replace(tzinfo=UTC)}, "run_at"),
         ({"owner_id": 1, "run_at": datetime.max.replace(tzinfo=UTC)}, "run_at"),
         ({"owner_id": 1, "key": 7}, "key"),
