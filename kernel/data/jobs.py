@@ -70,7 +70,7 @@ class Job(SQLModel, table=True):
     created_at: datetime = Field(default=None, sa_column_kwargs={"server_default": func.now()})
 
 
-def check_call(task: str, run_at: datetime | None, key: str | None) -> None:
+def check_call(task: str, run_at: object, key: object) -> None:
     """Refuse what the table cannot hold.
 
     Raises:
