@@ -254,7 +254,7 @@ def test_the_vocabulary_has_70_names_at_most_and_each_is_there():
         ),
         ("import features.users.__main__", {"fastapi", "starlette", "sqlalchemy", "pydantic"}),
         (
-            "import kernel.data.commands, features.users.models, features.items.models",
+            "import kernel.data.commands, kernel.data.filters, features.users.models",
             {"fastapi", "starlette", "prometheus_client"},
         ),
         ("import service", {"uvicorn", "kernel.dev", "prometheus_client"}),
