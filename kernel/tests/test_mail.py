@@ -5,6 +5,7 @@ import re
 import socket
 import sys
 import time
+from contextlib import asynccontextmanager
 from email import message_from_bytes
 from email.headerregistry import Address
 from email.message import EmailMessage
@@ -358,6 +359,14 @@ async def test_a_server_that_is_not_there_or_says_nothing_is_asked_again(monkeyp
         writers[0].close()
 
 
+@asynccontextmanager
+async def sending_to(answer):
+    """A mail on its way to a server that answers its connections in this way."""
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        url = f"smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}?starttls=off"
+        yield asyncio.create_task(SmtpMailer(SmtpServer.parse(url)).send(message()))
+
+
 async def test_a_mail_that_is_cancelled_waits_for_no_answer():
     """A worker that ends gives its jobs back only when they have ended."""
     asked = asyncio.Event()
@@ -369,9 +378,7 @@ async def test_a_mail_that_is_cancelled_waits_for_no_answer():
         await reader.read()
         writer.close()
 
-    async with await asyncio.start_server(say_nothing_more, "127.0.0.1", 0) as silent:
-        url = f"smtp://127.0.0.1:{silent.sockets[0].getsockname()[1]}?starttls=off"
-        sending = asyncio.create_task(SmtpMailer(SmtpServer.parse(url)).send(message()))
+    async with sending_to(say_nothing_more) as sending:
         await asked.wait()
         sending.cancel()
         await asyncio.wait([sending], timeout=0.5)
@@ -394,9 +401,7 @@ async def test_a_mail_that_was_accepted_has_been_sent_though_its_end_is_cancelle
         await reader.read()
         writer.close()
 
-    async with await asyncio.start_server(say_nothing_to_quit, "127.0.0.1", 0) as server:
-        url = f"smtp://127.0.0.1:{server.sockets[0].getsockname()[1]}?starttls=off"
-        sending = asyncio.create_task(SmtpMailer(SmtpServer.parse(url)).send(message()))
+    async with sending_to(say_nothing_to_quit) as sending:
         await asyncio.wait_for(asked.wait(), 5)
         sending.cancel()
         await asyncio.wait_for(sending, 1)
