@@ -3,7 +3,8 @@
 The statement for each set of fields is built once; the values are its parameters.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterator
 from decimal import Decimal
 from functools import cache
 from operator import ge, gt, le, lt
@@ -18,7 +19,7 @@ from kernel.context import query_names
 from kernel.data.models import Input
 from kernel.data.places import named_column
 from kernel.data.refusals import NO_FILTER
-from kernel.fast.inputs import plain_int, request_names, without_name
+from kernel.fast.inputs import COLLECTIONS, plain_int, request_names, without_name
 from kernel.fast.plain_types import value_class
 
 Statement = Select[*tuple[Any, ...]]
@@ -27,7 +28,6 @@ S = TypeVar("S", bound=Statement)
 PARAMETER = "kernel_filter_{}"
 NULL, COMPARISONS = "_is_null", {"_min": ge, "_max": le, "_after": gt, "_before": lt}
 OTHERS = {"q", "order"}
-SEVERAL = {list, set, frozenset, tuple, Sequence}
 SETS_KEPT = 64  # sets of fields, for each statement
 # A type that holds every value of the column's and more: a cast to VARCHAR(n) would cut a longer
 # text to n characters, and match rows that it should not.
@@ -91,7 +91,7 @@ class Filter(Input):
 
     def _set_fields(self) -> Iterator[tuple[str, Any]]:
         for name, sent in self:
-            value = [*sent] if isinstance(sent, set | frozenset | tuple) else sent
+            value = [*sent] if isinstance(sent, set | frozenset | tuple | deque) else sent
             # A client cannot send an empty list: it is the default of a field that was not sent.
             if value is not None and value != [] and name not in OTHERS:
                 yield name, value
@@ -144,7 +144,7 @@ def _column(statement: Statement, model: type[Filter], name: str) -> ColumnEleme
 
 def _is_list(annotation: Any) -> bool:
     kind = without_name(annotation)
-    return any(get_origin(without_name(part)) in SEVERAL for part in (kind, *get_args(kind)))
+    return any(get_origin(without_name(part)) in COLLECTIONS for part in (kind, *get_args(kind)))
 
 
 def _whole(value: object) -> object:

@@ -1,5 +1,7 @@
 """What a request may send: integers as text, and the fields of a model under their names."""
 
+from collections import deque
+from collections.abc import Sequence
 from functools import cache
 from typing import Any, TypeVar
 
@@ -8,6 +10,8 @@ from pydantic.fields import FieldInfo
 from typing_inspection.typing_objects import is_newtype, is_typealiastype
 
 V = TypeVar("V")
+# The types of which FastAPI reads all values that were sent under one name.
+COLLECTIONS = {list, set, frozenset, tuple, deque, Sequence}
 
 
 def plain_int(value: V) -> V:

@@ -1,6 +1,6 @@
 """The parameters of an operation, read from a request as FastAPI reads them."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeGuard, get_args, get_origin
 
@@ -143,5 +143,9 @@ def is_list(field: FieldInfo) -> bool:
     """Whether the field is a list, or a list or None."""
     parts = [part for part in get_args(field.annotation) if part is not type(None)]
     is_optional = len(parts) == 1 and get_origin(parts[0]) is list
-    is_json = any(type(rule) is Json for rule in field.metadata)
-    return not is_json and (get_origin(field.annotation) is list or is_optional)
+    return not is_json(field.metadata) and (get_origin(field.annotation) is list or is_optional)
+
+
+def is_json(metadata: Iterable[Any]) -> bool:
+    """Whether the text of a parameter is JSON, which has lists and numbers of its own."""
+    return any(type(item) is Json for item in metadata)

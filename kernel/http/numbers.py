@@ -1,8 +1,6 @@
 """Lets parameters of the path, query, headers, cookies and forms, which are text, be integers. JSON
 has numbers, so in a body the same types refuse text."""
 
-from collections import deque
-from collections.abc import Iterable, Sequence
 from functools import reduce
 from inspect import Parameter
 from operator import or_
@@ -10,15 +8,13 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from fastapi import params
-from pydantic import BaseModel, Json
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from kernel.data.filters import Filter
 from kernel.data.values import NUMBER
-from kernel.fast.inputs import PLAIN_INT, names_of, without_name
-from kernel.fast.request_parameters import ReadsNumbers, is_scalar, models_in
-
-SEVERAL = {list, set, frozenset, tuple, deque, Sequence}
+from kernel.fast.inputs import COLLECTIONS, PLAIN_INT, names_of, without_name
+from kernel.fast.request_parameters import ReadsNumbers, is_json, is_scalar, models_in
 
 
 def reading_numbers(parameter: Parameter) -> Any:
@@ -44,16 +40,16 @@ def _read(annotation: Any) -> Any:
     origin, parts = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _read_annotated(annotation, *parts)
-    if origin not in {Union, UnionType, *SEVERAL}:
+    if origin not in {Union, UnionType, *COLLECTIONS}:
         return annotation
     reads = [_read(part) for part in parts]
     if all(new is old for new, old in zip(reads, parts, strict=True)):
         return annotation
-    return origin[tuple(reads)] if origin in SEVERAL else reduce(or_, reads)
+    return origin[tuple(reads)] if origin in COLLECTIONS else reduce(or_, reads)
 
 
 def _read_annotated(annotation: Any, inner: Any, *metadata: Any) -> Any:
-    if _is_json(metadata):
+    if is_json(metadata):
         return annotation
     new, read = [PLAIN_INT if item == NUMBER else item for item in metadata], _read(inner)
     if read is inner and new == [*metadata]:
@@ -75,12 +71,7 @@ def _numbers_of(model: type[BaseModel]) -> frozenset[str]:
         *[
             names_of(model, name, field)
             for name, field in model.model_fields.items()
-            if not _is_json(field.metadata)
+            if not is_json(field.metadata)
             and (NUMBER in field.metadata or _read(field.annotation) is not field.annotation)
         ]
     )
-
-
-def _is_json(metadata: Iterable[Any]) -> bool:
-    """Whether the text is JSON, which has numbers."""
-    return any(type(item) is Json for item in metadata)

@@ -4,6 +4,7 @@ import gc
 import itertools
 import re
 import urllib.parse
+from collections import deque
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -530,6 +531,16 @@ async def test_a_collection_of_any_kind_is_for_the_rows_with_one_of_its_values(m
             assert answer.json() == ids(holds), query
         for wrong in ("id=0", "rank=1_0", "owner_id=x", "rate_min=1.0"):
             assert (await client.get(f"/collected?{wrong}")).status_code == 422
+
+
+def test_a_deque_is_a_collection_too():
+    class RankFilter(Filter):
+        rank: deque[Whole] = deque()  # noqa: RUF012  # pydantic's own
+
+    filters = RankFilter(rank=[0, 1])
+    assert [*filters.values().values()] == [[0, 1]]
+    assert "= ANY (" in str(filters.apply(PLAIN))
+    assert RankFilter().apply(PLAIN) is PLAIN
 
 
 def test_an_empty_list_that_nobody_sent_is_no_condition():
