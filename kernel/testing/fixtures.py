@@ -12,9 +12,11 @@ import pytest
 from fastapi import APIRouter, FastAPI
 from pydantic import SecretStr
 
+from kernel.data.resources import resources_of
 from kernel.dev.embedded import as_superuser, server
 from kernel.identity.passwords import PasswordVault
 from kernel.logs import JsonFormatter
+from kernel.reminders import Reminders
 from kernel.settings import Settings, SliceSettings
 from kernel.testing.callers import PASSWORD, Caller
 from kernel.testing.hooks import settle
@@ -91,9 +93,14 @@ def postgres(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterat
 async def sql(
     sql_connection: "Connection[Any]", running_app: FastAPI
 ) -> AsyncIterator["Connection[Any]"]:
-    """A connection to the service's database, which is as it was migrated again afterwards."""
+    """A connection to the service's database, which is as it was migrated again afterwards. And the
+    app that the tests share knows of no outage, of whose end the next test would be told."""
     yield sql_connection
     await sql_connection.execute(EMPTY)
+    resources = resources_of(running_app)
+    for opened in (resources.writer, resources.primary, resources.schema.pool):
+        opened._outages.causes.clear()
+        opened._outages._reminders = Reminders()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from fastapi import FastAPI
 
-from kernel.reminders import Reminders
 from kernel.tests.app import NAME
 
 if TYPE_CHECKING:
@@ -18,8 +17,7 @@ if TYPE_CHECKING:
 async def end_connections(
     sql: "Connection[Any]", running_app: FastAPI
 ) -> AsyncIterator[Callable[[], Awaitable[None]]]:
-    """End all connections of the service's. The app that the tests share has others afterwards, and
-    knows of no outage, or the next test's first request would tell of it, or of its end."""
+    """End all connections of the service's. The app that the tests share has others afterwards."""
 
     async def end() -> None:
         await sql.execute(f"""SELECT pg_terminate_backend(pid) FROM pg_stat_activity
@@ -31,6 +29,3 @@ async def end_connections(
     pools = [resources.writer, resources.reader._connections, resources.schema.pool._connections]
     for pool in (*pools, resources.reader._streams):
         pool.expire()
-    for opened in (resources.writer, resources.reader, resources.schema.pool):
-        opened._outages.causes.clear()
-        opened._outages._reminders = Reminders()
