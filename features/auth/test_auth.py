@@ -112,10 +112,10 @@ async def test_the_right_password_gives_a_token_that_is_accepted(client, alice, 
 
 @pytest.mark.parametrize("length", [129, 513, 150_000])
 async def test_a_long_password_in_many_marks_costs_nothing(client, alice, length):
-    started = time.perf_counter()
+    started = time.process_time()
     marks = "\u0301\u0323" * (length // 2)
     assert (await sign_in(client, password=f"a{marks}")).status_code == 401
-    assert time.perf_counter() - started < 1
+    assert time.process_time() - started < 1
 
 
 async def test_an_unknown_address_and_a_wrong_password_get_the_same_answer(client, alice, password):

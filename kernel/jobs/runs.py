@@ -51,11 +51,6 @@ class Run:
     def task(self) -> Task[Any]:
         return TASKS[self.job.task]
 
-    @property
-    def lease_seconds(self) -> float:
-        """Seconds until another worker may take the job."""
-        return self.task.timeout + LEASE_SECONDS - (time.monotonic() - self.taken_at)
-
     async def run(self) -> None:
         """Run the job, record the outcome in the table, log it and count it."""
         with jobs_context(self.app, self.job.request_id) as context:
@@ -130,7 +125,7 @@ class Run:
 
     async def _persist(self, sql: str, *values: Any) -> bool:
         """Write the outcome; while the database is away, try again until the lease ends."""
-        while self.lease_seconds > 0:
+        while time.monotonic() < self.taken_at + self.task.timeout + LEASE_SECONDS:
             with suppress(*DRIVER_ERRORS, ServiceError, PoolTimeout):  # the pool logs them
                 async with session_of(resources_of(self.app).writer) as session:
                     return await self._write(session, sql, *values)

@@ -19,6 +19,8 @@ POLL_SECONDS, PATIENCE_SECONDS = 1.0, 10.0
 TRANSACTIONAL, EXTERNAL = 4, 16
 # Prefetch: take as many jobs as run in this many seconds, at most this many.
 AHEAD_SECONDS, MOST_AHEAD = 0.2, 100
+# A prefetched job waits at most this long for its turn: no other process can run it meanwhile.
+TURN_SECONDS = LEASE_SECONDS / 2
 # How long cancelled jobs may take to end when the worker closes.
 END_SECONDS = 1.0
 logger = logging.getLogger(__name__)
@@ -52,12 +54,15 @@ class Lane:
 
     async def _run(self, run: Run) -> None:
         try:
-            async with self._turns:
-                started = time.monotonic()
-                if run.lease_seconds < run.task.timeout + LEASE_SECONDS / 2:
-                    return await run.give_back()
-                await run.run()
-                self._seconds += (time.monotonic() - started - self._seconds) / 10
+            with suppress(TimeoutError):
+                async with asyncio.timeout(TURN_SECONDS) as waiting, self._turns:
+                    waiting.reschedule(None)
+                    started = time.monotonic()
+                    await run.run()
+                    self._seconds += (time.monotonic() - started - self._seconds) / 10
+                    return
+            self._seconds = AHEAD_SECONDS  # prefetch none until jobs are short again
+            await run.give_back()
         except asyncio.CancelledError:
             await run.give_back()
             raise

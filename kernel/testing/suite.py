@@ -97,8 +97,14 @@ async def database_url(database: Database) -> AsyncIterator[str]:
 
 @pytest.fixture(scope="session")
 def settings(database_url: str) -> Settings:
+    # On a busy machine a request may take its time: a test of a deadline gives its own.
     settings = Settings(
-        _env_file=None, database_url=database_url, jwt_secret="test" * 8, jobs="off"
+        _env_file=None,
+        database_url=database_url,
+        jwt_secret="test" * 8,
+        jobs="off",
+        request_timeout=60,
+        pool_timeout=10,
     )
     return settings.having(*[kind() for kind in slice_settings()])
 

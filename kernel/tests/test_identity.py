@@ -276,11 +276,14 @@ async def test_any_number_of_refreshes_is_one_row_and_ends_at_once(client, alice
     for _ in range(count):
         token = (await refresh(client, token)).json()["refresh_token"]
     assert await sql.fetchval(SIGN_INS) == 2  # Alice's own, and this one
-    started = time.perf_counter()
-    answer = await client.post(PATHS["sign_out"], json={"refresh_token": token})
-    seconds = time.perf_counter() - started
-    assert answer.status_code == 204
-    assert seconds < 0.05 or count < 2000  # a busy machine is not to be told at every run
+    seconds = []
+    for headers in [{"Prefer": "tx=rollback"}] * 3 + [{}]:
+        started = time.perf_counter()
+        body = {"refresh_token": token}
+        answer = await client.post(PATHS["sign_out"], json=body, headers=headers)
+        seconds.append(time.perf_counter() - started)
+        assert answer.status_code == 204
+    assert min(seconds) < 0.05  # what a busy machine adds is not in each
     assert await sql.fetchval(SIGN_INS) == 1
 
 

@@ -777,6 +777,28 @@ async def test_four_jobs_at_once_hold_a_connection_though_more_are_taken(app, sq
     assert await sql.fetchval("SELECT max(attempts) FROM jobs WHERE tick IS NULL") == 0
 
 
+async def test_what_waits_behind_long_jobs_is_left_to_another_process(
+    app, sql, enqueue, monkeypatch
+):
+    """For as long as its lease, a prefetched job is out of reach of those that are idle."""
+    waiting = [await enqueue(linger) for _ in range(9)]
+    monkeypatch.setattr("kernel.jobs.worker.TURN_SECONDS", 0.2)
+    worker = Worker(app, 4)
+    worker._lanes[0]._seconds = 0.001  # those before were short
+
+    async def are_given_back():
+        return sorted([await state(sql, each) for each in waiting]) == [
+            *[("running", 1)] * 4,
+            *[("waiting", 0)] * 5,
+        ]
+
+    await until(are_given_back, seconds=5)
+    worker.wake()
+    await asyncio.sleep(0.2)
+    assert await are_given_back()  # and are not prefetched again
+    await worker.close()
+
+
 @pytest.mark.parametrize("jobs", ["on", "only"])
 async def test_jobs_leave_the_worker_a_connection_of_their_share(create_app, settings, sql, jobs):
     few = {"pool_size": 6, "max_overflow": 0, "jobs": jobs}
