@@ -106,7 +106,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         logger.warning(BARE)
     if SHARING.problem:
         logger.warning(SHARING.problem)
-    resources.render_metrics("")  # two metrics of one name fail now, not at the first scrape
+    # Two metrics of one name fail now, not at the first scrape.
+    import kernel.exposition  # noqa: F401, PLC0415  # which a command need not import
+
     async with AsyncExitStack() as stack:
         stack.callback(stop_sharing)
         stack.enter_context(resources.until_closed())

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib import import_module, util
 from inspect import isawaitable
 from types import ModuleType
@@ -47,6 +48,7 @@ def hooks_of(endpoint_module: str) -> Hooks:
     return next((hooks for hooks in candidates if hooks), default)
 
 
+@cache
 def _hooks(package: str, name: str) -> Hooks | None:
     module = f"{package}.test_{name}"
     if util.find_spec(module) is None:

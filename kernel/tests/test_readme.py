@@ -101,7 +101,7 @@ def test_the_tour_is_what_happens(tmp_path):
     for path, shown in FILES:
         written = (tree / path).read_text()
         assert shown == written or ("/test_" in path and f"\n{shown}" in written)
-    works(tree, "pytest", "-q", "features", "tests")
+    works(tree, "pytest", "-q", "features/invoices", "tests", "-k", "invoice")
     # A field more.
     models = tree / "features/invoices/models.py"
     due = "    due: Day | None = None\n"

@@ -7,7 +7,6 @@ All pages live in one copy of the service; a page whose first line is `<!-- alon
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterable, Iterator
 from xml.etree import ElementTree
 
@@ -194,9 +193,6 @@ def page_of(test: str, pages: list[str]) -> str:
 
 def check_style(copy: Copy) -> None:
     """See that the pages' code is formatted, linted and typed as all other is."""
-    cache = ROOT / ".mypy_cache"
-    if cache.exists():  # what it says of unchanged files holds for the copy
-        shutil.copytree(cache, copy.root / ".mypy_cache")
     (copy.root / "chosen.py").unlink()
     copy.works("ruff", "check")
     copy.works("ruff", "format", "--check")

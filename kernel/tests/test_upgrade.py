@@ -12,7 +12,7 @@ from kernel.data.schema import find_heads
 from kernel.settings import ROOT
 from kernel.testing.history import empty_database, query, shape
 from kernel.tests import forks
-from kernel.tests.extensions.copies import sources
+from kernel.tests.extensions.copies import SUITE, sources
 
 UPGRADING = (ROOT / "docs/upgrading.md").read_text()
 # Whatever Alembic writes down is kept, in its order.
@@ -163,5 +163,5 @@ async def test_a_fork_takes_over_a_later_upstream_and_every_database_follows(
     assert fork.serve(mine, "Greengage") == ["Greengage", "Mirabelle", "Victoria"]
     fork.works("ruff", "check")
     fork.works("ruff", "format", "--check")
-    fork.passes_tests("features", "tests")
+    fork.passes_tests(*SUITE)
     assert sources(fork.root) == sources(upstream.root)

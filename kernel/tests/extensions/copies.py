@@ -16,6 +16,11 @@ from kernel.dev.scaffold.mount import mount
 from kernel.settings import ROOT
 
 OURS = ("APP_", "MAIL_", "PYTEST_")
+# A team's tests without the walks that send the most requests: half of the time.
+WALKS = [
+    f"tests/test_{name}.py" for name in ("authorization", "boundary", "contract", "round_trips")
+]
+SUITE = ("features", "tests", *(f"--ignore={walk}" for walk in WALKS))
 MIGRATION = '''"""{slug}
 
 Revision ID: {revision}
