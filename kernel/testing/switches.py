@@ -1,13 +1,11 @@
 """`--without=plan,rows`: run tests with short ways off, to compare each with the general code.
 
 `all` turns all of them off. A test is deselected if it would only repeat its last pass: of the
-short ways that it reached then, the same ones were off as now. With `--share`, a test that reached
-several runs with one of them off alone, always the same: in three runs each test runs once.
+short ways that it reached then, the same ones were off as now.
 """
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from zlib import crc32
 
 import pytest
 
@@ -22,8 +20,6 @@ _reached: set[str] = set()
 def pytest_addoption(parser: pytest.Parser) -> None:
     help_text = f"turn short ways off: all, or some of {', '.join(LAYERS)}"
     parser.addoption("--without", default="", metavar="LAYERS", help=help_text)
-    help_text = "with one short way off: leave out the tests that are another one's share"
-    parser.addoption("--share", action="store_true", help=help_text)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -47,23 +43,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     cache = getattr(config, "cache", None)
     if not OFF or cache is None:
         return
-    runs, is_shared = cache.get(RUNS, {}), config.getoption("--share")
-    left_out = {
-        item
-        for item in items
-        if (passed := runs.get(item.nodeid))
-        and (
-            any(_is_same(*run) for run in passed)
-            or (is_shared and share_of(item.nodeid, passed[0][1]) not in OFF)
-        )
-    }
-    config.hook.pytest_deselected(items=list(left_out))
-    items[:] = [item for item in items if item not in left_out]
-
-
-def share_of(name: str, reached: Sequence[str]) -> str:
-    """Which of the short ways that a test reached is off for it when they share the tests."""
-    return sorted(reached)[crc32(name.encode()) % len(reached)]
+    runs = cache.get(RUNS, {})
+    repeated = {item for item in items if any(_is_same(*run) for run in runs.get(item.nodeid, ()))}
+    config.hook.pytest_deselected(items=list(repeated))
+    items[:] = [item for item in items if item not in repeated]
 
 
 def _is_same(off: list[str], reached: list[str]) -> bool:

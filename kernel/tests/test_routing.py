@@ -3,7 +3,6 @@
 import json
 from functools import partial
 from typing import Annotated, Literal
-from unittest.mock import Mock
 
 import httpx
 import pytest
@@ -349,19 +348,6 @@ def test_a_test_is_left_out_where_the_same_ones_of_its_ways_were_off(monkeypatch
     assert switches._is_same(["plan", "rows"], ["plan"])
     assert not switches._is_same([], ["plan"])
     assert not switches._is_same(["plan", "rows"], ["plan", "rows"])
-
-
-def test_each_test_runs_once_where_its_ways_share_the_tests(monkeypatch):
-    names = [f"test_it[{number}]" for number in range(30)]
-    cache = {switches.RUNS: {name: [([], ["plan", "rows"])] for name in names}}
-    ran = {}
-    for layer in switches.LAYERS:
-        monkeypatch.setattr(switches, "OFF", {layer})
-        items = [Mock(nodeid=name) for name in names]
-        switches.pytest_collection_modifyitems(Mock(cache=cache), items)
-        ran[layer] = [item.nodeid for item in items]
-    assert sorted([*ran["plan"], *ran["rows"]]) == sorted(names)
-    assert (ran["statements"], min(len(ran["plan"]), len(ran["rows"])) > 5) == ([], True)
 
 
 WHERE = Depends(tells_where_it_is)

@@ -508,9 +508,10 @@ def test_slices_of_every_type_pass_the_tests_of_a_team(tree):
         works(tree, "features", "new", name, *fields.split())
     sow(tree)
     check_style(tree)
-    works(tree, "pytest", "-q", *SUITE)
-    ours = ["-k", " or ".join(map(singular, SLICES)), "-m", "slow or not slow"]
-    said = works(tree, "pytest", "-q", *WALKS, *ours)
+    works(tree, "pytest", "-q", *[f"features/{name}" for name in SLICES], *SUITE[1:])
+    # Pumpkins have the other slices' types again, and each of their bodies needs rows of two others.
+    ours = f"({' or '.join(map(singular, SLICES))}) and not (pumpkin and no_value_of_a_field)"
+    said = works(tree, "pytest", "-q", *WALKS, "-k", ours, "-m", "slow or not slow")
     assert int(re.findall(r"(\d+) passed", said)[0]) > 300
 
 

@@ -28,7 +28,7 @@ from kernel.testing.schemas import dig
 from kernel.tests.app import NAME, create_app
 from kernel.tests.processes import checkout_in, serve
 
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.slow(seconds=60)
 
 SECRET = "test" * 8
 ROWS = "ROWS_TO_REFER_TO"
