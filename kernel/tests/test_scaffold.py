@@ -509,7 +509,7 @@ def test_slices_of_every_type_pass_the_tests_of_a_team(tree):
     sow(tree)
     check_style(tree)
     works(tree, "pytest", "-q", *[f"features/{name}" for name in SLICES], *SUITE[1:])
-    # Pumpkins have the other slices' types again, and each of their bodies needs rows of two others.
+    # Pumpkins have the types of the others again, and each of their bodies needs two rows.
     ours = f"({' or '.join(map(singular, SLICES))}) and not (pumpkin and no_value_of_a_field)"
     said = works(tree, "pytest", "-q", *WALKS, "-k", ours, "-m", "slow or not slow")
     assert int(re.findall(r"(\d+) passed", said)[0]) > 300
