@@ -40,7 +40,7 @@ def test_what_runs_is_named_by_its_hash():
     assert len(images) == 3
     assert [each for each in images if not re.search("@sha256:[0-9a-f]{64}$", each)] == []
     steps = re.findall(r"uses: (\S+)", read(".github/workflows/ci.yml"))
-    assert len(steps) == 3
+    assert len(steps) == 5
     assert [each for each in steps if not re.search("@[0-9a-f]{40}$", each)] == []
 
 
